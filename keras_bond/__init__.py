@@ -1,0 +1,9 @@
+"""Best-of-N distillation for KerasHub language models, with `model.fit`."""
+
+from keras_bond import callbacks
+from keras_bond import formulas
+from keras_bond import rewards
+from keras_bond.training import JBond
+from keras_bond.version import __version__
+
+__all__ = ["JBond", "__version__", "callbacks", "formulas", "rewards"]

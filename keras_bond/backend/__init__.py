@@ -1,0 +1,34 @@
+"""The only place that may import jax, tensorflow or torch.
+
+One module a backend, with the same names in each:
+
+- `StagedTrainer`: a mix-in before `keras.Model` whose `train_step` runs
+  rollout, rewards and learning as separately compiled stages.
+- `decode_loop`: the loop over the tokens of a completion.
+- `compile_forward`: a compiled, gradient-free call of a Keras model.
+"""
+
+import keras
+
+name = keras.config.backend()
+
+if name == "jax":
+    from keras_bond.backend.jax import StagedTrainer
+    from keras_bond.backend.jax import compile_forward
+    from keras_bond.backend.jax import decode_loop
+elif name == "tensorflow":
+    from keras_bond.backend.tensorflow import StagedTrainer
+    from keras_bond.backend.tensorflow import compile_forward
+    from keras_bond.backend.tensorflow import decode_loop
+elif name == "torch":
+    from keras_bond.backend.torch import StagedTrainer
+    from keras_bond.backend.torch import compile_forward
+    from keras_bond.backend.torch import decode_loop
+else:
+    raise ImportError(
+        "keras_bond runs on the JAX, TensorFlow and PyTorch backends of Keras: "
+        'set KERAS_BACKEND to "jax", "tensorflow" or "torch" before importing '
+        f"keras. Received: KERAS_BACKEND={name!r}"
+    )
+
+__all__ = ["StagedTrainer", "compile_forward", "decode_loop", "name"]

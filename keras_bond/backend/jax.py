@@ -1,0 +1,124 @@
+"""JAX: every stage is one `jax.jit`, its state threaded explicitly."""
+
+import functools
+
+import jax
+import keras
+from keras import ops
+
+
+def decode_loop(body, finished, start, stop, state):
+    """Runs `state = body(index, state)` from `start` until `finished(state)`."""
+
+    def goes_on(index, state):
+        return ops.logical_and(index < stop, ops.logical_not(finished(state)))
+
+    def advance(index, state):
+        return index + 1, body(index, state)
+
+    return ops.while_loop(goes_on, advance, (start, state))[1]
+
+
+def compile_forward(function, variables, static_argnums=()):
+    """Compiles a function of tensors that reads `variables`, updates none.
+
+    Arguments numbered in `static_argnums` are hashable Python values.
+    """
+    shifted = tuple(number + 1 for number in static_argnums)
+
+    @functools.partial(jax.jit, static_argnums=shifted)
+    def forward(values, *arguments):
+        mapping = list(zip(variables, values))
+        with keras.StatelessScope(state_mapping=mapping):
+            return function(*arguments)
+
+    return lambda *arguments: forward([v.value for v in variables], *arguments)
+
+
+class StagedTrainer:
+    """Runs a step as rollout, rewards and learning, each compiled by itself.
+
+    Between the compiled stages the step is ordinary Python: a reward may do
+    what it likes, its exceptions surface as themselves, and the weights are
+    untouched when one does.
+    """
+
+    def train_step(self, state, data):
+        batch = self._collect(state, data, training=True)
+        return self._stage("learn", self._learn, donate=True)(state, batch)
+
+    def test_step(self, state, data):
+        batch = self._collect(state, data, training=False)
+        return self._stage("judge", self._judge)(state, batch)
+
+    def _collect(self, state, data, training):
+        try:
+            stage = self._stage(
+                f"rollout {training}",
+                lambda trainable, frozen, inputs: self._rollout(
+                    trainable, frozen, inputs, training
+                ),
+            )
+            rollout = stage(state[0], state[1], data[0])
+            return self.score(data[0], rollout, training)
+        except BaseException:
+            self._keep_state(state)
+            raise
+
+    def _keep_state(self, state):
+        """Hands the live values back to the variables that Keras emptied."""
+        names = ["trainable", "non_trainable", "optimizer", "metrics"]
+        if len(state) == 3:
+            names.remove("optimizer")
+        self._jax_state = {
+            f"{name}_variables": values for name, values in zip(names, state)
+        }
+        self._jax_state_synced = False
+        self.jax_state_sync()
+
+    def _stage(self, name, function, donate=False):
+        if name not in self._stages:
+            if not self._compiles_stages:
+                self._stages[name] = function
+            else:
+                self._stages[name] = jax.jit(
+                    function, donate_argnums=0 if donate else ()
+                )
+        return self._stages[name]
+
+    def _rollout(self, trainable, frozen, inputs, training):
+        mapping = [
+            *zip(self.trainable_variables, trainable),
+            *zip(self.non_trainable_variables, frozen),
+        ]
+        with keras.StatelessScope(state_mapping=mapping):
+            return self.rollout(inputs, training)
+
+    def _learn(self, state, batch):
+        batch = self.targets(batch)
+        with keras.StatelessScope(state_mapping=self._mapping(state)):
+            before = self.watched_weights()
+        _, state = super().train_step(state, (batch,))
+        with keras.StatelessScope(state_mapping=self._mapping(state)) as scope:
+            logs = self.after_update(batch, before)
+        trainable, frozen, optimizer, metrics = state
+        frozen = _current(scope, self.non_trainable_variables, frozen)
+        metrics = _current(scope, self.metrics_variables, metrics)
+        return logs, (trainable, frozen, optimizer, metrics)
+
+    def _judge(self, state, batch):
+        return super().test_step(state, (self.targets(batch),))
+
+    def _mapping(self, state):
+        trainable, frozen, optimizer, metrics = state
+        return [
+            *zip(self.trainable_variables, trainable),
+            *zip(self.non_trainable_variables, frozen),
+            *zip(self.optimizer.variables, optimizer),
+            *zip(self.metrics_variables, metrics),
+        ]
+
+
+def _current(scope, variables, values):
+    changed = [scope.get_current_value(variable) for variable in variables]
+    return [old if new is None else new for new, old in zip(changed, values)]

@@ -1,0 +1,101 @@
+"""How the anchor follows the policy."""
+
+import keras
+
+
+class AnchorRule(keras.callbacks.Callback):
+    """Base of the callbacks that say how the anchor moves.
+
+    A rule sets two numbers on the model when training begins; the training
+    step applies them after each OPTIMISER update, inside the compiled part.
+    `on_train_batch_end` would be the wrong place: it fires once for several
+    steps under `steps_per_execution`, and for every micro-batch under
+    `gradient_accumulation_steps`.
+
+    Args:
+        update_rate: float. Share of the policy in the new anchor.
+        every: int. Optimiser updates from one anchor update to the next.
+    """
+
+    def __init__(self, update_rate, every):
+        super().__init__()
+        self.update_rate = update_rate
+        self.every = every
+
+    def on_train_begin(self, logs=None):
+        if not hasattr(self.model, "set_anchor_rule"):
+            raise ValueError(
+                f"`{type(self).__name__}` moves the anchor of a "
+                "`keras_bond.JBond`: pass it to that model's `fit`. "
+                f"Received: a model of type {type(self.model).__name__}"
+            )
+        self.model.set_anchor_rule(self.update_rate, self.every)
+
+
+class AnchorEMA(AnchorRule):
+    """Lets the anchor follow the policy as an exponential moving average.
+
+    After each optimiser update `θ_anchor ← (1 - η) θ_anchor + η θ` (BOND,
+    arXiv 2407.14622, eq. 18). The values are kept in float32: in bfloat16 such
+    an average stalls. This is the rule of J-BOND, with the steadiest growth of
+    reward against KL.
+
+    Args:
+        update_rate: float in [0, 0.5]. Denoted η in the paper, which uses
+            0.01 to 0.1. It is one MINUS what `keras.callbacks.SwapEMAWeights`
+            and `optimizer.ema_momentum` call momentum. 0 keeps the anchor
+            where it is. Defaults to 0.02.
+
+    Raises:
+        ValueError: if `update_rate` is out of range.
+
+    Example:
+
+    ```python
+    bond.fit(prompts, callbacks=[keras_bond.callbacks.AnchorEMA(0.02)])
+    ```
+    """
+
+    def __init__(self, update_rate=0.02):
+        if not 0 <= update_rate <= 0.5:
+            hint = ""
+            if 0.5 < update_rate < 1:
+                hint = (
+                    " This looks like a momentum; the update rate is one minus "
+                    f"it: update_rate={1 - update_rate:.6g}."
+                )
+            raise ValueError(
+                "`update_rate` must be between 0 and 0.5, typically 0.02; to "
+                f"copy the policy use `AnchorRefresh`.{hint} "
+                f"Received: update_rate={update_rate}"
+            )
+        super().__init__(update_rate=float(update_rate), every=1)
+
+
+class AnchorRefresh(AnchorRule):
+    """Makes the anchor a copy of the policy once in `every` updates.
+
+    The hard refresh of iterative BOND (arXiv 2407.14622, algorithm 1) and the
+    ablation of its figure 5: M rounds of Best-of-n equal Best-of-n^M.
+
+    Args:
+        every: int, at least 1. OPTIMISER updates from one copy to the next.
+            The paper uses 50 with J-BOND and 1,000 with BOND.
+
+    Raises:
+        ValueError: if `every` is not a positive integer.
+
+    Example:
+
+    ```python
+    bond.fit(prompts, callbacks=[keras_bond.callbacks.AnchorRefresh(every=50)])
+    ```
+    """
+
+    def __init__(self, every):
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(
+                "`every` must be a positive number of optimiser updates. "
+                f"Received: every={every}"
+            )
+        super().__init__(update_rate=1.0, every=every)

@@ -1,0 +1,98 @@
+"""Whatever holds prompts, as a dict of lists: one entry a prompt."""
+
+import numpy as np
+
+PROMPT_NAMES = ("prompts", "prompt")
+
+
+def to_columns(data):
+    """Reads one batch or one whole in-memory data set.
+
+    Args:
+        data: str list, array of str, or dict of columns with `"prompts"` (or
+            `"prompt"`, as TRL names it), or with `"token_ids"` and optionally
+            `"padding_mask"` for prompts that are tokenised already. Other
+            columns are kept for the reward.
+
+    Returns:
+        dict of lists of equal length, holding `"prompts"` or `"token_ids"`.
+
+    Raises:
+        TypeError: if prompts are not strings.
+        ValueError: if there are none, a column is missing, or lengths differ.
+    """
+    if not isinstance(data, dict):
+        data = {"prompts": data}
+    columns = {name: _to_list(name, column) for name, column in data.items()}
+    columns = _name_prompts(columns)
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(
+            "All columns must have one entry for each prompt. "
+            f"Received: columns of lengths {lengths}"
+        )
+    if "token_ids" in columns:
+        return _strip_padding(columns)
+    for i, prompt in enumerate(columns["prompts"]):
+        if not isinstance(prompt, str):
+            raise TypeError(
+                "Prompts must be strings, or token ids in a dict with "
+                f'"token_ids". Received: {prompt!r} of type '
+                f"{type(prompt).__name__} as prompt {i}"
+            )
+    return columns
+
+
+def _to_list(name, column):
+    if isinstance(column, (str, bytes)):
+        raise TypeError(
+            f"`{name}` must be a list, with one entry for each prompt: "
+            f"[{column!r}]. Received: {column!r}"
+        )
+    if hasattr(column, "numpy"):
+        column = column.numpy()
+    if hasattr(column, "__array__"):
+        column = np.asarray(column)
+        if column.ndim == 0:
+            raise TypeError(
+                f"`{name}` must have a batch axis: call `.batch(batch_size)` "
+                f"on the data set. Received: {column!r}"
+            )
+        column = list(column) if column.ndim > 1 else column.tolist()
+    if not isinstance(column, (list, tuple)):
+        raise TypeError(
+            "Prompts must be a list or array of strings, a dict of columns, "
+            "a tf.data or grain data set, or an iterable of batches. "
+            f"Received: {column!r} of type {type(column).__name__}"
+        )
+    return [v.decode("utf-8") if isinstance(v, bytes) else v for v in column]
+
+
+def _name_prompts(columns):
+    if "token_ids" in columns:
+        return columns
+    for name in PROMPT_NAMES:
+        if name in columns:
+            prompts = columns.pop(name)
+            return {"prompts": prompts, **columns}
+    raise ValueError(
+        'A dict of columns must have "prompts" (strings) or "token_ids". '
+        f"Received: columns {sorted(columns)}"
+    )
+
+
+def _strip_padding(columns):
+    """Replaces padded rows of token ids by lists of the real ones."""
+    rows = [np.asarray(row).tolist() for row in columns["token_ids"]]
+    masks = columns.pop("padding_mask", [[True] * len(row) for row in rows])
+    stripped = []
+    for i, (row, mask) in enumerate(zip(rows, masks)):
+        mask = np.asarray(mask, bool)
+        length = int(mask.sum())
+        if not mask[:length].all():
+            raise ValueError(
+                "Tokenised prompts must be padded on the right. Received: "
+                f"padding_mask={mask.astype(int).tolist()} for prompt {i}"
+            )
+        stripped.append([int(token_id) for token_id in row[:length]])
+    return {**columns, "token_ids": stripped}

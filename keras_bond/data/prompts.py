@@ -1,0 +1,302 @@
+"""Batches of tokenised prompts, as `fit`, `evaluate` and `predict` eat them.
+
+Strings never enter a compiled step: a batch carries token ids and row numbers,
+and the text and the other columns are looked up by row number when the
+completions are to be scored.
+"""
+
+import collections
+import threading
+
+import keras
+import numpy as np
+
+from keras_bond.data.columns import to_columns
+
+# How many batches a stream remembers: data loaders run ahead of the step.
+STREAM_MEMORY = 64
+
+
+class PromptEncoder:
+    """Turns columns into padded token ids.
+
+    Args:
+        codec: a `TextCodec`, or `None` where the policy has no tokenizer.
+        max_prompt_length: int. Tokens in a padded prompt, start token
+            included.
+        truncate: `None`, or `"left"` to keep the end of a prompt that is too
+            long, behind its start token.
+
+    Raises:
+        ValueError: when encoding, for a prompt that is empty or too long, or
+            for strings without a tokenizer.
+    """
+
+    def __init__(self, codec, max_prompt_length, truncate=None):
+        self.codec = codec
+        self.max_prompt_length = max_prompt_length
+        self.truncate = truncate
+
+    def add_token_ids(self, columns):
+        """Returns `columns` with `"token_ids"`, and `"prompts"` if possible."""
+        if "token_ids" in columns:
+            token_ids = columns["token_ids"]
+        elif self.codec is None:
+            raise ValueError(
+                "`policy` has no tokenizer, so prompts must be tokenised: "
+                'pass {"token_ids": ..., "padding_mask": ...}, or build the '
+                "policy with a preprocessor. Received: strings"
+            )
+        else:
+            token_ids = self.codec.encode(columns["prompts"])
+        token_ids = [self._fit(i, ids) for i, ids in enumerate(token_ids)]
+        if "prompts" not in columns and self.codec is not None:
+            columns = {**columns, "prompts": self.codec.decode(token_ids)}
+        return {**columns, "token_ids": token_ids}
+
+    def _fit(self, i, ids):
+        if len(ids) == 0:
+            raise ValueError(
+                "A prompt must have at least one token. "
+                f"Received: an empty prompt, number {i}"
+            )
+        if len(ids) <= self.max_prompt_length:
+            return ids
+        if self.truncate is None:
+            raise ValueError(
+                "Every prompt must fit into `max_prompt_length` tokens: raise "
+                'it, or pass truncate="left" to keep the end of long prompts. '
+                f"Received: prompt {i} with {len(ids)} tokens, "
+                f"max_prompt_length={self.max_prompt_length}"
+            )
+        start = self.codec.start if self.codec is not None else []
+        kept = self.max_prompt_length - len(start)
+        return [*start, *ids[len(ids) - kept :]]
+
+    def to_batch(self, token_ids, rows, batch_size):
+        """Pads prompts to one shape, and the batch to `batch_size` rows.
+
+        Rows that only fill the batch repeat the last prompt under row number
+        -1 and count for nothing: a last, smaller batch compiles nothing new.
+        """
+        missing = batch_size - len(rows)
+        rows = [*rows, *[-1] * missing]
+        token_ids = [*token_ids, *[token_ids[-1]] * missing]
+        padded = np.zeros((batch_size, self.max_prompt_length), "int32")
+        for i, ids in enumerate(token_ids):
+            padded[i, : len(ids)] = ids
+        lengths = np.array([len(ids) for ids in token_ids], "int32")
+        inputs = {
+            "prompt_ids": padded,
+            "prompt_lengths": lengths,
+            "rows": np.array(rows, "int32"),
+        }
+        return (inputs,)
+
+
+def take(columns, rows):
+    """Splits off the prompts' text and the columns that a reward may see."""
+    chosen = {
+        name: [column[row] for row in rows]
+        for name, column in columns.items()
+        if name != "token_ids"
+    }
+    return chosen.pop("prompts", None), chosen
+
+
+class PromptBatches(keras.utils.PyDataset):
+    """Prompts that end: in memory, or a finite data set read once an epoch.
+
+    Args:
+        read: callable that returns columns, see `to_columns`.
+        encoder: a `PromptEncoder`.
+        batch_size: int. Prompts a batch.
+        order_seed: callable that returns an int or a tuple of ints and seeds
+            the order of the coming epoch, or `None` to keep the order.
+
+    Raises:
+        ValueError: if there are no prompts.
+    """
+
+    def __init__(self, read, encoder, batch_size, order_seed=None):
+        super().__init__()
+        self.read = read
+        self.encoder = encoder
+        self.order_seed = order_seed
+        self._fresh = False
+        self._load()
+        self._fresh = True
+        self.prompts_per_batch = min(batch_size, len(self.order))
+        self._num_batches = -(-len(self.order) // self.prompts_per_batch)
+
+    def _load(self):
+        if not self._fresh:
+            self.columns = self.encoder.add_token_ids(self.read())
+        self._fresh = False
+        count = len(self.columns["token_ids"])
+        if count == 0:
+            raise ValueError(
+                "There must be at least one prompt. Received: no prompts"
+            )
+        self.order = np.arange(count)
+
+    @property
+    def num_batches(self):
+        return self._num_batches
+
+    def on_epoch_begin(self):
+        self._load()
+        if self.order_seed is not None:
+            generator = np.random.default_rng(self.order_seed())
+            self.order = generator.permutation(self.order)
+
+    def __getitem__(self, index):
+        start = index * self.prompts_per_batch
+        rows = self.order[start : start + self.prompts_per_batch].tolist()
+        token_ids = [self.columns["token_ids"][row] for row in rows]
+        return self.encoder.to_batch(token_ids, rows, self.prompts_per_batch)
+
+    def take(self, rows):
+        """Returns `(prompts, columns)` of the given row numbers."""
+        return take(self.columns, rows)
+
+
+class PromptStream(keras.utils.PyDataset):
+    """Prompts without an end, in batches: needs `steps_per_epoch`.
+
+    Args:
+        batches: iterable of batches, see `to_columns`.
+        encoder: a `PromptEncoder`.
+    """
+
+    num_batches = None
+
+    def __init__(self, batches, encoder):
+        super().__init__()
+        self.batches = batches
+        self.encoder = encoder
+        self._lock = threading.Lock()
+        self._restart()
+
+    def _restart(self):
+        self._iterator = iter(self.batches)
+        self._recent = collections.OrderedDict()
+        self._next_index = 0
+        self._batch_size = None
+
+    def __getitem__(self, index):
+        with self._lock:
+            if index < self._next_index and index not in self._recent:
+                self._restart()
+            while index >= self._next_index:
+                self._advance()
+            columns = self._recent[index]
+        count = len(columns["token_ids"])
+        first = index * self._batch_size
+        rows = list(range(first, first + count))
+        token_ids = columns["token_ids"]
+        return self.encoder.to_batch(token_ids, rows, self._batch_size)
+
+    def _advance(self):
+        columns = self.encoder.add_token_ids(to_columns(next(self._iterator)))
+        if self._batch_size is None:
+            self._batch_size = len(columns["token_ids"])
+        self._recent[self._next_index] = columns
+        self._next_index += 1
+        while len(self._recent) > STREAM_MEMORY:
+            self._recent.popitem(last=False)
+
+    def take(self, rows):
+        """Returns `(prompts, columns)` of the given row numbers."""
+        index = rows[0] // self._batch_size
+        first = index * self._batch_size
+        return take(self._recent[index], [row - first for row in rows])
+
+
+def to_batches(data, encoder, batch_size=None, order_seed=None):
+    """Makes batches of prompts from whatever a user has.
+
+    Args:
+        data: list or array of str, dict of columns, already tokenised prompts
+            (see `to_columns`), or batches of these: a `tf.data.Dataset`, a
+            grain data set, a PyTorch `DataLoader`, a `keras.utils.PyDataset`
+            or another iterable that can be iterated again.
+        encoder: a `PromptEncoder`.
+        batch_size: int, or `None` for 32. Must be `None` for a data set that
+            is batched already.
+        order_seed: see `PromptBatches`; used for in-memory prompts only.
+
+    Returns:
+        a `PromptBatches`, or a `PromptStream` for an endless data set.
+
+    Raises:
+        TypeError, ValueError: see `to_columns` and `PromptEncoder`.
+    """
+    if isinstance(data, (PromptBatches, PromptStream)):
+        return data
+    if _is_in_memory(data):
+        columns = to_columns(data)
+        size = 32 if batch_size is None else batch_size
+        return PromptBatches(lambda: columns, encoder, size, order_seed)
+    if batch_size is not None:
+        raise ValueError(
+            "`batch_size` must not be given for a data set: it comes in "
+            f"batches of its own. Received: batch_size={batch_size}"
+        )
+    batches = _rewindable(data)
+    if _is_endless(batches):
+        return PromptStream(batches, encoder)
+    first = to_columns(next(iter(batches), {"prompts": []}))
+    size = max(len(next(iter(first.values()))), 1)
+    return PromptBatches(lambda: _concatenate(batches), encoder, size)
+
+
+def _is_in_memory(data):
+    return isinstance(data, (list, tuple, dict, str, bytes)) or (
+        hasattr(data, "__array__") and not hasattr(data, "element_spec")
+    )
+
+
+def _rewindable(data):
+    if isinstance(data, keras.utils.PyDataset):
+        return _PyDatasetBatches(data)
+    if not hasattr(data, "__iter__"):
+        raise TypeError(
+            "Prompts must be a list or array of strings, a dict of columns, "
+            "a tf.data or grain data set, or an iterable of batches. "
+            f"Received: {data!r} of type {type(data).__name__}"
+        )
+    if iter(data) is data:
+        raise TypeError(
+            "Prompts must be something that can be iterated again for the "
+            "next epoch: pass a list, or an object whose `__iter__` starts "
+            f"anew. Received: {data!r} of type {type(data).__name__}"
+        )
+    return data
+
+
+class _PyDatasetBatches:
+    """Iterates over a `keras.utils.PyDataset` of prompt columns."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return self.dataset.num_batches
+
+    def __iter__(self):
+        return (self.dataset[i] for i in range(len(self)))
+
+
+def _is_endless(batches):
+    if hasattr(batches, "cardinality"):
+        return int(batches.cardinality()) == -1
+    return False
+
+
+def _concatenate(batches):
+    columns = collections.defaultdict(list)
+    for batch in batches:
+        for name, column in to_columns(batch).items():
+            columns[name].extend(column)
+    return dict(columns)

@@ -1,0 +1,68 @@
+"""Strings to token ids and back, by the policy's own tokenizer."""
+
+import numpy as np
+
+
+class TextCodec:
+    """Encodes prompts and decodes completions.
+
+    Works on KerasHub's tokenizer directly, not on the preprocessor: that one
+    cuts a long prompt without a word, and Gemma 3's needs TensorFlow.
+
+    Args:
+        preprocessor: the `preprocessor` of a KerasHub `CausalLM`.
+    """
+
+    def __init__(self, preprocessor):
+        self.tokenizer = preprocessor.tokenizer
+        self.start = []
+        if getattr(preprocessor, "add_start_token", True):
+            start_token_id = getattr(self.tokenizer, "start_token_id", None)
+            self.start = [] if start_token_id is None else [start_token_id]
+
+    def encode(self, prompts):
+        """Returns one list of token ids for each of `prompts`."""
+        if not prompts:
+            return []
+        token_ids = self.tokenizer(list(prompts))
+        if hasattr(token_ids, "to_list"):
+            token_ids = token_ids.to_list()
+        return [[*self.start, *map(int, ids)] for ids in token_ids]
+
+    def decode(self, rows):
+        """Turns lists of token ids into strings, special tokens left out."""
+        special = self.special_token_ids()
+        kept = [[int(i) for i in row if int(i) not in special] for row in rows]
+        # Tokenizers disagree about empty rows, so these never reach them.
+        texts = iter(self._detokenize([row for row in kept if row]))
+        return [next(texts) if row else "" for row in kept]
+
+    def _detokenize(self, rows):
+        if not rows:
+            return []
+        texts = self.tokenizer.detokenize(rows)
+        if hasattr(texts, "numpy"):
+            texts = texts.numpy()
+        texts = np.asarray(texts, dtype=object).reshape(-1).tolist()
+        return [t.decode("utf-8") if isinstance(t, bytes) else t for t in texts]
+
+    def special_token_ids(self):
+        """The ids that never appear in text: padding, start, stop tokens."""
+        return {
+            *getattr(self.tokenizer, "special_token_ids", []),
+            *self.stop_token_ids(),
+        }
+
+    def stop_token_ids(self):
+        """The ids that end a completion, as `CausalLM.generate` has them.
+
+        The end token, the second one of Llama 3, and Gemma's end of turn where
+        the vocabulary really has it: `token_to_id` answers with the id of the
+        unknown token where it has not.
+        """
+        stops = {self.tokenizer.end_token_id}
+        stops.add(getattr(self.tokenizer, "end_token2_id", None))
+        vocabulary = self.tokenizer.get_vocabulary()
+        if "<end_of_turn>" in vocabulary:
+            stops.add(vocabulary.index("<end_of_turn>"))
+        return tuple(sorted(stop for stop in stops if stop is not None))

@@ -1,0 +1,52 @@
+"""Which tokens of a completion count. Everywhere, `True` means keep."""
+
+from keras import ops
+
+
+def is_any_of(token_ids, stop_token_ids):
+    """Marks the positions that hold one of `stop_token_ids`.
+
+    Args:
+        token_ids: int tensor of any shape.
+        stop_token_ids: tuple of int.
+
+    Returns:
+        bool tensor of the shape of `token_ids`.
+    """
+    found = ops.zeros_like(token_ids, dtype="bool")
+    for stop_token_id in stop_token_ids:
+        found = ops.logical_or(found, ops.equal(token_ids, stop_token_id))
+    return found
+
+
+def completion_mask(completion_ids, stop_token_ids):
+    """Marks the tokens of each completion, its end token included.
+
+    The end token is part of the completion: `log π(y)` contains the
+    probability of stopping. What follows it is junk. A completion that was cut
+    at the length limit has no end token, and none is invented.
+
+    Args:
+        completion_ids: int tensor `(rows, length)`, completions only, no
+            prompt: a stop token inside a prompt ends nothing.
+        stop_token_ids: tuple of int.
+
+    Returns:
+        bool tensor `(rows, length)`.
+    """
+    ends = ops.cast(is_any_of(completion_ids, stop_token_ids), "int32")
+    ends_before = ops.cumsum(ends, axis=-1) - ends
+    return ops.equal(ends_before, 0)
+
+
+def is_terminated(completion_ids, stop_token_ids):
+    """Tells which completions reached an end token.
+
+    Args:
+        completion_ids: int tensor `(rows, length)`.
+        stop_token_ids: tuple of int.
+
+    Returns:
+        bool tensor `(rows,)`.
+    """
+    return ops.any(is_any_of(completion_ids, stop_token_ids), axis=-1)

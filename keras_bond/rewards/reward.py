@@ -1,0 +1,211 @@
+"""What may serve as a reward: functions, Keras models, and sums of these."""
+
+import inspect
+
+import keras
+import numpy as np
+
+from keras_bond import backend
+from keras_bond.rewards.validation import as_scores
+
+
+def get(reward, reward_weights=None):
+    """Turns what a user passes as `reward=` into a `Reward`.
+
+    Args:
+        reward: a callable, a `keras.Layer` or `keras.Model`, a `Reward`, or a
+            list of these.
+        reward_weights: list of float, one for each entry of the list, or
+            `None` for ones.
+
+    Returns:
+        a `Reward`.
+
+    Raises:
+        TypeError: if `reward` is none of these.
+        ValueError: if the number of weights differs from that of rewards.
+    """
+    if reward_weights is not None and not isinstance(reward, (list, tuple)):
+        raise ValueError(
+            "`reward_weights` goes with a list of rewards. Received: "
+            f"reward={reward!r}, reward_weights={reward_weights}"
+        )
+    if isinstance(reward, Reward):
+        return reward
+    scorer = _wrap(reward, reward_weights)
+    scorer.origin = reward
+    return scorer
+
+
+def _wrap(reward, reward_weights):
+    if isinstance(reward, (list, tuple)):
+        return WeightedRewards([get(part) for part in reward], reward_weights)
+    if isinstance(reward, keras.Layer):
+        return ModelReward(reward)
+    if callable(reward):
+        return FunctionReward(reward)
+    raise TypeError(
+        "`reward` must be a function `reward(prompts, completions, **columns)`"
+        ", a Keras model or layer that scores token ids, or a list of these. "
+        f"Received: reward={reward!r} of type {type(reward).__name__}"
+    )
+
+
+class Reward:
+    """Scores completions.
+
+    A child writes `score(samples)` and returns a float32 array `(rows,)`, NaN
+    where it cannot score.
+
+    Attributes:
+        name: str. For messages.
+        needs_text: bool. Whether it reads strings.
+        origin: what the user passed as `reward=`.
+    """
+
+    needs_text = False
+
+    @property
+    def origin(self):
+        return getattr(self, "_origin", self)
+
+    @origin.setter
+    def origin(self, origin):
+        self._origin = origin
+
+    def __call__(self, samples):
+        return self.score(samples)
+
+    def variables(self):
+        """Variables of the models inside, none by default."""
+        return []
+
+
+class FunctionReward(Reward):
+    """A Python function with the signature that users of TRL know.
+
+    `function(prompts, completions, **columns)` takes lists of equal length
+    and returns one number for each completion, or `None` for one that it
+    cannot score. It gets those columns of the data set that it names, all of
+    them if it has `**columns`.
+
+    Args:
+        function: the callable.
+
+    Raises:
+        ValueError: when scoring, if it names a column that the data lack, or
+            answers with the wrong number of scores or non-finite ones.
+        TypeError: when scoring, if it does not answer with numbers.
+    """
+
+    needs_text = True
+
+    def __init__(self, function):
+        self.function = function
+        self.name = getattr(function, "__name__", type(function).__name__)
+
+    def score(self, samples):
+        arguments = {
+            "prompts": samples.prompts,
+            "completions": samples.completions,
+            **samples.columns,
+        }
+        values = self.function(**self._accepted(arguments))
+        return as_scores(values, self.name, len(samples))
+
+    def _accepted(self, arguments):
+        parameters = inspect.signature(self.function).parameters
+        kinds = [parameter.kind for parameter in parameters.values()]
+        for name, parameter in parameters.items():
+            optional = parameter.default is not inspect.Parameter.empty
+            variadic = parameter.kind in (
+                inspect.Parameter.VAR_KEYWORD,
+                inspect.Parameter.VAR_POSITIONAL,
+            )
+            if name not in arguments and not optional and not variadic:
+                raise ValueError(
+                    f"The reward `{self.name}` asks for `{name}`, which the "
+                    "data do not have: pass the prompts as a dict with that "
+                    "column. Received: columns "
+                    f"{sorted(arguments)}"
+                )
+        if inspect.Parameter.VAR_KEYWORD in kinds:
+            return arguments
+        return {k: v for k, v in arguments.items() if k in parameters}
+
+
+class ModelReward(Reward):
+    """A Keras model or layer that scores token ids on the device.
+
+    It is called with `{"token_ids", "padding_mask"}`, the input of KerasHub's
+    models: prompt and completion in one row, `(rows, length)`, padded on the
+    right. It returns `(rows,)` or `(rows, 1)`.
+
+    Args:
+        model: the `keras.Layer`.
+    """
+
+    def __init__(self, model):
+        self.model = model
+        self.name = model.name
+        self._forward = backend.compile_forward(
+            lambda inputs: model(inputs, training=False), model.variables
+        )
+
+    def score(self, samples):
+        inputs = {
+            "token_ids": samples.token_ids,
+            "padding_mask": samples.padding_mask,
+        }
+        scores = keras.ops.convert_to_numpy(self._forward(inputs))
+        return as_scores(scores.astype("float32"), self.name, len(samples))
+
+    def variables(self):
+        return self.model.variables
+
+
+class WeightedRewards(Reward):
+    """A weighted sum of rewards.
+
+    A reward that can score none of a prompt's completions does not count for
+    that prompt, as in TRL; one that can score only some of them would make
+    them incomparable, so that the prompt drops out.
+
+    Args:
+        rewards: list of `Reward`.
+        weights: list of float, or `None` for ones.
+
+    Raises:
+        ValueError: if the lists are empty or differ in length.
+    """
+
+    def __init__(self, rewards, weights=None):
+        if not rewards:
+            raise ValueError(
+                "`reward` must hold at least one reward. Received: reward=[]"
+            )
+        if weights is None:
+            weights = [1.0] * len(rewards)
+        if len(weights) != len(rewards):
+            raise ValueError(
+                "`reward_weights` must have one weight for each reward. "
+                f"Received: {len(weights)} weights for {len(rewards)} rewards"
+            )
+        self.rewards = rewards
+        self.weights = [float(weight) for weight in weights]
+        self.name = "+".join(reward.name for reward in rewards)
+        self.needs_text = any(reward.needs_text for reward in rewards)
+
+    def score(self, samples):
+        total = np.zeros(len(samples), "float32")
+        counted = np.zeros(len(samples), bool)
+        for reward, weight in zip(self.rewards, self.weights):
+            scores = reward(samples)
+            by_prompt = np.isnan(scores).reshape(-1, samples.num_samples)
+            silent = np.repeat(by_prompt.all(axis=1), samples.num_samples)
+            total += np.where(silent, 0.0, weight * scores)
+            counted |= ~silent
+        return np.where(counted, total, np.nan).astype("float32")
+
+    def variables(self):
+        return [v for reward in self.rewards for v in reward.variables()]

@@ -1,0 +1,73 @@
+"""A reward's answer, checked before anything is done with it."""
+
+import math
+import numbers
+
+import numpy as np
+
+
+def as_scores(values, name, expected):
+    """Turns what a reward returned into an array, or says what is wrong.
+
+    Args:
+        values: list, tuple or array of numbers; `None` for "cannot score".
+        name: str. Name of the reward, for messages.
+        expected: int. Number of completions that were to be scored.
+
+    Returns:
+        float32 array `(expected,)`, NaN where the reward said `None`.
+
+    Raises:
+        TypeError: if the answer is no list of numbers.
+        ValueError: if there are too few or too many, or one is not finite.
+    """
+    values = _as_list(values, name)
+    if len(values) != expected:
+        raise ValueError(
+            f"The reward `{name}` must return one number for each completion. "
+            f"Received: {len(values)} numbers for {expected} completions"
+        )
+    return np.array(
+        [_as_score(value, name, i) for i, value in enumerate(values)],
+        dtype="float32",
+    )
+
+
+def _as_list(values, name):
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+    if not isinstance(values, (str, bytes, dict)):
+        if not isinstance(values, (list, tuple)) and hasattr(
+            values, "__array__"
+        ):
+            values = np.asarray(values)
+            values = values.reshape(-1) if values.ndim else values
+            values = values.tolist()
+        if isinstance(values, (list, tuple)):
+            return list(values)
+    raise TypeError(
+        f"The reward `{name}` must return a list or an array with one number "
+        "for each completion. "
+        f"Received: {values!r} of type {type(values).__name__}"
+    )
+
+
+def _as_score(value, name, i):
+    if value is None:
+        return math.nan
+    if hasattr(value, "item"):
+        value = value.item()
+    if not isinstance(value, numbers.Real):
+        raise TypeError(
+            f"The reward `{name}` must return numbers, or None for a "
+            "completion that it cannot score. "
+            f"Received: {value!r} of type {type(value).__name__} for "
+            f"completion {i}"
+        )
+    if not math.isfinite(value):
+        raise ValueError(
+            f"The reward `{name}` must return finite numbers; return None for "
+            "a completion that it cannot score. "
+            f"Received: {value} for completion {i}"
+        )
+    return float(value)

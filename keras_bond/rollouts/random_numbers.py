@@ -1,0 +1,84 @@
+"""Uniform random numbers as a pure function of what they are used for.
+
+A number depends on (seed, purpose, row, sample, position) and on nothing else:
+not on the batch size, the order of calls or the backend. The same prompt row
+therefore draws the same completions whether it arrives in one batch of 8 or in
+two accumulated batches of 4, on JAX, TensorFlow and PyTorch, and a resumed run
+goes on with the numbers that the killed one would have used.
+"""
+
+from keras import ops
+
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_PARITY = 0x1BD11BDA
+
+# What a stream of numbers is for; part of the key, so streams never meet.
+PURPOSES = (
+    "policy",
+    "anchor",
+    "ties",
+    "evaluate policy",
+    "evaluate anchor",
+    "evaluate ties",
+    "generate",
+)
+MAX_POSITIONS = 2**20
+MAX_SAMPLES = 2**11
+
+
+def threefry2x32(key, counter):
+    """Threefry-2x32 with 20 rounds, a counter-based random bit generator.
+
+    Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011. Done
+    in int32, whose wrap-around every backend shares (PyTorch and JAX have no
+    unsigned or 64-bit integers to rely on).
+
+    Args:
+        key: pair of int32 tensors.
+        counter: pair of int32 tensors; all four broadcast.
+
+    Returns:
+        Pair of int32 tensors of random bits.
+    """
+    keys = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)
+    x, y = counter[0] + keys[0], counter[1] + keys[1]
+    for block in range(5):
+        for rotation in _ROTATIONS[block % 2]:
+            x = x + y
+            y = _rotate_left(y, rotation) ^ x
+        x = x + keys[(block + 1) % 3]
+        y = y + keys[(block + 2) % 3] + (block + 1)
+    return x, y
+
+
+def _rotate_left(x, bits):
+    # The shift of a negative int32 copies the sign: mask those bits away.
+    low = ops.bitwise_and(ops.right_shift(x, 32 - bits), (1 << bits) - 1)
+    return ops.bitwise_or(ops.left_shift(x, bits), low)
+
+
+def uniform(seed, purpose, rows, num_samples, num_positions):
+    """Draws the numbers of `num_samples` completions for each row.
+
+    Args:
+        seed: int in [0, 2³¹). Seed of the run.
+        purpose: str, one of `PURPOSES`.
+        rows: int32 tensor `(batch,)`. Number of each prompt in the run.
+        num_samples: int, at most 2¹¹. Completions a prompt.
+        num_positions: int, at most 2²⁰. Numbers a completion.
+
+    Returns:
+        float32 tensor `(batch, num_samples, num_positions)` in [0, 1), with 24
+        random bits each.
+    """
+    rows = ops.reshape(ops.cast(rows, "int32"), (-1, 1, 1))
+    samples = ops.reshape(ops.arange(num_samples, dtype="int32"), (1, -1, 1))
+    positions = ops.reshape(
+        ops.arange(num_positions, dtype="int32"), (1, 1, -1)
+    )
+    within_row = samples * MAX_POSITIONS + positions
+    zeros = ops.zeros_like(rows) + ops.zeros_like(within_row)
+    key = (zeros + seed, zeros + PURPOSES.index(purpose))
+    bits, _ = threefry2x32(key, (zeros + rows, zeros + within_row))
+    bits = ops.bitwise_and(ops.right_shift(bits, 8), 2**24 - 1)
+    return ops.cast(bits, "float32") * (1.0 / 2**24)

@@ -1,0 +1,55 @@
+"""The layout of prompt and completion in one row of tokens.
+
+A prompt stands left-aligned and its completion follows at once, so each row
+begins its completion at its own place; padding comes last.
+"""
+
+from keras import ops
+
+
+def join(prompt_ids, prompt_lengths, completion_ids, pad_token_id=0):
+    """Writes each completion right behind its prompt.
+
+    Args:
+        prompt_ids: int32 tensor `(rows, prompt_length)`, padded on the right.
+        prompt_lengths: int32 tensor `(rows,)`.
+        completion_ids: int32 tensor `(rows, completion_length)`.
+        pad_token_id: int. Fills what is left. Defaults to 0.
+
+    Returns:
+        int32 tensor `(rows, prompt_length + completion_length)`.
+    """
+    total = prompt_ids.shape[1] + completion_ids.shape[1]
+    positions = ops.arange(total, dtype="int32")[None, :]
+    offsets = positions - prompt_lengths[:, None]
+    last = completion_ids.shape[1] - 1
+    from_completion = ops.take_along_axis(
+        completion_ids, ops.clip(offsets, 0, last), axis=1
+    )
+    prompts = ops.pad(prompt_ids, [(0, 0), (0, completion_ids.shape[1])])
+    joined = ops.where(offsets < 0, prompts, from_completion)
+    return ops.where(offsets > last, pad_token_id, joined)
+
+
+def completion_window(values, prompt_lengths, completion_length, shift=0):
+    """Cuts each row's completion out of a tensor over whole rows.
+
+    Args:
+        values: tensor `(rows, total_length, ...)`.
+        prompt_lengths: int32 tensor `(rows,)`.
+        completion_length: int.
+        shift: int. -1 takes the positions BEFORE each token of the completion:
+            those whose output predicts it. Defaults to 0.
+
+    Returns:
+        tensor `(rows, completion_length, ...)`.
+    """
+    offsets = ops.arange(completion_length, dtype="int32")[None, :]
+    indices = prompt_lengths[:, None] + offsets + shift
+    indices = ops.reshape(indices, (*indices.shape, *[1] * (values.ndim - 2)))
+    return ops.take_along_axis(values, indices, axis=1)
+
+
+def repeat_rows(values, num_samples):
+    """Repeats every row `num_samples` times, copies side by side."""
+    return ops.repeat(values, num_samples, axis=0)

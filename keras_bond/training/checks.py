@@ -1,0 +1,201 @@
+"""What silently ruins training, refused with the way out."""
+
+import math
+import warnings
+
+import keras
+from keras import ops
+
+PAPER_LEARNING_RATE = 3e-6
+# A constant learning rate from here on damages a policy before it helps.
+HIGH_LEARNING_RATE = 1e-4
+
+
+def check_policy(policy):
+    """Refuses what is no KerasHub language model with a key-value cache.
+
+    Raises:
+        TypeError: if `policy` lacks what the rollout needs.
+        ValueError: if it takes more than text, or nothing in it is trainable.
+    """
+    needed = ("backbone", "call_with_cache", "_build_cache")
+    missing = [name for name in needed if not hasattr(policy, name)]
+    if missing:
+        raise TypeError(
+            "`policy` must be a KerasHub causal language model with a "
+            "key-value cache, such as `keras_hub.models.Gemma3CausalLM`. "
+            f"Received: policy={policy!r} of type {type(policy).__name__}, "
+            f"without {missing}"
+        )
+    inputs = policy.backbone.input
+    if not isinstance(inputs, dict) or set(inputs) != {
+        "token_ids",
+        "padding_mask",
+    }:
+        names = sorted(inputs) if isinstance(inputs, dict) else inputs
+        raise ValueError(
+            "`policy` must take text only: load a text-only preset. "
+            f"Received: a backbone with inputs {names}"
+        )
+    if not policy.trainable_variables:
+        raise ValueError(
+            "`policy` must have something to train: set "
+            "`policy.trainable = True` or call "
+            "`policy.backbone.enable_lora(rank)`. Received: a policy with 0 "
+            f"trainable of {len(policy.variables)} variables"
+        )
+
+
+def check_lengths(policy, max_prompt_length, max_completion_length):
+    """Refuses lengths that leave nothing to generate.
+
+    Raises:
+        ValueError: naming the length that is out of range.
+    """
+    for name, value in (
+        ("max_prompt_length", max_prompt_length),
+        ("max_completion_length", max_completion_length),
+    ):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f"`{name}` must be a positive number of tokens. "
+                f"Received: {name}={value!r}"
+            )
+    longest = getattr(policy.backbone, "max_sequence_length", None)
+    total = max_prompt_length + max_completion_length
+    if longest is not None and total > longest:
+        raise ValueError(
+            "`max_prompt_length + max_completion_length` must not exceed the "
+            f"{longest} positions that the policy's backbone has. Received: "
+            f"{max_prompt_length} + {max_completion_length} = {total}"
+        )
+
+
+def check_weights(jeffreys_beta, kl_weight, temperature):
+    """Refuses weights outside their range.
+
+    Raises:
+        ValueError: naming the weight.
+    """
+    if not 0 <= jeffreys_beta <= 1:
+        raise ValueError(
+            "`jeffreys_beta` must be between 0 (forward KL only) and 1 "
+            f"(backward KL only). Received: jeffreys_beta={jeffreys_beta}"
+        )
+    if not (kl_weight >= 0 and math.isfinite(kl_weight)):
+        raise ValueError(
+            "`kl_weight` must be a finite number of at least 0. "
+            f"Received: kl_weight={kl_weight}"
+        )
+    if not (temperature > 0 and math.isfinite(temperature)):
+        raise ValueError(
+            "`temperature` must be a finite number above 0: J-BOND needs "
+            "samples of the policy, not its most likely answer. "
+            f"Received: temperature={temperature}"
+        )
+
+
+def check_one_of(name, value, allowed):
+    """Refuses a string or value that is not among `allowed`.
+
+    Raises:
+        ValueError: listing what is allowed.
+    """
+    if value not in allowed:
+        raise ValueError(
+            f"`{name}` must be one of {list(allowed)}. "
+            f"Received: {name}={value!r}"
+        )
+
+
+def check_reward(policy, reward, codec):
+    """Refuses a reward that the policy cannot serve, or would change.
+
+    Raises:
+        ValueError: if it needs text and the policy has no tokenizer, or if it
+            shares a trainable variable with the policy.
+    """
+    if reward.needs_text and codec is None:
+        raise ValueError(
+            "A reward function reads text, so the policy needs a tokenizer: "
+            "build it with a preprocessor, or score token ids with a Keras "
+            f"model. Received: reward=`{reward.name}`, a policy without a "
+            "preprocessor"
+        )
+    trained = {id(v): v.path for v in policy.trainable_variables}
+    shared = [trained[id(v)] for v in reward.variables() if id(v) in trained]
+    if shared:
+        raise ValueError(
+            "The reward must not share trainable variables with the policy: "
+            "it would change at every step. Build it on a copy of the "
+            f"backbone. Received: {len(shared)} shared variables, the first "
+            f"of them {shared[0]!r}"
+        )
+
+
+def check_sampler(sampler, temperature):
+    """Refuses a sampler that does not draw from the whole distribution.
+
+    Raises:
+        ValueError: for anything but random sampling at the model's temperature.
+    """
+    name = sampler if isinstance(sampler, str) else type(sampler).__name__
+    plain = name in ("random", "RandomSampler")
+    if plain and getattr(sampler, "temperature", temperature) == temperature:
+        return
+    raise ValueError(
+        "`sampler` must be the full distribution of the policy: the losses "
+        "hold for samples of `softmax(logits / temperature)` only, which "
+        "top-k, top-p, greedy or beam search do not give. Leave `sampler` "
+        "out, and set `temperature` on the model; "
+        "`bond.policy.compile(sampler=...)` chooses one for `generate`. "
+        f"Received: sampler={name!r}"
+    )
+
+
+def check_optimizer(optimizer, variables):
+    """Refuses an optimizer that cannot move the policy's variables.
+
+    Adam in bfloat16 never moves a weight, at any learning rate: its 0.999
+    rounds to 1. The optimizer is tried on a variable of each low precision.
+
+    Raises:
+        ValueError: naming the dtype and the ways out.
+    """
+    for dtype in sorted({v.dtype for v in variables} - {"float32", "float64"}):
+        if not _moves(optimizer, dtype):
+            raise ValueError(
+                f"`{type(optimizer).__name__}` cannot move {dtype} variables: "
+                "its updates are rounded away, and training would change "
+                'nothing. Load the policy with dtype="mixed_bfloat16", or call '
+                "`policy.backbone.enable_lora(rank)`, whose adapters are "
+                f"float32. Received: trainable variables of dtype {dtype}"
+            )
+
+
+def _moves(optimizer, dtype):
+    config = {**optimizer.get_config(), "learning_rate": 0.1}
+    config.pop("gradient_accumulation_steps", None)
+    probe = type(optimizer).from_config(config)
+    variable = keras.Variable(ops.ones((4,)), dtype=dtype)
+    probe.build([variable])
+    for _ in range(3):
+        probe.apply([ops.ones((4,), dtype)], [variable])
+    return not bool(ops.all(ops.equal(variable, ops.ones((4,), dtype))))
+
+
+def warn_high_learning_rate(optimizer):
+    """Warns about a constant learning rate far above the paper's."""
+    schedule = getattr(optimizer, "_learning_rate", None)
+    if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
+        return
+    rate = float(ops.convert_to_numpy(optimizer.learning_rate))
+    if rate >= HIGH_LEARNING_RATE:
+        warnings.warn(
+            f"A constant learning rate of {rate:g} is far above the paper's "
+            f"{PAPER_LEARNING_RATE:g} and can damage the policy in its first "
+            "steps. Warm it up, for instance with "
+            "`keras.optimizers.schedules.CosineDecay(0.0, decay_steps, "
+            f"warmup_target={rate:g}, warmup_steps=100)`, or lower it.",
+            stacklevel=3,
+        )

@@ -1,0 +1,459 @@
+"""Prompts in, completions scored: what every trainer of a policy shares."""
+
+import contextlib
+import random
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_bond import backend
+from keras_bond import data
+from keras_bond import formulas
+from keras_bond import rewards as rewards_lib
+from keras_bond import rollouts
+from keras_bond.training import checks
+from keras_bond.training import generation
+from keras_bond.training import saving
+from keras_bond.training import scoring
+
+
+class PolicyTrainer(backend.StagedTrainer, keras.Model):
+    """A Keras model whose training data are prompts.
+
+    One training step is rollout -> rewards -> targets -> Keras's own step. A
+    child says which completions are drawn (`rollout`), what is learned from
+    them (`targets`, `call`, `compute_loss`) and what follows an update
+    (`watched_weights`, `after_update`).
+
+    The arguments are those of `keras_bond.JBond`.
+    """
+
+    def __init__(
+        self,
+        policy,
+        reward,
+        *,
+        reward_weights,
+        max_prompt_length,
+        max_completion_length,
+        truncate,
+        stop_token_ids,
+        temperature,
+        seed,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        checks.check_policy(policy)
+        checks.check_lengths(policy, max_prompt_length, max_completion_length)
+        checks.check_one_of("truncate", truncate, (None, "left"))
+        self.policy = policy
+        self.max_prompt_length = max_prompt_length
+        self.max_completion_length = max_completion_length
+        self.truncate = truncate
+        self.temperature = float(temperature)
+        self.seed = _standardize_seed(seed)
+        self._set_up_text(policy, stop_token_ids)
+        self.reward_weights = reward_weights
+        self.reward = reward
+        self.prompts_seen = self.add_weight(
+            name="prompts_seen",
+            shape=(),
+            dtype="int32",
+            trainable=False,
+            initializer="zeros",
+        )
+        self._adapters = saving.LoraAdapters(policy)
+        self._trained_ids = [id(v) for v in policy.trainable_variables]
+        self._sources = {}
+        self._stages = {}
+        self._compiles_stages = True
+        self._jit_compiles_stages = True
+        self.built = True
+
+    def _set_up_text(self, policy, stop_token_ids):
+        preprocessor = getattr(policy, "preprocessor", None)
+        self.codec = preprocessor and data.TextCodec(preprocessor)
+        self.stop_token_ids = _standardize_stops(stop_token_ids, self.codec)
+        self.encoder = data.PromptEncoder(
+            self.codec, self.max_prompt_length, self.truncate
+        )
+        self.decoder = rollouts.Decoder(
+            policy,
+            self.max_prompt_length,
+            self.max_completion_length,
+            self.stop_token_ids,
+            self.temperature,
+        )
+
+    @property
+    def reward(self):
+        """What scores the completions; may be set between calls of `fit`."""
+        return self._scorer.origin
+
+    @reward.setter
+    def reward(self, reward):
+        scorer = rewards_lib.get(reward, self.reward_weights)
+        checks.check_reward(self.policy, scorer, self.codec)
+        self._scorer = scorer
+
+    def compile(
+        self,
+        optimizer="adam",
+        *,
+        run_eagerly=False,
+        jit_compile="auto",
+        steps_per_execution=1,
+        sampler="random",
+        auto_scale_loss=True,
+    ):
+        """Sets the optimizer. The loss is the trainer's own.
+
+        Args:
+            optimizer: `keras.optimizers.Optimizer`, or its name. The paper uses
+                Adam with a learning rate of 3e-6 and 100 warm-up steps for
+                Gemma 2B and 7B.
+            run_eagerly: bool. Whether to run the stages of a step uncompiled,
+                for debugging. Defaults to False.
+            jit_compile: bool or `"auto"`. Whether TensorFlow compiles the
+                stages with XLA; JAX always does. Defaults to `"auto"`: yes.
+            steps_per_execution: int. See `keras.Model.compile`.
+            sampler: `"random"`, the only law that the losses hold for.
+            auto_scale_loss: bool. See `keras.Model.compile`.
+
+        Raises:
+            ValueError: if the optimizer cannot move the policy's variables, or
+                `sampler` does not draw from the full distribution.
+        """
+        checks.check_sampler(sampler, self.temperature)
+        optimizer = keras.optimizers.get(optimizer)
+        checks.check_optimizer(optimizer, self.policy.trainable_variables)
+        checks.warn_high_learning_rate(optimizer)
+        # The step itself is Python between compiled stages, on every backend.
+        super().compile(
+            optimizer=optimizer,
+            run_eagerly=True,
+            jit_compile=False,
+            steps_per_execution=steps_per_execution,
+            auto_scale_loss=auto_scale_loss,
+        )
+        if not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+        self._compiles_stages = not run_eagerly
+        self._jit_compiles_stages = jit_compile in ("auto", True)
+        self._stages = {}
+        self._compile_arguments = {
+            "run_eagerly": run_eagerly,
+            "jit_compile": jit_compile,
+            "steps_per_execution": steps_per_execution,
+            "auto_scale_loss": auto_scale_loss,
+        }
+
+    def get_compile_config(self):
+        if not self.compiled:
+            return {}
+        optimizer = keras.saving.serialize_keras_object(self.optimizer)
+        return {"optimizer": optimizer, **self._compile_arguments}
+
+    def compile_from_config(self, config):
+        optimizer = keras.saving.deserialize_keras_object(config["optimizer"])
+        self.compile(**{**config, "optimizer": optimizer})
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_data=None,
+        shuffle=True,
+        initial_epoch=0,
+        steps_per_epoch=None,
+        validation_steps=None,
+        validation_batch_size=None,
+        validation_freq=1,
+    ):
+        """Trains the policy on prompts, as `keras.Model.fit` does on arrays.
+
+        Args:
+            x: the prompts: list or array of str, a dict of columns with
+                `"prompts"`, or with `"token_ids"` and `"padding_mask"`; or a
+                batched `tf.data.Dataset`, grain data set, PyTorch `DataLoader`
+                or `keras.utils.PyDataset` of these. Other columns go to the
+                reward.
+            y: must be `None`.
+            batch_size: int. Prompts a step; 32 for in-memory prompts.
+            epochs: int. Passes over the prompts.
+            verbose: see `keras.Model.fit`.
+            callbacks: list of `keras.callbacks.Callback`.
+            validation_data: prompts as in `x`, for `evaluate`.
+            shuffle: bool. Whether in-memory prompts come in a new order in
+                each epoch, a function of `seed` and of the prompts seen.
+            initial_epoch: int. See `keras.Model.fit`.
+            steps_per_epoch: int. Needed for endless data sets.
+            validation_steps: int. See `keras.Model.fit`.
+            validation_batch_size: int. Defaults to `batch_size`.
+            validation_freq: int or list. See `keras.Model.fit`.
+
+        Returns:
+            a `keras.callbacks.History`.
+
+        Raises:
+            TypeError, ValueError: for prompts or rewards that do not fit the
+                contract; the weights are those of the last complete step.
+        """
+        self._check_unchanged()
+        order_seed = self._order_seed if shuffle else None
+        train = self._to_batches(x, y, batch_size, order_seed)
+        self.check_batch(train)
+        self._check_endless(train, steps_per_epoch, "steps_per_epoch")
+        if validation_data is not None:
+            validation_data = self._to_batches(
+                validation_data, None, validation_batch_size or batch_size
+            )
+        self._sources["train"] = train
+        return super().fit(
+            train,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=self.complete_callbacks(callbacks),
+            validation_data=validation_data and (validation_data,),
+            shuffle=False,
+            initial_epoch=initial_epoch,
+            steps_per_epoch=steps_per_epoch,
+            validation_steps=validation_steps,
+            validation_freq=validation_freq,
+        )
+
+    def evaluate(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        verbose="auto",
+        steps=None,
+        callbacks=None,
+        return_dict=False,
+        **kwargs,
+    ):
+        """Draws and scores completions of the prompts without learning.
+
+        The draws depend on `seed` and on the position of each prompt only, so
+        that two evaluations on the same prompts differ by the weights alone.
+
+        Args:
+            x: prompts, as in `fit`.
+            y: must be `None`.
+            batch_size: int. Prompts a step; 32 for in-memory prompts.
+            verbose, steps, callbacks, return_dict: see `keras.Model.evaluate`.
+
+        Returns:
+            the logged numbers, a list or, with `return_dict=True`, a dict.
+        """
+        self._check_unchanged()
+        test = self._to_batches(x, y, batch_size)
+        self._check_endless(test, steps, "steps")
+        self._sources["test"] = test
+        kwargs.pop("sample_weight", None)
+        return super().evaluate(
+            test,
+            verbose=verbose,
+            steps=steps,
+            callbacks=callbacks,
+            return_dict=return_dict,
+            **kwargs,
+        )
+
+    def predict(self, x, batch_size=None, verbose="auto", seed=None):
+        """Draws one completion for each prompt from the policy.
+
+        Args:
+            x: list or array of str, or a dict of columns.
+            batch_size: int. Defaults to 32.
+            verbose: see `keras.Model.predict`.
+            seed: int, or `None` for the model's.
+
+        Returns:
+            array of str `(prompts,)`; of token ids where the policy has no
+            tokenizer. `bond.policy.generate` offers other samplers.
+        """
+        completions = self.generate(
+            x, batch_size=batch_size, verbose=verbose, seed=seed
+        )
+        return np.array(completions, dtype=object)
+
+    def _order_seed(self):
+        return (self.seed, int(ops.convert_to_numpy(self.prompts_seen)))
+
+    def _to_batches(self, x, y, batch_size, order_seed=None):
+        if y is not None:
+            raise ValueError(
+                "Prompts have no targets: `y` must be None. What the reward "
+                'needs goes beside them: {"prompts": ..., "answer": ...}. '
+                f"Received: y of type {type(y).__name__}"
+            )
+        return data.to_batches(x, self.encoder, batch_size, order_seed)
+
+    def _check_endless(self, batches, steps, name):
+        if batches.num_batches is None and steps is None:
+            raise ValueError(
+                f"`{name}` must be given for an endless data set. "
+                f"Received: {name}=None"
+            )
+
+    def _check_unchanged(self):
+        now = [id(v) for v in self.policy.trainable_variables]
+        if now != list(self._trained_ids):
+            raise ValueError(
+                "What is trainable in `policy` must not change once the "
+                "trainer is built, for the anchor belongs to it: freeze layers "
+                "or call `enable_lora` first, then build the trainer. "
+                f"Received: {len(now)} trainable variables, "
+                f"{len(self._trained_ids)} when it was built"
+            )
+
+    def score(self, inputs, rollout, training):
+        """Scores the completions of a rollout on the host.
+
+        Args:
+            inputs: dict of tensors, a batch of prompts.
+            rollout: dict of tensors, see `rollout` of the child.
+            training: bool. Which data set the prompts are from.
+
+        Returns:
+            `inputs` and `rollout` in one dict, with `rewards` float32
+            `(batch, num_samples)`, and two bool tensors `(batch,)`: `present`
+            for real prompts, `valid` for those that could be scored too.
+        """
+        source = self._sources["train" if training else "test"]
+        scores = scoring.score_rollout(
+            self._scorer, self.codec, source, inputs["rows"], rollout
+        )
+        batch = {**inputs, **rollout, **scores}
+        return {k: v for k, v in batch.items() if k not in scoring.ONLY_THERE}
+
+    def generate(
+        self,
+        prompts,
+        num_samples=1,
+        batch_size=None,
+        weights="policy",
+        seed=None,
+        verbose=0,
+    ):
+        """Draws completions from the full distribution, as training does.
+
+        `bond.policy.generate` is KerasHub's own, with its samplers and its
+        `max_length`; this one draws what the losses are about, many samples a
+        prompt at the cost of reading the prompt once.
+
+        Args:
+            prompts: list or array of str, or a dict of columns.
+            num_samples: int. Completions a prompt.
+            batch_size: int. Prompts at a time. Defaults to 32.
+            weights: `"policy"`, `"anchor"` or `"reference"`.
+            seed: int, or `None` for the model's.
+            verbose: 0 or 1. Whether to show a progress bar.
+
+        Returns:
+            list of str, one for each prompt; of lists of `num_samples` str if
+            that is above 1. Lists of token ids where there is no tokenizer.
+        """
+        checks.check_one_of("weights", weights, ("policy", *self.weight_sets))
+        batches = data.to_batches(prompts, self.encoder, batch_size)
+        draw = self._stages.setdefault(
+            f"draw {num_samples} {weights}",
+            backend.compile_forward(
+                lambda inputs, rows, seed: self._draw(
+                    inputs, rows, seed, num_samples, weights
+                ),
+                self.variables,
+            ),
+        )
+        seed = self.seed if seed is None else _standardize_seed(seed)
+        rows = generation.draw_all(draw, batches, seed, verbose in (1, "auto"))
+        texts = rows if self.codec is None else self.codec.decode(rows)
+        if num_samples == 1:
+            return texts
+        starts = range(0, len(texts), num_samples)
+        return [texts[i : i + num_samples] for i in starts]
+
+    def _draw(self, inputs, rows, seed, num_samples, weights):
+        uniforms = rollouts.uniform(
+            seed, "generate", rows, num_samples, self.max_completion_length
+        )
+        with self.using(weights):
+            draws = self.decoder(
+                inputs["prompt_ids"], inputs["prompt_lengths"], uniforms
+            )
+        ids = draws["completion_ids"]
+        return ids, formulas.completion_mask(ids, self.stop_token_ids)
+
+    def using(self, weights):
+        """Returns a context in which the policy runs with a set of weights.
+
+        Args:
+            weights: `"policy"`, or a name in `weight_sets`.
+        """
+        if weights == "policy":
+            return contextlib.nullcontext()
+        return self.weight_sets[weights].scope(self.policy)
+
+    def save(self, filepath, overwrite=True, **kwargs):
+        """See `keras.Model.save`. LoRA adapters stay apart from kernels."""
+        with saving.unmerged(self.policy):
+            return super().save(filepath, overwrite=overwrite, **kwargs)
+
+    def save_weights(self, filepath, overwrite=True, **kwargs):
+        """See `keras.Model.save_weights`: policy, anchor, optimizer, seeds."""
+        with saving.unmerged(self.policy):
+            return super().save_weights(
+                filepath, overwrite=overwrite, **kwargs
+            )
+
+    def get_config(self):
+        return {
+            **saving.serialize_policy(self.policy),
+            "reward": saving.serialize_reward(self.reward),
+            "reward_weights": self.reward_weights,
+            "max_prompt_length": self.max_prompt_length,
+            "max_completion_length": self.max_completion_length,
+            "truncate": self.truncate,
+            "stop_token_ids": list(self.stop_token_ids),
+            "temperature": self.temperature,
+            "seed": self.seed,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        with keras.saving.custom_object_scope(custom_objects or {}):
+            policy = saving.deserialize_policy(config)
+            reward = saving.deserialize_reward(config.pop("reward"))
+        return cls(policy, reward, **config)
+
+
+def _standardize_seed(seed):
+    if seed is None:
+        return random.randrange(2**31)
+    if not isinstance(seed, int) or not 0 <= seed < 2**31:
+        raise ValueError(
+            "`seed` must be an integer in [0, 2**31), or None to draw one. "
+            f"Received: seed={seed!r}"
+        )
+    return seed
+
+
+def _standardize_stops(stop_token_ids, codec):
+    if stop_token_ids != "auto":
+        return tuple(int(stop) for stop in stop_token_ids)
+    if codec is None:
+        raise ValueError(
+            "`stop_token_ids` must be given for a policy without a tokenizer: "
+            "pass the ids that end a completion, () for none. "
+            'Received: stop_token_ids="auto"'
+        )
+    return codec.stop_token_ids()

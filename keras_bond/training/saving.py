@@ -1,0 +1,136 @@
+"""Saving a policy with LoRA adapters exactly as it is.
+
+Keras merges LoRA adapters into their kernel when it saves a layer, and starts
+new adapters when it loads one. That is right for a finished model and wrong
+for a run that goes on: optimizer and anchor belong to the adapters.
+"""
+
+import contextlib
+import warnings
+
+import keras
+
+
+def lora_layers(policy):
+    """Returns the policy's layers that have LoRA adapters, in order."""
+    layers = policy._flatten_layers()
+    return [layer for layer in layers if hasattr(layer, "lora_kernel_a")]
+
+
+@contextlib.contextmanager
+def unmerged(policy):
+    """Makes the layers save their bare kernels while the context lasts."""
+    layers = [layer for layer in lora_layers(policy) if layer.lora_enabled]
+    for layer in layers:
+        layer.lora_enabled = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.lora_enabled = True
+
+
+class LoraAdapters(keras.Layer):
+    """Saves and loads the adapters of a policy beside their bare kernels.
+
+    Must be an attribute whose name begins with an underscore: Keras loads
+    those last, after the layers themselves have reset their adapters.
+
+    Args:
+        policy: a `keras_hub.models.CausalLM`.
+    """
+
+    def __init__(self, policy):
+        super().__init__(name="lora_adapters")
+        # A function, so that Keras does not track the layers a second time.
+        self._lora_layers = lambda: lora_layers(policy)
+        self.built = True
+
+    def save_own_variables(self, store):
+        for i, layer in enumerate(self._lora_layers()):
+            if layer.lora_enabled:
+                raise ValueError(
+                    "A policy with LoRA adapters must be saved by the model's "
+                    "own `save` or `save_weights`, which keep the adapters "
+                    "apart from their kernels. Received: a save that would "
+                    "merge them"
+                )
+            store[f"{i}_a"] = layer.lora_kernel_a
+            store[f"{i}_b"] = layer.lora_kernel_b
+
+    def load_own_variables(self, store):
+        layers = self._lora_layers()
+        if len(store.keys()) != 2 * len(layers):
+            raise ValueError(
+                "The file must hold the LoRA adapters of the same layers as "
+                "the policy: call `policy.backbone.enable_lora(rank)` as for "
+                f"the saved model. Received: {len(store.keys()) // 2} layers "
+                f"with adapters in the file, {len(layers)} in the policy"
+            )
+        for i, layer in enumerate(layers):
+            layer.lora_kernel_a.assign(store[f"{i}_a"])
+            layer.lora_kernel_b.assign(store[f"{i}_b"])
+
+
+def serialize_policy(policy):
+    """Returns the config of a policy, LoRA included."""
+    backbone = policy.backbone
+    return {
+        "policy": keras.saving.serialize_keras_object(policy),
+        "lora_rank": getattr(backbone, "_lora_rank", None),
+        "lora_layer_names": sorted({x.name for x in lora_layers(policy)}),
+    }
+
+
+def deserialize_policy(config):
+    """Builds the policy that `serialize_policy` described.
+
+    The three entries are taken out of `config`.
+    """
+    policy = keras.saving.deserialize_keras_object(config.pop("policy"))
+    lora_rank = config.pop("lora_rank")
+    lora_layer_names = config.pop("lora_layer_names")
+    if lora_rank is not None:
+        policy.backbone.enable_lora(
+            lora_rank, target_layer_names=lora_layer_names
+        )
+    return policy
+
+
+def serialize_reward(reward):
+    """Returns the config of a reward, or `None` if it cannot be told."""
+    try:
+        if isinstance(reward, (list, tuple)):
+            return [serialize_reward(part) for part in reward]
+        if getattr(reward, "__name__", None) == "<lambda>":
+            return None
+        return keras.saving.serialize_keras_object(reward)
+    except (TypeError, ValueError, AttributeError):
+        return None
+
+
+def deserialize_reward(config):
+    """Finds the reward again, or leaves it to the user and says so."""
+    try:
+        if isinstance(config, list):
+            return [deserialize_reward(part) for part in config]
+        if config is not None:
+            return keras.saving.deserialize_keras_object(config)
+    except (TypeError, ValueError, AttributeError):
+        pass
+    warnings.warn(
+        "The reward could not be loaded. Before `fit` or `evaluate`, set "
+        "`bond.reward = my_reward`, or load with "
+        '`custom_objects={"my_reward": my_reward}`.',
+        stacklevel=2,
+    )
+    return reward_not_loaded
+
+
+def reward_not_loaded(prompts, completions):
+    """Stands where a reward could not be loaded, and says so when called."""
+    raise ValueError(
+        "This model was loaded without its reward: set "
+        "`bond.reward = my_reward`. Received: "
+        f"{len(prompts)} prompts with {len(completions)} completions to score"
+    )

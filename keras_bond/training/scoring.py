@@ -1,0 +1,67 @@
+"""From a rollout to rewards, on the host."""
+
+import numpy as np
+from keras import ops
+
+from keras_bond import rewards as rewards_lib
+
+# Entries of a batch that only the scoring needs.
+ONLY_THERE = ("rows", "token_ids", "padding_mask")
+
+
+def score_rollout(scorer, codec, source, rows, rollout):
+    """Scores all completions of a rollout in one call of the reward.
+
+    Args:
+        scorer: a `keras_bond.rewards.Reward`.
+        codec: a `keras_bond.data.TextCodec`, or `None`.
+        source: what the batch came from; tells text and columns of a row.
+        rows: int tensor `(batch,)`. Row numbers, -1 where a row only fills
+            the batch.
+        rollout: dict of tensors over `(batch, num_samples)`.
+
+    Returns:
+        dict of tensors: `rewards` float32 `(batch, num_samples)`, 0 for what
+        does not count; `present` bool `(batch,)`, real prompts; `valid` bool
+        `(batch,)`, those of which every completion has a reward.
+    """
+    rows = ops.convert_to_numpy(rows)
+    present = rows >= 0
+    num_samples = rollout["mask"].shape[1]
+    rewards = np.full((len(rows), num_samples), np.nan, "float32")
+    if present.any():
+        samples = _samples(codec, source, rows, present, rollout)
+        rewards[present] = scorer(samples).reshape(-1, num_samples)
+    valid = np.isfinite(rewards).all(axis=1)
+    rewards[~valid] = 0.0
+    arrays = {"rewards": rewards, "present": present, "valid": valid}
+    return {k: ops.convert_to_tensor(v) for k, v in arrays.items()}
+
+
+def _samples(codec, source, rows, present, rollout):
+    names = ("completion_ids", "mask", "token_ids", "padding_mask")
+    ids, mask, token_ids, padding_mask = (
+        _rows_of_samples(rollout[name], present) for name in names
+    )
+    num_samples = rollout["mask"].shape[1]
+    prompts, columns = source.take(rows[present].tolist())
+    completions = None
+    if codec is not None:
+        completions = codec.decode([i[m] for i, m in zip(ids, mask)])
+    return rewards_lib.Samples(
+        prompts=prompts and _spread(prompts, num_samples),
+        completions=completions,
+        columns={k: _spread(v, num_samples) for k, v in columns.items()},
+        token_ids=token_ids,
+        padding_mask=padding_mask,
+        num_samples=num_samples,
+    )
+
+
+def _rows_of_samples(tensor, present):
+    array = ops.convert_to_numpy(tensor)[present]
+    return array.reshape(-1, array.shape[-1])
+
+
+def _spread(values, num_samples):
+    return [value for value in values for _ in range(num_samples)]
