@@ -1,5 +1,7 @@
 """J-BOND: Best-of-N distillation with a moving anchor."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -272,6 +274,10 @@ class JBond(PolicyTrainer):
         }
 
     def call(self, inputs):
+        if "completion_ids" not in inputs:
+            # Keras builds a model by calling it on a batch of its data, which
+            # here are prompts still without completions.
+            return ops.zeros((inputs["prompt_ids"].shape[0], 0))
         num_samples = inputs["completion_ids"].shape[1]
         length = inputs["completion_ids"].shape[2]
         log_probs = self._log_probs(
@@ -408,5 +414,5 @@ def _as_list(callbacks):
 
 
 def _trained_share(policy):
-    trained = sum(int(ops.size(v)) for v in policy.trainable_variables)
+    trained = sum(math.prod(v.shape) for v in policy.trainable_variables)
     return trained / policy.count_params()

@@ -1,5 +1,7 @@
 """What a step logs, as `keras.metrics` trackers."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -106,7 +108,7 @@ def moved_fraction(variables, before, num_rows=8):
     for variable, old in zip(variables, before):
         new = _some_rows(variable, num_rows)
         moved += ops.sum(ops.cast(ops.not_equal(new, old), "float32"))
-        total += int(ops.size(old))
+        total += math.prod(old.shape)
     return moved / total
 
 
