@@ -24,7 +24,14 @@ VALUES = {
     "length": ("4 km", "7 km", "9 km", "12 km", "15 km", "20 km"),
     "level": ("easy", "moderate", "demanding", "strenuous"),
     "view": ("lake", "glacier", "valley", "coast", "waterfall", "vineyards"),
-    "start": ("old mill", "chapel", "car park", "station", "harbour", "bus stop"),
+    "start": (
+        "old mill",
+        "chapel",
+        "car park",
+        "station",
+        "harbour",
+        "bus stop",
+    ),
     "season": ("spring", "summer", "autumn", "winter"),
     "rest": ("mountain hut", "picnic table", "tea house", "fire pit", "bakery"),
 }
@@ -41,7 +48,12 @@ PRONOUNS = ("It", "The route", "This route")
 CONJUNCTIONS = ("and", "and it", "and also")
 
 # What a reference text does with a fact, and how often.
-TREATMENTS = {"state": 0.58, "leave out": 0.18, "contradict": 0.18, "repeat": 0.06}
+TREATMENTS = {
+    "state": 0.58,
+    "leave out": 0.18,
+    "contradict": 0.18,
+    "repeat": 0.06,
+}
 MAX_CLAUSES = 7
 
 # Fact lists whose checksum is a multiple of this are never trained on.
@@ -64,7 +76,7 @@ def make_examples(count, seed):
 
     ```python
     examples = make_examples(1000, seed=0)
-    examples["prompts"][0]  # "start: chapel, length: 7 km, level: easy =>"
+    examples["prompts"][2]  # "season: autumn, view: coast, level: easy =>"
     ```
     """
     rng = random.Random(seed)
@@ -95,8 +107,8 @@ def held_out_prompts(count, seed):
     """
     if count > MAX_HELD_OUT_PROMPTS:
         raise ValueError(
-            f"`count` must be at most {MAX_HELD_OUT_PROMPTS}, because there are "
-            f"only so many held-out fact lists. Received: count={count}"
+            f"`count` must be at most {MAX_HELD_OUT_PROMPTS}, because there "
+            f"are only so many held-out fact lists. Received: count={count}"
         )
     rng = random.Random(seed)
     prompts = {}
@@ -127,7 +139,7 @@ def fact_coverage(prompts, completions, **columns):
     fact_coverage(
         ["length: 7 km, level: easy, view: lake =>"],
         ["The hike covers 7 km and is easy. It faces the coast."],
-    )  # [0.667]
+    )  # [0.666...]
     ```
     """
     return [
@@ -138,7 +150,9 @@ def fact_coverage(prompts, completions, **columns):
 
 def format_prompt(facts):
     """Writes a dictionary of facts as a prompt. Undone by `parse_prompt`."""
-    return ", ".join(f"{name}: {value}" for name, value in facts.items()) + " =>"
+    return (
+        ", ".join(f"{name}: {value}" for name, value in facts.items()) + " =>"
+    )
 
 
 def parse_prompt(prompt):
@@ -147,7 +161,9 @@ def parse_prompt(prompt):
     Raises:
         ValueError: If an attribute or a value is not one of `VALUES`.
     """
-    pairs = [fact.partition(": ") for fact in prompt.removesuffix(" =>").split(", ")]
+    pairs = [
+        fact.partition(": ") for fact in prompt.removesuffix(" =>").split(", ")
+    ]
     facts = {name: value for name, _, value in pairs}
     for name, value in facts.items():
         if value not in VALUES.get(name, ()):
@@ -177,13 +193,19 @@ def _write_reference(facts, rng):
     """Writes one or two sentences about most of the facts, some wrongly."""
     clauses = []
     while not clauses:
-        clauses = [c for fact in facts.items() for c in _write_clauses(*fact, rng)]
+        clauses = [
+            c for fact in facts.items() for c in _write_clauses(*fact, rng)
+        ]
     rng.shuffle(clauses)
     clauses = clauses[:MAX_CLAUSES]
-    first = len(clauses) if len(clauses) < 4 else rng.randint(2, len(clauses) - 1)
+    first = (
+        len(clauses) if len(clauses) < 4 else rng.randint(2, len(clauses) - 1)
+    )
     text = _write_sentence(rng.choice(SUBJECTS), clauses[:first], rng)
     if clauses[first:]:
-        text += " " + _write_sentence(rng.choice(PRONOUNS), clauses[first:], rng)
+        text += " " + _write_sentence(
+            rng.choice(PRONOUNS), clauses[first:], rng
+        )
     return text
 
 
@@ -193,7 +215,10 @@ def _write_clauses(name, value, rng):
     if treatment == "contradict":
         value = rng.choice([other for other in VALUES[name] if other != value])
     number = {"leave out": 0, "repeat": 2}.get(treatment, 1)
-    return [template.format(value) for template in rng.sample(TEMPLATES[name], number)]
+    return [
+        template.format(value)
+        for template in rng.sample(TEMPLATES[name], number)
+    ]
 
 
 def _write_sentence(subject, clauses, rng):

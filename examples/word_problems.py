@@ -1,6 +1,6 @@
 """A tiny arithmetic world: word problems that one calculation solves.
 
-    Mia has 7 apples and buys 5 more. How many apples does Mia have?
+    Mia has 7 apples and buys 5 more. How many apples is that?
     7 + 5 = 12 #### 12
 
 Most of the worked answers are wrong on purpose: another operation is chosen or
@@ -25,9 +25,9 @@ OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 CUES = {"+": "more", "-": "left", "*": "each"}
 PROBLEMS = {
     "+": (
-        "{name} has {a} {item} and buys {b} more. How many {item} does {name} have?",
-        "{name} finds {a} {item}, then {b} more. How many {item} is that?",
-        "There are {a} {item}. {name} adds {b} more. How many {item} are there?",
+        "{name} has {a} {item} and buys {b} more. How many {item} is that?",
+        "{name} finds {a} {item}, then {b} more. How many {item} now?",
+        "There are {a} {item}. {name} adds {b} more. How many {item} now?",
     ),
     "-": (
         "{name} has {a} {item} and gives away {b}. How many {item} are left?",
@@ -36,7 +36,7 @@ PROBLEMS = {
     ),
     "*": (
         "{name} fills {a} bags with {b} {item} each. How many {item} is that?",
-        "There are {a} boxes with {b} {item} each. How many {item} does {name} see?",
+        "{name} sees {a} boxes with {b} {item} each. How many {item} is that?",
         "{name} gives {a} friends {b} {item} each. How many {item} is that?",
     ),
 }
@@ -65,7 +65,7 @@ def make_examples(count, seed):
 
     ```python
     examples = make_examples(1000, seed=0)
-    examples["responses"][0]  # "7 + 5 = 13 #### 13"
+    examples["responses"][0]  # "10 * 2 = 20 #### 20"
     ```
     """
     rng = random.Random(seed)
@@ -97,8 +97,8 @@ def held_out_prompts(count, seed):
     """
     if count > MAX_HELD_OUT_PROMPTS:
         raise ValueError(
-            f"`count` must be at most {MAX_HELD_OUT_PROMPTS}, because there are "
-            f"only so many held-out problems. Received: count={count}"
+            f"`count` must be at most {MAX_HELD_OUT_PROMPTS}, because there "
+            f"are only so many held-out problems. Received: count={count}"
         )
     rng = random.Random(seed)
     prompts = {}
@@ -125,7 +125,7 @@ def is_correct(prompts, completions, **columns):
 
     ```python
     is_correct(
-        ["Mia has 7 pens and buys 5 more. How many pens does Mia have?"],
+        ["Mia has 7 pens and buys 5 more. How many pens is that?"],
         ["7 + 5 = 12 #### 12"],
     )  # [1.0]
     ```
@@ -159,7 +159,9 @@ def _draw_problem(rng):
     if symbol == "-":
         a += b  # Nothing is taken away that is not there.
     template = rng.choice(PROBLEMS[symbol])
-    prompt = template.format(name=rng.choice(NAMES), item=rng.choice(ITEMS), a=a, b=b)
+    prompt = template.format(
+        name=rng.choice(NAMES), item=rng.choice(ITEMS), a=a, b=b
+    )
     return prompt, symbol, a, b
 
 

@@ -1,9 +1,17 @@
 """Best-of-N distillation for KerasHub language models, with `model.fit`."""
 
 from keras_bond import callbacks
+from keras_bond import evaluation
 from keras_bond import formulas
 from keras_bond import rewards
 from keras_bond.training import JBond
 from keras_bond.version import __version__
 
-__all__ = ["JBond", "__version__", "callbacks", "formulas", "rewards"]
+__all__ = [
+    "JBond",
+    "__version__",
+    "callbacks",
+    "evaluation",
+    "formulas",
+    "rewards",
+]
