@@ -1,0 +1,300 @@
+"""Measures a policy, trains it with J-BOND, measures it again, shows both.
+
+What `quickstart.py` and `arithmetic.py` share. The starting policy is measured
+once, by a pool of samples for each held-out prompt, which holds its exact
+Best-of-N for every N.
+"""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import sys
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+POOL_SIZE = 64
+BATCH_SIZE = 64
+BEST_OF = (1, 2, 4, 8)
+
+
+def parse_arguments(description):
+    """Reads the command line and sets the backend, before Keras is imported.
+
+    Args:
+        description: str. The first lines of `--help`.
+
+    Returns:
+        a namespace with `backend`, `seed`, `epochs` and `output`.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    backends = ("jax", "tensorflow", "torch")
+    parser.add_argument("--backend", choices=backends, default="jax")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, help="default: as documented")
+    parser.add_argument("--held-out", type=int, default=64, help="prompts")
+    default = HERE / "runs" / pathlib.Path(sys.argv[0]).stem
+    parser.add_argument("--output", type=pathlib.Path, default=default)
+    arguments = parser.parse_args()
+    os.environ["KERAS_BACKEND"] = arguments.backend
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    return arguments
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is learned, and with which settings.
+
+    Attributes:
+        world: module with `make_examples` and `held_out_prompts`.
+        reward: function of prompts and completions.
+        preset: name of a folder in `presets/`, the SFT policy.
+        max_prompt_length: int. Tokens.
+        max_completion_length: int. Tokens.
+        learning_rate: float. Highest of the schedule.
+        update_rate: float. How fast the anchor follows.
+        kl_weight: float. See `keras_bond.JBond`.
+        epochs: int.
+        steps_per_epoch: int.
+    """
+
+    world: object
+    reward: object
+    preset: str
+    max_prompt_length: int
+    max_completion_length: int
+    learning_rate: float
+    update_rate: float
+    kl_weight: float
+    epochs: int
+    steps_per_epoch: int
+
+
+def run(task, arguments):
+    """Measures, trains, measures again; prints a table and writes the files.
+
+    Args:
+        task: a `Task`.
+        arguments: see `parse_arguments`.
+
+    Returns:
+        list of dicts, the rows of the table.
+    """
+    import keras_bond
+
+    started = time.time()
+    epochs = arguments.epochs or task.epochs
+    bond = build(task, arguments.seed, epochs)
+    held_out = task.world.held_out_prompts(arguments.held_out, seed=1)
+
+    print(f"Best-of-N of the start: {POOL_SIZE} samples for each prompt ...")
+    pool = sample(bond, task, held_out, POOL_SIZE)
+    frontier = keras_bond.evaluation.best_of_n_frontier(pool.rewards, BEST_OF)
+
+    print(f"J-BOND: {epochs} epochs of {task.steps_per_epoch} steps ...")
+    path = train(bond, task, arguments.seed, epochs)
+
+    print("The policy after training, single samples ...")
+    after = sample(bond, task, held_out, 16)
+    rows = tabulate(bond, frontier, held_out, pool, after)
+
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    show_samples(held_out, pool, after)
+    print(format_table(rows))
+    (arguments.output / "table.md").write_text(format_table(rows))
+    plot(rows, path, arguments.output / "reward_kl.png")
+    bond.policy.save_to_preset(str(arguments.output / "policy"))
+    print(
+        f"\nWrote reward_kl.png, table.md and the trained policy to "
+        f"{arguments.output} after {time.time() - started:.0f} s."
+    )
+    return rows
+
+
+def build(task, seed, epochs):
+    """Loads the SFT policy and compiles a J-BOND trainer around it."""
+    import keras
+    import keras_bond
+    import keras_hub
+
+    preset = HERE / "presets" / task.preset
+    policy = keras_hub.models.CausalLM.from_preset(str(preset))
+    bond = keras_bond.JBond(
+        policy,
+        reward=task.reward,
+        max_prompt_length=task.max_prompt_length,
+        max_completion_length=task.max_completion_length,
+        kl_weight=task.kl_weight,
+        reference=True,
+        seed=seed,
+    )
+    steps = epochs * task.steps_per_epoch
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0,
+        decay_steps=max(1, steps - 10),
+        alpha=0.1,
+        warmup_target=task.learning_rate,
+        warmup_steps=10,
+    )
+    bond.compile(optimizer=keras.optimizers.Adam(schedule))
+    return bond
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Completions of some prompts, and their rewards.
+
+    Attributes:
+        completions: list of lists of str.
+        rewards: float array `(prompts, samples)`.
+    """
+
+    completions: list
+    rewards: object
+
+
+def sample(bond, task, prompts, num_samples):
+    """Draws and scores `num_samples` completions of the policy a prompt."""
+    import numpy as np
+
+    completions = bond.generate(
+        prompts, num_samples=num_samples, batch_size=16, verbose=1
+    )
+    rewards = [
+        task.reward([prompt] * num_samples, texts)
+        for prompt, texts in zip(prompts, completions)
+    ]
+    return Samples(completions, np.array(rewards, "float32"))
+
+
+def train(bond, task, seed, epochs):
+    """Fits the policy and returns the mean KL and reward of each epoch."""
+    import keras
+    import keras_bond
+
+    class Progress(keras.callbacks.Callback):
+        """A bar that shows reward, KL and win rate only."""
+
+        shown = ("reward", "kl", "kl_ref", "bond/win_rate")
+
+        def on_epoch_begin(self, epoch, logs=None):
+            print(f"Epoch {epoch + 1}/{self.params['epochs']}")
+            self.bar = keras.utils.Progbar(
+                self.params["steps"], stateful_metrics=self.shown
+            )
+
+        def on_train_batch_end(self, batch, logs=None):
+            values = [(name, float(logs[name])) for name in self.shown]
+            self.bar.update(batch + 1, values)
+
+    count = task.steps_per_epoch * BATCH_SIZE
+    prompts = task.world.make_examples(count, seed=100 + seed)["prompts"]
+    history = bond.fit(
+        prompts,
+        batch_size=BATCH_SIZE,
+        epochs=epochs,
+        verbose=0,
+        callbacks=[
+            keras_bond.callbacks.AnchorEMA(task.update_rate),
+            Progress(),
+        ],
+    ).history
+    return list(zip(history["kl_ref"], history["reward"]))
+
+
+def tabulate(bond, frontier, held_out, pool, after):
+    """Puts start, Best-of-N of the start and trained policy into rows."""
+    import keras_bond
+
+    rows = [
+        {"name": f"best of {row['n']} of the start", **row} for row in frontier
+    ]
+    rows[0]["name"] = "before: one sample"
+    # Many draws a prompt, for the log-ratio of one sequence is noisy.
+    logs = bond.evaluate(
+        held_out * 16, batch_size=256, return_dict=True, verbose=0
+    )
+    rows.append(
+        {
+            "name": "after: one sample",
+            "n": 1,
+            "reward": float(after.rewards.mean()),
+            "win_rate": keras_bond.evaluation.win_rate(
+                after.rewards, pool.rewards
+            ),
+            "kl": logs["kl_ref"],
+        }
+    )
+    return rows
+
+
+def format_table(rows):
+    """Writes the rows as a Markdown table."""
+    lines = [
+        "",
+        "| policy | samples an answer | reward | win rate | KL to the start |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['name']} | {row['n']} | {row['reward']:.3f} "
+            f"| {row['win_rate']:.3f} | {row['kl']:.3f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def show_samples(held_out, pool, after, count=3):
+    """Prints a few prompts with a sample from before and from after."""
+    for i in range(min(count, len(held_out))):
+        print(f"\n{held_out[i]}")
+        for name, samples in (("before", pool), ("after ", after)):
+            reward = samples.rewards[i, 0]
+            print(f"  {name} [{reward:.2f}] {samples.completions[i][0]}")
+
+
+def plot(rows, path, file):
+    """Draws reward against KL: the Best-of-N curve and the way of the policy."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    *start, after = rows
+    figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+    axes.plot(
+        [row["kl"] for row in start],
+        [row["reward"] for row in start],
+        "o-",
+        color="0.45",
+        label="Best-of-N of the start (N samples an answer)",
+    )
+    for row in start:
+        axes.annotate(
+            f"N = {row['n']}",
+            (row["kl"], row["reward"]),
+            textcoords="offset points",
+            xytext=(8, -10),
+            color="0.35",
+        )
+    way = [(start[0]["kl"], start[0]["reward"]), *path]
+    axes.plot(
+        *zip(*way),
+        ".--",
+        color="tab:orange",
+        alpha=0.6,
+        label="J-BOND, mean of each epoch",
+    )
+    axes.plot(
+        after["kl"],
+        after["reward"],
+        "*",
+        markersize=16,
+        color="tab:orange",
+        label="J-BOND, trained (1 sample an answer)",
+    )
+    axes.set_xlabel("KL to the start (nats)")
+    axes.set_ylabel("mean reward on held-out prompts")
+    axes.legend(loc="lower right", frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=150)
+    plt.close(figure)

@@ -1,0 +1,30 @@
+"""Trains a tiny Gemma 3 until one sample is as good as the best of several.
+
+    python examples/quickstart.py [--backend jax|tensorflow|torch] [--seed 0]
+
+The policy turns facts about a hiking trail into a sentence. It was taught with
+flawed sentences, so that one sample states only about 60 % of the facts
+rightly, while the best of several samples does much better. J-BOND closes the
+gap in a few minutes on two CPU cores.
+"""
+
+import demo
+
+if __name__ == "__main__":
+    arguments = demo.parse_arguments(__doc__)
+
+    import data_to_text
+
+    task = demo.Task(
+        world=data_to_text,
+        reward=data_to_text.fact_coverage,
+        preset="data_to_text",
+        max_prompt_length=32,
+        max_completion_length=50,
+        learning_rate=1e-4,
+        update_rate=0.02,
+        kl_weight=0.0,
+        epochs=5,
+        steps_per_epoch=15,
+    )
+    demo.run(task, arguments)
