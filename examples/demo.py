@@ -15,7 +15,8 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 POOL_SIZE = 64
 BATCH_SIZE = 64
-BEST_OF = (1, 2, 4, 8)
+CURVE = (1, 2, 3, 4, 5, 6, 7, 8)
+SHOWN = (1, 2, 4, 8)
 
 
 def parse_arguments(description):
@@ -78,7 +79,7 @@ def run(task, arguments):
         arguments: see `parse_arguments`.
 
     Returns:
-        list of dicts, the rows of the table.
+        list of dicts: Best-of-N of the start for each N, and the policy.
     """
     import keras_bond
 
@@ -89,7 +90,7 @@ def run(task, arguments):
 
     print(f"Best-of-N of the start: {POOL_SIZE} samples for each prompt ...")
     pool = sample(bond, task, held_out, POOL_SIZE)
-    frontier = keras_bond.evaluation.best_of_n_frontier(pool.rewards, BEST_OF)
+    frontier = keras_bond.evaluation.best_of_n_frontier(pool.rewards, CURVE)
 
     print(f"J-BOND: {epochs} epochs of {task.steps_per_epoch} steps ...")
     path = train(bond, task, arguments.seed, epochs)
@@ -236,6 +237,8 @@ def format_table(rows):
         "|---|---|---|---|---|",
     ]
     for row in rows:
+        if row["n"] not in SHOWN:
+            continue
         lines.append(
             f"| {row['name']} | {row['n']} | {row['reward']:.3f} "
             f"| {row['win_rate']:.3f} | {row['kl']:.3f} |"
@@ -260,15 +263,16 @@ def plot(rows, path, file):
     import matplotlib.pyplot as plt
 
     *start, after = rows
+    marked = [row for row in start if row["n"] in SHOWN]
     figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     axes.plot(
         [row["kl"] for row in start],
         [row["reward"] for row in start],
-        "o-",
         color="0.45",
         label="Best-of-N of the start (N samples an answer)",
     )
-    for row in start:
+    for row in marked:
+        axes.plot(row["kl"], row["reward"], "o", color="0.45")
         axes.annotate(
             f"N = {row['n']}",
             (row["kl"], row["reward"]),
@@ -282,7 +286,7 @@ def plot(rows, path, file):
         ".--",
         color="tab:orange",
         alpha=0.6,
-        label="J-BOND, mean of each epoch",
+        label="J-BOND, mean of each epoch (training prompts)",
     )
     axes.plot(
         after["kl"],
