@@ -115,8 +115,9 @@ def run(task, arguments):
 def build(task, seed, epochs):
     """Loads the SFT policy and compiles a J-BOND trainer around it."""
     import keras
-    import keras_bond
     import keras_hub
+
+    import keras_bond
 
     preset = HERE / "presets" / task.preset
     policy = keras_hub.models.CausalLM.from_preset(str(preset))
@@ -171,6 +172,7 @@ def sample(bond, task, prompts, num_samples):
 def train(bond, task, seed, epochs):
     """Fits the policy and returns the mean KL and reward of each epoch."""
     import keras
+
     import keras_bond
 
     class Progress(keras.callbacks.Callback):
@@ -256,7 +258,7 @@ def show_samples(held_out, pool, after, count=3):
 
 
 def plot(rows, path, file):
-    """Draws reward against KL: the Best-of-N curve and the way of the policy."""
+    """Draws reward against KL: the Best-of-N curve and the policy's way."""
     import matplotlib
 
     matplotlib.use("Agg")

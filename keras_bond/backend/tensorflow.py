@@ -5,7 +5,7 @@ from keras import ops
 
 
 def decode_loop(body, finished, start, stop, state):
-    """Runs `state = body(index, state)` from `start` until `finished(state)`."""
+    """Runs `state = body(index, state)` until `stop` or `finished(state)`."""
 
     def goes_on(index, state):
         return ops.logical_and(index < stop, ops.logical_not(finished(state)))

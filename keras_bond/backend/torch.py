@@ -4,7 +4,7 @@ import torch
 
 
 def decode_loop(body, finished, start, stop, state, check_every=16):
-    """Runs `state = body(index, state)` from `start` until `finished(state)`.
+    """Runs `state = body(index, state)` until `stop` or `finished(state)`.
 
     Asking whether all rows have ended waits for the device, so it is asked
     only once in `check_every` tokens.

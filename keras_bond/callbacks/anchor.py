@@ -99,3 +99,45 @@ class AnchorRefresh(AnchorRule):
                 f"Received: every={every}"
             )
         super().__init__(update_rate=1.0, every=every)
+
+
+def with_anchor_rule(callbacks, announce):
+    """Adds `AnchorEMA` where `callbacks` hold no rule for the anchor.
+
+    Args:
+        callbacks: what a user passes to `fit`, or `None`.
+        announce: bool. Whether to say so on the terminal.
+
+    Returns:
+        list of `keras.callbacks.Callback`.
+
+    Raises:
+        ValueError: if there is more than one rule.
+    """
+    callbacks = _as_list(callbacks)
+    rules = [c for c in callbacks if isinstance(c, AnchorRule)]
+    if len(rules) > 1:
+        raise ValueError(
+            "`callbacks` must hold one anchor rule. Received: "
+            f"{[type(rule).__name__ for rule in rules]}"
+        )
+    if rules:
+        return callbacks
+    rule = AnchorEMA()
+    if announce:
+        print(
+            "`fit` got no anchor rule and adds keras_bond.callbacks."
+            f"AnchorEMA(update_rate={rule.update_rate}), the paper's. Pass one "
+            "in `callbacks` to choose."
+        )
+    return [rule, *callbacks]
+
+
+def _as_list(callbacks):
+    if callbacks is None:
+        return []
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return list(callbacks.callbacks)
+    if isinstance(callbacks, (list, tuple)):
+        return list(callbacks)
+    return [callbacks]

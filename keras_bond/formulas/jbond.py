@@ -7,7 +7,9 @@ from keras import ops
 LOG_16 = math.log(16.0)
 
 
-def outranks(rewards, other_rewards, tie_breakers=None, other_tie_breakers=None):
+def outranks(
+    rewards, other_rewards, tie_breakers=None, other_tie_breakers=None
+):
     """Tells where `rewards` stand above `other_rewards`.
 
     Without tie-breakers equal rewards outrank nothing, the strict rule of

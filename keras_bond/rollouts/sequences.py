@@ -6,6 +6,8 @@ begins its completion at its own place; padding comes last.
 
 from keras import ops
 
+from keras_bond import formulas
+
 
 def join(prompt_ids, prompt_lengths, completion_ids, pad_token_id=0):
     """Writes each completion right behind its prompt.
@@ -53,3 +55,41 @@ def completion_window(values, prompt_lengths, completion_length, shift=0):
 def repeat_rows(values, num_samples):
     """Repeats every row `num_samples` times, copies side by side."""
     return ops.repeat(values, num_samples, axis=0)
+
+
+def lay_out(prompt_ids, prompt_lengths, completion_ids, stop_token_ids):
+    """Describes sampled completions: where they end, and whole rows.
+
+    Args:
+        prompt_ids: int32 tensor `(batch, prompt_length)`.
+        prompt_lengths: int32 tensor `(batch,)`.
+        completion_ids: int32 tensor `(batch, samples, completion_length)`.
+        stop_token_ids: tuple of int.
+
+    Returns:
+        dict of tensors over `(batch, samples)`: `completion_ids` as given;
+        `mask` bool `(..., completion_length)`, see `completion_mask`;
+        `terminated` bool `(...)`; `token_ids` int32 and `padding_mask` bool
+        `(..., prompt_length + completion_length)`, prompt and completion in
+        one row.
+    """
+    batch_size, num_samples, length = completion_ids.shape
+    rows = ops.reshape(completion_ids, (-1, length))
+    lengths = repeat_rows(prompt_lengths, num_samples)
+    mask = formulas.completion_mask(rows, stop_token_ids)
+    token_ids = join(repeat_rows(prompt_ids, num_samples), lengths, rows)
+    ends = lengths + ops.sum(ops.cast(mask, "int32"), axis=1)
+    positions = ops.arange(token_ids.shape[1], dtype="int32")
+    described = {
+        "mask": mask,
+        "token_ids": token_ids,
+        "padding_mask": positions[None, :] < ends[:, None],
+    }
+    return {
+        "completion_ids": completion_ids,
+        "terminated": formulas.is_terminated(completion_ids, stop_token_ids),
+        **{
+            name: ops.reshape(tensor, (batch_size, num_samples, -1))
+            for name, tensor in described.items()
+        },
+    }

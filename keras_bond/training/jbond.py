@@ -5,9 +5,9 @@ import math
 import keras
 from keras import ops
 
-from keras_bond import callbacks as callbacks_lib
 from keras_bond import formulas
 from keras_bond import rollouts
+from keras_bond.callbacks.anchor import with_anchor_rule
 from keras_bond.rollouts import sequences
 from keras_bond.training import checks
 from keras_bond.training import metrics as metrics_lib
@@ -163,10 +163,10 @@ class JBond(PolicyTrainer):
 
         Returns:
             dict of tensors: over `(batch, 3)`, the policy's sample first,
-            `completion_ids`, `mask`, `token_ids`, `padding_mask` and
-            `tie_breakers`; over `(batch,)`, for the policy's sample,
-            `entropies`, `terminated`, `anchor_log_probs` and, with a
-            reference, `reference_log_probs`.
+            `completion_ids`, `mask`, `terminated`, `token_ids`, `padding_mask`
+            and `tie_breakers`; over `(batch,)`, for the policy's sample,
+            `entropies`, `anchor_log_probs` and, with a reference,
+            `reference_log_probs`.
         """
         prompts = inputs["prompt_ids"], inputs["prompt_lengths"]
         uniforms = self._uniforms(inputs["rows"], training)
@@ -177,7 +177,7 @@ class JBond(PolicyTrainer):
             [mine["completion_ids"], theirs["completion_ids"]], axis=1
         )
         rollout = {
-            **self._lay_out(*prompts, completion_ids),
+            **sequences.lay_out(*prompts, completion_ids, self.stop_token_ids),
             "tie_breakers": uniforms["ties"][:, :, 0],
             "entropies": mine["entropies"][:, 0],
         }
@@ -207,30 +207,6 @@ class JBond(PolicyTrainer):
             "policy": uniform("policy", 1, length),
             "anchor": uniform("anchor", NUM_ANCHOR_SAMPLES, length),
             "ties": uniform("ties", 1 + NUM_ANCHOR_SAMPLES, 1),
-        }
-
-    def _lay_out(self, prompt_ids, prompt_lengths, completion_ids):
-        shape = completion_ids.shape
-        flat = ops.reshape(completion_ids, (-1, shape[-1]))
-        lengths = sequences.repeat_rows(prompt_lengths, shape[1])
-        mask = formulas.completion_mask(flat, self.stop_token_ids)
-        token_ids = sequences.join(
-            sequences.repeat_rows(prompt_ids, shape[1]), lengths, flat
-        )
-        ends = lengths + ops.sum(ops.cast(mask, "int32"), axis=1)
-        positions = ops.arange(token_ids.shape[1], dtype="int32")
-        rows = {
-            "mask": mask,
-            "token_ids": token_ids,
-            "padding_mask": positions[None, :] < ends[:, None],
-        }
-        terminated = formulas.is_terminated(
-            completion_ids[:, 0], self.stop_token_ids
-        )
-        return {
-            "completion_ids": completion_ids,
-            "terminated": terminated,
-            **{k: ops.reshape(v, (*shape[:2], -1)) for k, v in rows.items()},
         }
 
     def _log_probs(self, prompt_ids, prompt_lengths, completion_ids, mask):
@@ -372,28 +348,12 @@ class JBond(PolicyTrainer):
             )
 
     def complete_callbacks(self, callbacks):
-        """Adds the paper's anchor rule where the user gives none.
-
-        Raises:
-            ValueError: if there is more than one rule.
-        """
-        callbacks = _as_list(callbacks)
-        rules = [c for c in callbacks if isinstance(c, callbacks_lib.AnchorRule)]
-        if len(rules) > 1:
-            raise ValueError(
-                "`callbacks` must hold one anchor rule. Received: "
-                f"{[type(rule).__name__ for rule in rules]}"
-            )
-        if rules:
-            return callbacks
-        if not self._default_rule_announced:
-            print(
-                "`fit` got no anchor rule and adds keras_bond.callbacks."
-                "AnchorEMA(update_rate=0.02), the paper's. Pass one in "
-                "`callbacks` to choose."
-            )
-            self._default_rule_announced = True
-        return [callbacks_lib.AnchorEMA(), *callbacks]
+        """Adds the paper's anchor rule where the user gives none."""
+        completed = with_anchor_rule(
+            callbacks, announce=not self._default_rule_announced
+        )
+        self._default_rule_announced = True
+        return completed
 
     def get_config(self):
         return {
@@ -403,14 +363,6 @@ class JBond(PolicyTrainer):
             "ties": self.ties,
             "reference": self.has_reference,
         }
-
-
-def _as_list(callbacks):
-    if callbacks is None:
-        return []
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        return list(callbacks.callbacks)
-    return list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
 
 
 def _trained_share(policy):

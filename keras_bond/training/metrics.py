@@ -49,10 +49,9 @@ class Deviation(keras.metrics.Metric):
 def make_trackers(has_reference):
     """Returns a dict of one tracker for each logged number."""
     names = [name for name in NAMES if has_reference or name != "kl_ref"]
-    return {
-        name: Deviation(name) if name == "reward_std" else keras.metrics.Mean(name)
-        for name in names
-    }
+    trackers = {name: keras.metrics.Mean(name) for name in names}
+    trackers["reward_std"] = Deviation("reward_std")
+    return trackers
 
 
 def step_values(batch, log_probs):
@@ -80,7 +79,7 @@ def step_values(batch, log_probs):
         "kl": log_probs - batch["anchor_log_probs"],
         "entropy": batch["entropies"],
         "completions/mean_length": lengths,
-        "completions/clipped_ratio": ops.logical_not(batch["terminated"]),
+        "completions/clipped_ratio": ops.logical_not(batch["terminated"][:, 0]),
         "frac_reward_zero_std": ops.equal(spread, 0.0),
     }
     if "reference_log_probs" in batch:
@@ -117,4 +116,3 @@ def _some_rows(variable, num_rows):
     if len(value.shape) < 2:
         return value
     return value[:: max(1, value.shape[0] // num_rows)]
-
