@@ -21,10 +21,10 @@ if __name__ == "__main__":
         preset="data_to_text",
         max_prompt_length=32,
         max_completion_length=50,
-        learning_rate=1e-4,
+        learning_rate=1.5e-4,
         update_rate=0.02,
-        kl_weight=0.0,
-        epochs=5,
+        kl_weight=0.5,
+        epochs=6,
         steps_per_epoch=15,
     )
     demo.run(task, arguments)

@@ -1,0 +1,167 @@
+"""The decoder draws exactly from the policy that is trained."""
+
+import numpy as np
+import pytest
+from keras import ops
+from tests.conftest import chi_square_p_value
+from tests.conftest import make_policy
+
+from keras_bond import formulas
+from keras_bond import rollouts
+from keras_bond.rollouts import decoder as decoder_lib
+
+LENGTHS = np.array([3, 1, 5, 6], "int32")
+STOPS = (1, 4)
+FAMILIES = ["gemma", "gemma3"]
+
+
+def ragged_prompts():
+    generator = np.random.default_rng(0)
+    prompts = generator.integers(5, 40, (4, 6)).astype("int32")
+    prompts[np.arange(6) >= LENGTHS[:, None]] = 0
+    return ops.convert_to_tensor(prompts), ops.convert_to_tensor(LENGTHS)
+
+
+def draw(policy, num_samples=2, length=8, temperature=1.0, stops=STOPS, seed=0):
+    decoder = rollouts.Decoder(policy, 6, length, stops, temperature)
+    rows = ops.arange(4, dtype="int32")
+    uniforms = rollouts.uniform(seed, "policy", rows, num_samples, length)
+    return decoder(*ragged_prompts(), uniforms)
+
+
+def parallel_log_probs(policy, draws, num_samples, temperature, stops=STOPS):
+    prompts, lengths = ragged_prompts()
+    ids = ops.reshape(
+        draws["completion_ids"], (4 * num_samples, -1)
+    )
+    log_probs = rollouts.completion_log_probs(
+        policy,
+        ops.repeat(prompts, num_samples, axis=0),
+        ops.repeat(lengths, num_samples, axis=0),
+        ids,
+        formulas.completion_mask(ids, stops),
+        temperature,
+    )
+    return ops.convert_to_numpy(log_probs).reshape(4, num_samples)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cached_and_parallel_log_probs_agree(family, temperature):
+    """1e-4 a token, ragged prompts, a sliding window below the length.
+
+    An off-by-one in the cache, the window or the temperature shows here.
+    """
+    window = {"sliding_window_size": 4} if family == "gemma3" else {}
+    policy = make_policy(family, scale=3.0, **window)
+    draws = draw(policy, temperature=temperature)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(draws["log_probs"]),
+        parallel_log_probs(policy, draws, 2, temperature),
+        atol=8e-4,
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_near_zero_temperature_is_kerashubs_greedy_generate(family):
+    """Token for token, ragged prompts: the decoder reads what KerasHub reads."""
+    policy = make_policy(family, scale=3.0)
+    policy.compile(sampler="greedy")
+    prompts, _ = ragged_prompts()
+    mask = np.arange(14) < LENGTHS[:, None]
+    ids = np.pad(ops.convert_to_numpy(prompts), [(0, 0), (0, 8)])
+    generate = policy.make_generate_function()
+    theirs = ops.convert_to_numpy(
+        generate({"token_ids": ids, "padding_mask": mask}, None)["token_ids"]
+    )
+    ours = ops.convert_to_numpy(
+        draw(policy, 1, temperature=1e-4, stops=())["completion_ids"]
+    )[:, 0]
+    for row, length in enumerate(LENGTHS):
+        assert theirs[row, length : length + 8].tolist() == ours[row].tolist()
+
+
+def test_first_two_tokens_follow_the_exact_law():
+    """Chi-square of 4,000 pairs; false alarm with probability 1e-4."""
+    policy = make_policy(scale=4.0)
+    draws = draw(policy, num_samples=1000, length=2, stops=())
+    ids = ops.convert_to_numpy(draws["completion_ids"])[0]
+    size = policy.backbone.vocabulary_size
+    first = exact_next(policy, [[]])[0]
+    second = exact_next(policy, [[token] for token in range(size)])
+    pairs = np.zeros((size, size))
+    np.add.at(pairs, (ids[:, 0], ids[:, 1]), 1)
+    assert chi_square_p_value(pairs, first[:, None] * second) > 1e-4
+
+
+def exact_next(policy, continuations):
+    """Next-token law of the plain model behind the first ragged prompt."""
+    prompts, lengths = ragged_prompts()
+    start = ops.convert_to_numpy(prompts)[0, : int(lengths[0])].tolist()
+    ids = np.array([start + tokens for tokens in continuations], "int32")
+    inputs = {"token_ids": ids, "padding_mask": np.ones_like(ids, bool)}
+    return ops.convert_to_numpy(ops.softmax(policy(inputs)[:, -1], axis=-1))
+
+
+def test_a_row_ends_at_its_first_stop_token():
+    """Behind it stand zeros; a stop token in the PROMPT ends nothing."""
+    policy = make_policy(seed=1)
+    stops = (*range(5, 25),)
+    ids = ops.convert_to_numpy(draw(policy, 8, stops=stops)["completion_ids"])
+    ends = np.isin(ids, stops)
+    assert ends.any(axis=-1).mean() > 0.5
+    after = np.cumsum(ends, axis=-1) - ends > 0
+    assert (ids[after] == 0).all()
+    # The first prompts hold such tokens themselves, and still go on.
+    lengths = (~after).sum(axis=-1)
+    assert lengths.min() == 1 and lengths.max() > 3
+
+
+def test_splitting_the_batch_changes_no_completion():
+    """Rows may not depend on their neighbours, nor on when those end."""
+    policy = make_policy(scale=3.0)
+    decoder = rollouts.Decoder(policy, 6, 8, STOPS)
+    prompts, lengths = ragged_prompts()
+    uniforms = rollouts.uniform(
+        0, "policy", ops.arange(4, dtype="int32"), 2, 8
+    )
+    whole = decoder(prompts, lengths, uniforms)["completion_ids"]
+    halves = [
+        decoder(prompts[i:j], lengths[i:j], uniforms[i:j])["completion_ids"]
+        for i, j in ((0, 2), (2, 4))
+    ]
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(whole),
+        np.concatenate([ops.convert_to_numpy(half) for half in halves]),
+    )
+
+
+def test_one_token_completions():
+    policy = make_policy()
+    assert draw(policy, 1, length=1)["completion_ids"].shape == (4, 1, 1)
+
+
+def test_entropy_is_the_mean_over_the_completion():
+    """Nearly uniform next-token laws have entropy log(vocabulary)."""
+    policy = make_policy(scale=0.01)
+    entropies = ops.convert_to_numpy(draw(policy)["entropies"])
+    vocabulary = policy.backbone.vocabulary_size
+    np.testing.assert_allclose(entropies, np.log(vocabulary), atol=1e-3)
+
+
+def test_inverse_cdf_follows_the_law_and_shuns_impossible_tokens():
+    """Evenly spaced numbers give each token its share, within rounding."""
+    probs = np.array([0.0, 0.5, 0.0, 0.3, 0.2, 0.0], "float32")
+    with np.errstate(divide="ignore"):
+        log_probs = np.tile(np.log(probs), (1000, 1))
+    uniforms = (np.arange(1000) / 1000).astype("float32")
+    uniforms[-1] = 1 - 2**-24
+    drawn = ops.convert_to_numpy(
+        decoder_lib.inverse_cdf_sample(
+            ops.convert_to_tensor(log_probs.astype("float32")),
+            ops.convert_to_tensor(uniforms),
+        )
+    )
+    counts = np.bincount(drawn, minlength=6) / 1000
+    np.testing.assert_allclose(counts, probs, atol=2e-3)
+    assert counts[probs == 0].sum() == 0
