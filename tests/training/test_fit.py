@@ -1,0 +1,217 @@
+"""`fit`, `evaluate`, `predict`: what a user does, and what goes wrong."""
+
+import keras
+import numpy as np
+import pytest
+from tests.conftest import PROMPTS
+from tests.conftest import length_reward
+from tests.conftest import make_policy
+from tests.conftest import values_of
+
+import keras_bond
+from keras_bond.training import metrics
+
+LENGTHS = {"max_prompt_length": 12, "max_completion_length": 5}
+
+
+def make_bond(policy=None, reward=length_reward, rate=1e-3, **kwargs):
+    policy = policy or make_policy()
+    bond = keras_bond.JBond(
+        policy, reward, **{**LENGTHS, "seed": 1, "reference": True, **kwargs}
+    )
+    schedule = keras.optimizers.schedules.ExponentialDecay(rate, 1000, 1.0)
+    bond.compile(keras.optimizers.Adam(schedule))
+    return bond
+
+
+def fit(bond, x=PROMPTS, callbacks=(), **kwargs):
+    callbacks = [keras_bond.callbacks.AnchorEMA(0.1), *callbacks]
+    kwargs = {"batch_size": 4, "verbose": 0, **kwargs}
+    return bond.fit(x, callbacks=callbacks, **kwargs)
+
+
+def test_a_run_logs_every_documented_number_and_trains():
+    """Also: the start has KL 0, and frozen sets stay bit-identical."""
+    seen = []
+    step = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append(dict(logs))
+    )
+    bond = make_bond()
+    before = values_of(bond.policy.trainable_variables)
+    history = fit(bond, PROMPTS, [step], validation_data=PROMPTS[:3]).history
+    assert {*metrics.NAMES, "loss"} <= set(history)
+    assert "val_reward" in history
+    assert seen[0]["kl"] == pytest.approx(0.0, abs=1e-5)
+    assert seen[0]["train/updated_fraction"] > 0.5
+    after = values_of(bond.policy.trainable_variables)
+    assert any((a != b).any() for a, b in zip(before, after))
+    for a, b in zip(before, values_of(bond.reference.values)):
+        np.testing.assert_array_equal(a, b)
+    assert int(bond.prompts_seen) == len(PROMPTS)
+
+    logs = bond.evaluate(PROMPTS[:5], return_dict=True, verbose=0)
+    again = bond.evaluate(PROMPTS[:5], return_dict=True, verbose=0)
+    assert logs == again and np.isfinite(list(logs.values())).all()
+    samples = bond.generate(PROMPTS[:3], num_samples=2)
+    assert [len(texts) for texts in samples] == [2, 2, 2]
+    assert bond.generate(PROMPTS[:3], weights="reference") != []
+    assert bond.predict(PROMPTS[:3], verbose=0).shape == (3,)
+    assert isinstance(bond.policy.generate("fox", max_length=10), str)
+
+
+def test_the_same_seed_gives_the_same_run():
+    """Weights, order of prompts and draws depend on the seed alone."""
+    runs = []
+    for seed in (1, 1, 2):
+        bond = make_bond(seed=seed)
+        fit(bond, epochs=2)
+        runs.append(values_of(bond.policy.trainable_variables))
+    for a, b in zip(runs[0], runs[1]):
+        np.testing.assert_array_equal(a, b)
+    assert any((a != b).any() for a, b in zip(runs[0], runs[2]))
+
+
+def test_accumulated_batches_draw_what_one_batch_draws():
+    """8 prompts at once, and 2 times 4 with gradient accumulation."""
+    drawn = []
+    for batch_size, steps in ((8, None), (4, 2)):
+        texts = []
+
+        def record(prompts, completions, texts=texts):
+            texts.append(list(zip(prompts, completions)))
+            return length_reward(prompts, completions)
+
+        bond = make_bond(reward=record)
+        bond.compile(
+            keras.optimizers.Adam(1e-5, gradient_accumulation_steps=steps)
+        )
+        fit(bond, batch_size=batch_size, shuffle=False)
+        drawn.append(sum(texts, []))
+    assert drawn[0] == drawn[1]
+
+
+def test_a_prompt_without_a_reward_drops_out():
+    """The loss is that of the other prompts alone: denominators shrink."""
+
+    def picky(prompts, completions):
+        return [
+            None if p == PROMPTS[1] else float(len(c))
+            for p, c in zip(prompts, completions)
+        ]
+
+    bond = make_bond(reward=picky)
+    logs = fit(bond, PROMPTS[:4], shuffle=False).history
+    seen = bond.evaluate(PROMPTS[:4], return_dict=True, verbose=0)
+    texts = bond_samples(bond, picky, PROMPTS[:4])
+    assert np.isfinite(logs["loss"][0])
+    assert seen["reward"] == pytest.approx(np.mean(texts), rel=1e-5)
+    everything = make_bond(reward=lambda prompts, completions: [None] * 12)
+    before = values_of(everything.policy.trainable_variables)
+    fit(everything, PROMPTS[:4])
+    for a, b in zip(before, values_of(everything.policy.trainable_variables)):
+        np.testing.assert_array_equal(a, b)
+
+
+def bond_samples(bond, reward, prompts):
+    """Rewards of the policy's own samples in `evaluate`, `None` left out."""
+    collected = []
+
+    def record(prompts, completions):
+        scores = reward(prompts, completions)
+        collected.extend(scores[::3])
+        return scores
+
+    bond.reward = record
+    bond.evaluate(prompts, verbose=0)
+    return [score for score in collected if score is not None]
+
+
+def test_a_reward_that_raises_leaves_everything_as_it_was():
+    """Its own error comes out; the run can go on. Fails in step 1 and 2."""
+    for failing_call in (1, 2):
+        calls = []
+
+        def fragile(
+            prompts, completions, calls=calls, failing_call=failing_call
+        ):
+            calls.append(1)
+            if len(calls) == failing_call:
+                raise KeyError("no such judge")
+            return length_reward(prompts, completions)
+
+        bond = make_bond(reward=fragile)
+        start = values_of(bond.variables)
+        with pytest.raises(KeyError, match="no such judge"):
+            fit(bond)
+        if failing_call == 1:
+            for variable, a in zip(bond.variables, start):
+                if "update_rate" not in variable.path:
+                    np.testing.assert_array_equal(a, values_of([variable])[0])
+        assert int(bond.prompts_seen) == 4 * (failing_call - 1)
+        fit(bond)
+
+
+@pytest.mark.parametrize(
+    "answer, error, text",
+    [
+        (lambda n: [1.0] * (n - 1), ValueError, "one number for each"),
+        (lambda n: 1.0, TypeError, "must return a list"),
+        (lambda n: ["good"] * n, TypeError, "must return numbers"),
+        (lambda n: [float("nan")] * n, ValueError, "finite"),
+        (lambda n: [float("inf")] * n, ValueError, "finite"),
+    ],
+)
+def test_wrong_rewards_are_named(shared_bond, answer, error, text):
+    bond = shared_bond
+    bond.reward = lambda prompts, completions: answer(len(prompts))
+    before = values_of(bond.policy.trainable_variables)
+    with pytest.raises(error, match=text):
+        fit(bond)
+    for a, b in zip(before, values_of(bond.policy.trainable_variables)):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(scope="module")
+def shared_bond():
+    return make_bond()
+
+
+@pytest.mark.parametrize(
+    "arguments, text",
+    [
+        ({"x": PROMPTS, "batch_size": 1}, "at least 2 prompts"),
+        ({"x": PROMPTS, "y": [1]}, "`y` must be None"),
+        ({"x": []}, "at least one prompt"),
+        ({"x": ["fox " * 20, "fox"]}, "fit into `max_prompt_length`"),
+    ],
+)
+def test_wrong_data_are_named(shared_bond, arguments, text):
+    arguments = {"batch_size": 4, "verbose": 0, **arguments}
+    with pytest.raises(ValueError, match=text):
+        shared_bond.fit(**arguments)
+
+
+def test_lora_trains_adapters_only_and_copies_nothing_else():
+    """Memory is one backbone, and the adapters once for each weight set."""
+    policy = make_policy()
+    backbone_size = policy.count_params()
+    policy.backbone.enable_lora(2)
+    adapters = sum(np.prod(v.shape) for v in policy.trainable_variables)
+    bond = make_bond(policy, reference="auto", rate=1e-2)
+    frozen = values_of(policy.non_trainable_variables)
+    fit(bond)
+    assert not bond.has_reference or adapters < 0.1 * backbone_size
+    copies = 2 + bond.has_reference
+    network = backbone_size + copies * adapters
+    metrics_size = sum(np.prod(v.shape) for v in bond.metrics_variables)
+    assert bond.count_params() - metrics_size <= network + 8
+    for a, b in zip(frozen, values_of(policy.non_trainable_variables)):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_mixed_precision_trains_with_a_float32_anchor():
+    bond = make_bond(make_policy(dtype="mixed_bfloat16"), rate=1e-2)
+    logs = fit(bond).history
+    assert np.isfinite(logs["loss"]).all()
+    assert logs["train/updated_fraction"][0] > 0.5
+    assert {v.dtype for v in bond.anchor.values} == {"float32"}
