@@ -1,0 +1,48 @@
+"""What the anchor rules refuse, and the default one."""
+
+import keras
+import pytest
+
+from keras_bond import callbacks
+from keras_bond.callbacks.anchor import with_anchor_rule
+
+
+def test_a_momentum_is_recognised():
+    with pytest.raises(ValueError, match="momentum.*update_rate=0.02"):
+        callbacks.AnchorEMA(update_rate=0.98)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, 2])
+def test_rates_out_of_range_are_refused(rate):
+    with pytest.raises(ValueError, match="between 0 and 0.5"):
+        callbacks.AnchorEMA(rate)
+
+
+@pytest.mark.parametrize("every", [0, -1, 2.5])
+def test_refresh_wants_a_positive_number(every):
+    with pytest.raises(ValueError, match="positive number of optimiser"):
+        callbacks.AnchorRefresh(every)
+
+
+def test_a_rule_belongs_to_a_jbond():
+    model = keras.Sequential([keras.layers.Dense(1)])
+    rule = callbacks.AnchorEMA()
+    rule.set_model(model)
+    with pytest.raises(ValueError, match="keras_bond.JBond"):
+        rule.on_train_begin()
+
+
+def test_one_rule_is_enough():
+    rules = [callbacks.AnchorEMA(), callbacks.AnchorRefresh(2)]
+    with pytest.raises(ValueError, match="one anchor rule"):
+        with_anchor_rule(rules, announce=True)
+
+
+def test_the_default_rule_is_announced_when_asked(capsys):
+    (rule,) = with_anchor_rule(None, announce=True)
+    assert rule.update_rate == 0.02
+    assert "AnchorEMA(update_rate=0.02)" in capsys.readouterr().out
+    with_anchor_rule(None, announce=False)
+    assert capsys.readouterr().out == ""
+    own = callbacks.AnchorRefresh(3)
+    assert with_anchor_rule([own], announce=True) == [own]

@@ -1,0 +1,171 @@
+"""Prompts from whatever a user has."""
+
+import keras
+import numpy as np
+import pytest
+from tests.conftest import make_policy
+
+from keras_bond import data
+
+TEXTS = ["the quick", "fox", "a b c", "lazy dog", "over the"]
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return data.TextCodec(make_policy().preprocessor)
+
+
+@pytest.fixture(scope="module")
+def encoder(codec):
+    return data.PromptEncoder(codec, max_prompt_length=12)
+
+
+class Sequence(keras.utils.PyDataset):
+    num_batches = 2
+
+    def __getitem__(self, index):
+        return {"prompts": [TEXTS[:3], TEXTS[3:]][index]}
+
+
+def tf_dataset(repeat=False):
+    tf = pytest.importorskip("tensorflow")
+    dataset = tf.data.Dataset.from_tensor_slices({"prompts": TEXTS}).batch(3)
+    return dataset.repeat() if repeat else dataset
+
+
+def grain_dataset():
+    grain = pytest.importorskip("grain")
+    rows = [{"prompts": text} for text in TEXTS]
+    return grain.MapDataset.source(rows).batch(3)
+
+
+def torch_loader():
+    torch = pytest.importorskip("torch")
+    return torch.utils.data.DataLoader(TEXTS, batch_size=3)
+
+
+SOURCES = {
+    "list": lambda: TEXTS,
+    "array": lambda: np.array(TEXTS),
+    "columns": lambda: {"prompts": TEXTS, "answer": list(range(5))},
+    "trl columns": lambda: {"prompt": TEXTS},
+    "tf.data": tf_dataset,
+    "grain": grain_dataset,
+    "DataLoader": torch_loader,
+    "PyDataset": Sequence,
+}
+
+
+def read(batches):
+    """All prompts of an epoch, by row number; the padding left out."""
+    texts = []
+    for i in range(batches.num_batches):
+        (inputs,) = batches[i]
+        assert inputs["prompt_ids"].shape == (batches.prompts_per_batch, 12)
+        rows = inputs["rows"][inputs["rows"] >= 0].tolist()
+        texts += batches.take(rows)[0]
+    return texts
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_source_gives_the_same_prompts(encoder, name):
+    source = SOURCES[name]()
+    in_memory = name in ("list", "array", "columns", "trl columns")
+    batches = data.to_batches(source, encoder, 3 if in_memory else None)
+    assert batches.num_batches == 2 and batches.prompts_per_batch == 3
+    for _ in range(2):
+        batches.on_epoch_begin()
+        assert read(batches) == TEXTS
+
+
+def test_rows_that_fill_the_last_batch_are_marked(encoder):
+    """A smaller batch would compile everything anew."""
+    batches = data.to_batches(TEXTS, encoder, 3)
+    assert batches[1][0]["rows"].tolist() == [3, 4, -1]
+    assert data.to_batches(TEXTS, encoder, 32).prompts_per_batch == 5
+
+
+def test_shuffling_keeps_text_columns_and_tokens_together(encoder, codec):
+    seeds = iter([(1, 0), (1, 5), (1, 0)])
+    columns = {"prompts": TEXTS, "answer": list("abcde")}
+    batches = data.to_batches(columns, encoder, 5, lambda: next(seeds))
+    orders = []
+    for _ in range(3):
+        batches.on_epoch_begin()
+        (inputs,) = batches[0]
+        prompts, others = batches.take(inputs["rows"].tolist())
+        decoded = codec.decode(inputs["prompt_ids"])
+        assert decoded == prompts and sorted(prompts) == sorted(TEXTS)
+        assert [TEXTS["abcde".index(a)] for a in others["answer"]] == prompts
+        orders.append(prompts)
+    assert orders[0] == orders[2] != orders[1]
+
+
+def test_endless_data_are_streamed_and_can_start_again(encoder):
+    stream = data.to_batches(tf_dataset(repeat=True), encoder)
+    assert stream.num_batches is None
+    texts = []
+    for i in [0, 1, 2, 0]:
+        rows = stream[i][0]["rows"]
+        texts += stream.take(rows[rows >= 0].tolist())[0]
+    assert texts == TEXTS + TEXTS[:3] + TEXTS[:3]
+
+
+def test_tokenised_prompts_are_taken_as_they_are(encoder, codec):
+    ids = np.zeros((2, 8), "int32")
+    for row, tokens in zip(ids, codec.encode(["fox", "a b c"])):
+        row[: len(tokens)] = tokens
+    columns = {"token_ids": ids, "padding_mask": ids > 0}
+    (inputs,) = data.to_batches(columns, encoder, 2)[0]
+    np.testing.assert_array_equal(inputs["prompt_ids"][:, :8], ids)
+    batches = data.to_batches(columns, encoder, 2)
+    assert batches.take([0, 1])[0] == ["fox", "a b c"]
+
+
+def test_truncation_keeps_the_start_token_and_the_end(codec):
+    encoder = data.PromptEncoder(codec, 4, truncate="left")
+    (tokens,) = codec.encode(["the quick brown fox"])
+    (inputs,) = data.to_batches(["the quick brown fox"], encoder)[0]
+    assert inputs["prompt_ids"][0].tolist() == [tokens[0], *tokens[-3:]]
+
+
+def test_text_survives_and_special_tokens_do_not(codec):
+    ids = codec.encode(["the quick", ""])
+    assert codec.decode([[*ids[0], 1, 4, 0], ids[1]]) == ["the quick", ""]
+    assert codec.stop_token_ids() == (1, 4)
+
+
+@pytest.mark.parametrize(
+    "source, batch_size, error, text",
+    [
+        ("fox", 2, TypeError, "must be a list"),
+        ([], 2, ValueError, "at least one prompt"),
+        ([1, 2], 2, TypeError, "must be strings"),
+        ({"text": TEXTS}, 2, ValueError, '"prompts"'),
+        ({"prompts": TEXTS, "a": [1]}, 2, ValueError, "one entry for each"),
+        (["fox " * 9], 2, ValueError, "prompt 0 with"),
+        (Sequence(), 2, ValueError, "batches of its own"),
+        ((x for x in TEXTS), None, TypeError, "iterated again"),
+        (7, None, TypeError, "must be a list or array"),
+        (
+            {"token_ids": [[0, 5]], "padding_mask": [[0, 1]]},
+            2,
+            ValueError,
+            "padded on the right",
+        ),
+        ({"token_ids": [[]]}, 2, ValueError, "at least one token"),
+    ],
+)
+def test_what_is_no_prompt_is_refused(encoder, source, batch_size, error, text):
+    with pytest.raises(error, match=text):
+        data.to_batches(source, encoder, batch_size)
+
+
+def test_unbatched_data_are_refused(encoder):
+    with pytest.raises(TypeError, match="batch"):
+        data.to_batches(tf_dataset().unbatch(), encoder)
+
+
+def test_strings_need_a_tokenizer():
+    with pytest.raises(ValueError, match="no tokenizer"):
+        data.to_batches(TEXTS, data.PromptEncoder(None, 12))

@@ -1,0 +1,166 @@
+"""The anchor moves once an update; what is saved goes on as if never left."""
+
+import keras
+import numpy as np
+import pytest
+from tests.conftest import PROMPTS
+from tests.conftest import length_reward
+from tests.conftest import make_policy
+from tests.conftest import values_of
+
+import keras_bond
+
+CAN_STACK_STEPS = keras.config.backend() != "torch"
+
+
+def make_bond(lora=False, reward=length_reward, **compile_arguments):
+    policy = make_policy()
+    if lora:
+        policy.backbone.enable_lora(2)
+    bond = keras_bond.JBond(
+        policy, reward, max_prompt_length=12, max_completion_length=5, seed=1
+    )
+    compile_arguments.setdefault("optimizer", keras.optimizers.Adam(1e-5))
+    bond.compile(**compile_arguments)
+    return bond
+
+
+class Trace(keras.callbacks.Callback):
+    """Keeps policy and anchor after every step."""
+
+    def on_train_begin(self, logs=None):
+        self.policy, self.anchor = [], []
+        self.on_train_batch_end(0)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if keras.config.backend() == "jax":
+            self.model.jax_state_sync()
+        self.policy.append(values_of(self.model.policy.trainable_variables))
+        self.anchor.append(values_of(self.model.anchor.values))
+
+
+def trace(rule, **compile_arguments):
+    compile_arguments.setdefault("optimizer", keras.optimizers.SGD(1e-5))
+    bond, kept = make_bond(**compile_arguments), Trace()
+    bond.fit(PROMPTS, batch_size=2, verbose=0, callbacks=[rule, kept])
+    return kept
+
+
+def moves(steps):
+    return [
+        any((a != b).any() for a, b in zip(old, new))
+        for old, new in zip(steps, steps[1:])
+    ]
+
+
+def test_the_average_is_the_papers():
+    """θ_anchor ← (1 - η) θ_anchor + η θ after each of 4 updates (eq. 18)."""
+    kept = trace(keras_bond.callbacks.AnchorEMA(0.1))
+    expected = kept.anchor[0]
+    for policy, anchor in zip(kept.policy[1:], kept.anchor[1:]):
+        expected = [0.9 * e + 0.1 * p for e, p in zip(expected, policy)]
+        for e, a in zip(expected, anchor):
+            np.testing.assert_allclose(a, e, rtol=1e-6, atol=1e-7)
+    assert moves(kept.anchor) == [True] * 4
+
+
+def test_refresh_copies_at_every_second_update():
+    kept = trace(keras_bond.callbacks.AnchorRefresh(every=2))
+    assert moves(kept.anchor) == [False, True, False, True]
+    for step in (2, 4):
+        for p, a in zip(kept.policy[step], kept.anchor[step]):
+            np.testing.assert_array_equal(p, a)
+
+
+def test_accumulation_moves_policy_and_anchor_once_for_two_batches():
+    """One optimizer update, one anchor update: not one for each batch."""
+    optimizer = keras.optimizers.Adam(1e-4, gradient_accumulation_steps=2)
+    kept = trace(keras_bond.callbacks.AnchorEMA(0.1), optimizer=optimizer)
+    assert moves(kept.policy) == [False, True, False, True]
+    assert moves(kept.anchor) == [False, True, False, True]
+
+
+@pytest.mark.skipif(
+    not CAN_STACK_STEPS, reason="Keras has no steps_per_execution on PyTorch"
+)
+def test_stacked_steps_move_the_anchor_as_single_ones():
+    """`on_train_batch_end` fires once for two steps; the anchor moves twice."""
+    one = trace(keras_bond.callbacks.AnchorEMA(0.1))
+    two = trace(keras_bond.callbacks.AnchorEMA(0.1), steps_per_execution=2)
+    assert len(two.anchor) == 3
+    for a, b in zip(one.anchor[-1], two.anchor[-1]):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_loaded_run_goes_on_bit_for_bit(tmp_path, lora):
+    """Policy, adapters, anchor, optimizer, random state, order of prompts."""
+    whole = make_bond(lora)
+    whole.fit(PROMPTS, batch_size=4, epochs=2, verbose=0)
+    first = make_bond(lora)
+    first.fit(PROMPTS, batch_size=4, epochs=1, verbose=0)
+    first.save_weights(tmp_path / "half.weights.h5")
+    second = make_bond(lora)
+    second.load_weights(tmp_path / "half.weights.h5")
+    second.fit(PROMPTS, batch_size=4, epochs=2, initial_epoch=1, verbose=0)
+    kept = [v for v in whole.variables if v not in whole.metrics_variables]
+    others = [v for v in second.variables if v not in second.metrics_variables]
+    for v, a, b in zip(kept, values_of(kept), values_of(others)):
+        np.testing.assert_array_equal(a, b, err_msg=v.path)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_saved_model_loads_whole(tmp_path, lora):
+    bond = make_bond(lora)
+    bond.fit(PROMPTS, batch_size=4, verbose=0)
+    bond.save(tmp_path / "bond.keras")
+    loaded = keras.saving.load_model(
+        tmp_path / "bond.keras", custom_objects={"length_reward": length_reward}
+    )
+    assert loaded.reward is length_reward
+    for a, b in zip(
+        values_of(bond.policy.variables), values_of(loaded.policy.variables)
+    ):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(
+        values_of(bond.anchor.weights), values_of(loaded.anchor.weights)
+    ):
+        np.testing.assert_array_equal(a, b)
+    assert loaded.generate(PROMPTS[:2]) == bond.generate(PROMPTS[:2])
+    loaded.fit(PROMPTS, batch_size=4, verbose=0)
+
+
+def test_a_model_saved_with_a_lambda_says_what_is_missing(tmp_path):
+    bond = make_bond(reward=lambda prompts, completions: [0.0] * len(prompts))
+    bond.save(tmp_path / "bond.keras")
+    with pytest.warns(UserWarning, match="reward could not be loaded"):
+        loaded = keras.saving.load_model(tmp_path / "bond.keras")
+    with pytest.raises(ValueError, match="without its reward"):
+        loaded.fit(PROMPTS, batch_size=4, verbose=0)
+    loaded.reward = length_reward
+    loaded.fit(PROMPTS, batch_size=4, verbose=0)
+
+
+def test_stock_callbacks_keep_the_run(tmp_path):
+    """`BackupAndRestore` and `ModelCheckpoint` go through `save_weights`."""
+    bond = make_bond(lora=True)
+    checkpoint = tmp_path / "best.weights.h5"
+    bond.fit(
+        PROMPTS,
+        batch_size=4,
+        verbose=0,
+        callbacks=[
+            keras.callbacks.BackupAndRestore(tmp_path / "backup"),
+            keras.callbacks.ModelCheckpoint(checkpoint, save_weights_only=True),
+            keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+        ],
+    )
+    assert "bond/win_rate" in (tmp_path / "log.csv").read_text()
+    make_bond(lora=True).load_weights(checkpoint)
+
+
+def test_adapters_are_never_merged_by_a_foreign_save(tmp_path):
+    """Merging them into the kernels would count them twice on loading."""
+    bond = make_bond(lora=True)
+    with pytest.raises(ValueError, match="the model's own `save`"):
+        keras.saving.save_weights(bond, tmp_path / "x.weights.h5")
