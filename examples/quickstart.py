@@ -24,7 +24,7 @@ if __name__ == "__main__":
         learning_rate=1.5e-4,
         update_rate=0.02,
         kl_weight=0.5,
-        epochs=6,
+        epochs=7,
         steps_per_epoch=15,
     )
     demo.run(task, arguments)

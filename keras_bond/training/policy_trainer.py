@@ -362,11 +362,10 @@ class PolicyTrainer(StagedModel):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(cls, config):
         config = dict(config)
-        with keras.saving.custom_object_scope(custom_objects or {}):
-            policy = saving.deserialize_policy(config)
-            reward = saving.deserialize_reward(config.pop("reward"))
+        reward = saving.deserialize_reward(config.pop("reward"))
+        policy = saving.deserialize_policy(config)
         return cls(policy, reward, **config)
 
 

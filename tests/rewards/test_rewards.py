@@ -60,7 +60,7 @@ class CountTokens(keras.layers.Layer):
     def call(self, inputs):
         mask = ops.cast(inputs["padding_mask"], "float32")
         return ops.sum(mask, axis=1, keepdims=True) + ops.cast(
-            inputs["token_ids"][:, 0], "float32"
+            inputs["token_ids"][:, :1], "float32"
         )
 
 

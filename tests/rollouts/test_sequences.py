@@ -1,50 +1,88 @@
-"""Prompt and completion in one row."""
+"""Prompt and completion in one row, against loops."""
 
 import numpy as np
+import pytest
 from keras import ops
 
 from keras_bond.rollouts import sequences
 
-PROMPTS = np.array([[2, 5, 6, 0], [2, 0, 0, 0], [2, 7, 8, 9]], "int32")
-LENGTHS = np.array([3, 1, 4], "int32")
-COMPLETIONS = np.array([[11, 12, 1], [13, 1, 0], [14, 15, 16]], "int32")
+PROMPTS = np.array(
+    [[11, 0, 0, 0], [21, 22, 23, 24], [31, 32, 0, 0]], dtype="int32"
+)
+LENGTHS = np.array([1, 4, 2], dtype="int32")
+COMPLETIONS = np.array([[5, 6, 7], [8, 9, 1], [6, 1, 0]], dtype="int32")
 
 
-def test_completions_follow_their_prompts_at_once():
-    """A completion behind the padding would be read as another text."""
-    joined = sequences.join(
-        *map(ops.convert_to_tensor, (PROMPTS, LENGTHS, COMPLETIONS))
+def as_numpy(function, *arguments, **options):
+    tensors = [
+        ops.convert_to_tensor(a) if isinstance(a, np.ndarray) else a
+        for a in arguments
+    ]
+    return ops.convert_to_numpy(function(*tensors, **options))
+
+
+def joined_by_a_loop(pad_token_id=0):
+    rows = []
+    for prompt, length, completion in zip(PROMPTS, LENGTHS, COMPLETIONS):
+        row = [*prompt[:length], *completion]
+        rows.append(row + [pad_token_id] * (7 - len(row)))
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("pad_token_id", [0, 99])
+def test_a_completion_stands_right_behind_its_prompt(pad_token_id):
+    """Pins: an off-by-one at the seam, padding between the two."""
+    result = as_numpy(
+        sequences.join, PROMPTS, LENGTHS, COMPLETIONS, pad_token_id=pad_token_id
     )
-    expected = np.zeros((3, 7), int)
-    for row in range(3):
-        tokens = [*PROMPTS[row, : LENGTHS[row]], *COMPLETIONS[row]]
-        expected[row, : len(tokens)] = tokens
-    np.testing.assert_array_equal(ops.convert_to_numpy(joined), expected)
+    np.testing.assert_array_equal(result, joined_by_a_loop(pad_token_id))
 
 
-def test_the_window_finds_them_again():
-    """With shift -1 it finds what predicts each token, one place earlier."""
-    joined = sequences.join(
-        *map(ops.convert_to_tensor, (PROMPTS, LENGTHS, COMPLETIONS))
+@pytest.mark.parametrize("shift", [0, -1])
+@pytest.mark.parametrize("extra_axes", [(), (5,), (2, 3)])
+def test_window_cuts_out_each_completion(shift, extra_axes):
+    """Pins: an off-by-one in the shift, or one row's offset for all rows."""
+    values = np.random.default_rng(0).normal(size=(3, 7, *extra_axes))
+    result = as_numpy(
+        sequences.completion_window,
+        values.astype("float32"),
+        LENGTHS,
+        3,
+        shift=shift,
     )
-    lengths = ops.convert_to_tensor(LENGTHS)
-    window = sequences.completion_window(joined, lengths, 3)
-    np.testing.assert_array_equal(ops.convert_to_numpy(window), COMPLETIONS)
-    before = ops.convert_to_numpy(
-        sequences.completion_window(joined[:, :, None], lengths, 3, shift=-1)
-    )
-    np.testing.assert_array_equal(before[:, 0, 0], [6, 2, 9])
-    np.testing.assert_array_equal(before[:, 1:, 0], COMPLETIONS[:, :-1])
+    for row, length in enumerate(LENGTHS):
+        start = length + shift
+        expected = values[row, start : start + 3].astype("float32")
+        np.testing.assert_array_equal(result[row], expected)
 
 
-def test_lay_out_masks_prompt_and_completion_up_to_the_end_token():
-    laid = sequences.lay_out(
-        ops.convert_to_tensor(PROMPTS),
-        ops.convert_to_tensor(LENGTHS),
-        ops.convert_to_tensor(COMPLETIONS[:, None]),
+def test_window_undoes_join():
+    """Pins: joining and cutting that disagree about the seam."""
+    whole = as_numpy(sequences.join, PROMPTS, LENGTHS, COMPLETIONS)
+    result = as_numpy(sequences.completion_window, whole, LENGTHS, 3)
+    np.testing.assert_array_equal(result, COMPLETIONS)
+
+
+def test_repeated_rows_stand_side_by_side():
+    """Pins: tiling instead of repeating, which mixes prompts up."""
+    result = as_numpy(sequences.repeat_rows, LENGTHS, 2)
+    assert result.tolist() == [1, 1, 4, 4, 2, 2]
+
+
+def test_layout_marks_the_tokens_up_to_the_end_and_no_further():
+    """Pins: junk behind the end shown to the reward, prompts mixed up."""
+    samples = np.stack([COMPLETIONS, COMPLETIONS[::-1]], axis=1)
+    layout = sequences.lay_out(
+        *[ops.convert_to_tensor(a) for a in (PROMPTS, LENGTHS, samples)],
         stop_token_ids=(1,),
     )
-    laid = {k: ops.convert_to_numpy(v)[:, 0] for k, v in laid.items()}
-    np.testing.assert_array_equal(laid["mask"].sum(1), [3, 2, 3])
-    np.testing.assert_array_equal(laid["padding_mask"].sum(1), [6, 3, 7])
-    np.testing.assert_array_equal(laid["terminated"], [True, True, False])
+    layout = {k: ops.convert_to_numpy(v) for k, v in layout.items()}
+    assert layout["terminated"].tolist() == [[False, True], [True, True], [True, False]]
+    for row, (prompt, length) in enumerate(zip(PROMPTS, LENGTHS)):
+        for sample in range(2):
+            ids = samples[row, sample].tolist()
+            kept = ids[: ids.index(1) + 1] if 1 in ids else ids
+            place = row, sample
+            shown = layout["token_ids"][place][layout["padding_mask"][place]]
+            assert shown.tolist() == [*prompt[:length], *kept]
+            assert layout["mask"][place].sum() == len(kept)
