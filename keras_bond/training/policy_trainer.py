@@ -95,6 +95,13 @@ class PolicyTrainer(StagedModel):
         checks.check_reward(self.policy, scorer, self.codec)
         self._scorer = scorer
 
+    def __setattr__(self, name, value):
+        if name == "reward":
+            # PyTorch would take a Keras model for a submodule, past the setter.
+            type(self).reward.fset(self, value)
+        else:
+            super().__setattr__(name, value)
+
     def fit(
         self,
         x=None,

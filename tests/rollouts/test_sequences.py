@@ -77,7 +77,8 @@ def test_layout_marks_the_tokens_up_to_the_end_and_no_further():
         stop_token_ids=(1,),
     )
     layout = {k: ops.convert_to_numpy(v) for k, v in layout.items()}
-    assert layout["terminated"].tolist() == [[False, True], [True, True], [True, False]]
+    ended = [[False, True], [True, True], [True, False]]
+    assert layout["terminated"].tolist() == ended
     for row, (prompt, length) in enumerate(zip(PROMPTS, LENGTHS)):
         for sample in range(2):
             ids = samples[row, sample].tolist()

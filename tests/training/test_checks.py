@@ -1,0 +1,126 @@
+"""Bad input is refused by name when the trainer is built or compiled."""
+
+import warnings
+
+import keras
+import pytest
+from keras import ops
+from tests.conftest import PROMPTS
+from tests.conftest import length_reward
+from tests.conftest import make_policy
+
+import keras_bond
+
+GOOD = {"max_prompt_length": 12, "max_completion_length": 5}
+
+
+@pytest.mark.parametrize(
+    "arguments, text",
+    [
+        ({"max_completion_length": 0}, "`max_completion_length` must be a pos"),
+        ({"max_prompt_length": 2.5}, "`max_prompt_length` must be a positive"),
+        ({"jeffreys_beta": 1.5}, "`jeffreys_beta` must be between"),
+        ({"kl_weight": -1}, "`kl_weight` must be"),
+        ({"kl_weight": float("inf")}, "`kl_weight` must be"),
+        ({"temperature": 0}, "`temperature` must be"),
+        ({"ties": "midrank"}, "`ties` must be one of"),
+        ({"reference": "yes"}, "`reference` must be one of"),
+        ({"truncate": "right"}, "`truncate` must be one of"),
+        ({"seed": -1}, "`seed` must be an integer"),
+        ({"reward_weights": [1.0]}, "goes with a list"),
+    ],
+)
+def test_arguments_out_of_range_are_named(policy, arguments, text):
+    with pytest.raises(ValueError, match=text):
+        keras_bond.JBond(policy, length_reward, **{**GOOD, **arguments})
+
+
+def test_what_is_no_language_model_is_refused():
+    model = keras.Sequential([keras.layers.Dense(1)])
+    with pytest.raises(TypeError, match="KerasHub causal language model"):
+        keras_bond.JBond(model, length_reward, **GOOD)
+
+
+def test_nothing_to_train_is_refused(policy):
+    policy.trainable = False
+    with pytest.raises(ValueError, match="something to train"):
+        keras_bond.JBond(policy, length_reward, **GOOD)
+
+
+def test_positions_that_the_backbone_lacks_are_refused(policy):
+    policy.backbone.max_sequence_length = 16
+    with pytest.raises(ValueError, match="16 positions"):
+        keras_bond.JBond(policy, length_reward, **GOOD)
+
+
+def test_text_needs_a_tokenizer(policy):
+    policy.preprocessor = None
+    with pytest.raises(ValueError, match="`stop_token_ids` must be given"):
+        keras_bond.JBond(policy, length_reward, **GOOD)
+    with pytest.raises(ValueError, match="the policy needs a tokenizer"):
+        keras_bond.JBond(policy, length_reward, stop_token_ids=[1], **GOOD)
+
+
+class Scorer(keras.layers.Layer):
+    """Scores by the policy's own backbone, which it should not."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def call(self, inputs):
+        return ops.mean(self.backbone(inputs), axis=(1, 2))
+
+
+def test_a_reward_on_the_policys_backbone_is_refused(policy):
+    with pytest.raises(ValueError, match="share trainable variables"):
+        keras_bond.JBond(policy, Scorer(policy.backbone), **GOOD)
+    other = make_policy(seed=1)
+    keras_bond.JBond(policy, Scorer(other.backbone), **GOOD)
+
+
+def test_a_keras_reward_is_not_trained_with_the_policy(policy):
+    """A model kept as an attribute would be tracked, trained and saved."""
+    scorer = Scorer(make_policy(seed=1).backbone)
+    bond = keras_bond.JBond(policy, scorer, **GOOD)
+    scored = {id(v) for v in scorer.variables}
+    assert not scored & {id(v) for v in bond.variables}
+
+
+def test_lora_after_building_is_refused(policy):
+    bond = keras_bond.JBond(policy, length_reward, **GOOD)
+    bond.compile("sgd")
+    policy.backbone.enable_lora(2)
+    with pytest.raises(ValueError, match="must not change once"):
+        bond.fit(PROMPTS, verbose=0)
+
+
+def test_samplers_that_cut_the_distribution_are_refused(policy):
+    bond = keras_bond.JBond(policy, length_reward, **GOOD)
+    with pytest.raises(ValueError, match="full distribution"):
+        bond.compile("sgd", sampler="top_k")
+
+
+def test_adam_on_bfloat16_variables_is_refused():
+    """It would change nothing, at any learning rate, and say nothing."""
+    policy = make_policy(dtype="bfloat16")
+    bond = keras_bond.JBond(policy, length_reward, **GOOD)
+    with pytest.raises(ValueError, match="cannot move bfloat16 variables"):
+        bond.compile(keras.optimizers.Adam(1e-5))
+    policy.backbone.enable_lora(2)
+    adapters = keras_bond.JBond(policy, length_reward, **GOOD)
+    if {v.dtype for v in policy.trainable_variables} == {"float32"}:
+        adapters.compile(keras.optimizers.Adam(1e-5))
+
+
+def test_a_high_learning_rate_without_warm_up_is_warned_about(policy):
+    bond = keras_bond.JBond(policy, length_reward, **GOOD)
+    with pytest.warns(UserWarning, match="far above the paper's"):
+        bond.compile(keras.optimizers.Adam(1e-3))
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, 100, warmup_target=1e-3, warmup_steps=10
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        bond.compile(keras.optimizers.Adam(schedule))
+        bond.compile(keras.optimizers.Adam(3e-6))
