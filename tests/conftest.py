@@ -88,9 +88,7 @@ def make_policy(family="gemma3", seed=0, scale=1.0, dtype=None, **backbone):
         )
     else:
         tokenizer = models.GemmaTokenizer(proto=vocabulary())
-        arguments = dict(
-            num_query_heads=2, num_key_value_heads=1, head_dim=8
-        )
+        arguments = dict(num_query_heads=2, num_key_value_heads=1, head_dim=8)
         classes = (
             models.GemmaBackbone,
             models.GemmaCausalLMPreprocessor,
@@ -107,7 +105,9 @@ def make_policy(family="gemma3", seed=0, scale=1.0, dtype=None, **backbone):
     backbone_class, preprocessor_class, task_class = classes
     policy = task_class(
         backbone=backbone_class(**arguments),
-        preprocessor=preprocessor_class(tokenizer=tokenizer, sequence_length=24),
+        preprocessor=preprocessor_class(
+            tokenizer=tokenizer, sequence_length=24
+        ),
     )
     generator = np.random.default_rng(seed)
     for variable in policy.variables:

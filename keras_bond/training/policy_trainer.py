@@ -3,7 +3,6 @@
 import contextlib
 import random
 
-import keras
 import numpy as np
 from keras import ops
 

@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from tests.conftest import make_policy
 
 from keras_bond import data
+from tests.conftest import make_policy
 
 TEXTS = ["the quick", "fox", "a b c", "lazy dog", "over the"]
 

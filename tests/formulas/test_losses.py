@@ -31,7 +31,10 @@ def kl(p, q):
 def finite_difference(function, point, step=1e-5):
     steps = step * np.eye(len(point))
     return np.array(
-        [(function(point + s) - function(point - s)) / (2 * step) for s in steps]
+        [
+            (function(point + s) - function(point - s)) / (2 * step)
+            for s in steps
+        ]
     )
 
 

@@ -59,7 +59,8 @@ def test_mask_agrees_with_a_loop_on_random_completions():
 
 
 @pytest.mark.parametrize(
-    "row, ended", [([5, 6, 5], False), ([5, 5, END], True), ([TURN, 5, 5], True)]
+    "row, ended",
+    [([5, 6, 5], False), ([5, 5, END], True), ([TURN, 5, 5], True)],
 )
 def test_is_terminated_tells_ended_from_cut(row, ended):
     """Pins: a completion that ends with its very last token counted as cut."""

@@ -37,7 +37,9 @@ ANSWERS = {"answer": ["a", "b", "c", ""], "unused": [0, 0, 0, 0]}
 
 def test_functions_get_what_they_name():
     """A TRL reward works unchanged; one without **columns gets no others."""
-    np.testing.assert_array_equal(rewards.get(lengths)(samples(ANSWERS)), [1, 2, 3, 0])
+    np.testing.assert_array_equal(
+        rewards.get(lengths)(samples(ANSWERS)), [1, 2, 3, 0]
+    )
     for function in (trl_style, named):
         scores = rewards.get(function)(samples(ANSWERS))
         np.testing.assert_array_equal(scores, [1, 0, 0, 1])

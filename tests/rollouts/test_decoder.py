@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 from keras import ops
-from tests.conftest import chi_square_p_value
-from tests.conftest import make_policy
 
 from keras_bond import formulas
 from keras_bond import rollouts
 from keras_bond.rollouts import decoder as decoder_lib
+from tests.conftest import chi_square_p_value
+from tests.conftest import make_policy
 
 LENGTHS = np.array([3, 1, 5, 6], "int32")
 STOPS = (1, 4)
@@ -31,9 +31,7 @@ def draw(policy, num_samples=2, length=8, temperature=1.0, stops=STOPS, seed=0):
 
 def parallel_log_probs(policy, draws, num_samples, temperature, stops=STOPS):
     prompts, lengths = ragged_prompts()
-    ids = ops.reshape(
-        draws["completion_ids"], (4 * num_samples, -1)
-    )
+    ids = ops.reshape(draws["completion_ids"], (4 * num_samples, -1))
     log_probs = rollouts.completion_log_probs(
         policy,
         ops.repeat(prompts, num_samples, axis=0),
@@ -122,9 +120,7 @@ def test_splitting_the_batch_changes_no_completion():
     policy = make_policy(scale=3.0)
     decoder = rollouts.Decoder(policy, 6, 8, STOPS)
     prompts, lengths = ragged_prompts()
-    uniforms = rollouts.uniform(
-        0, "policy", ops.arange(4, dtype="int32"), 2, 8
-    )
+    uniforms = rollouts.uniform(0, "policy", ops.arange(4, dtype="int32"), 2, 8)
     whole = decoder(prompts, lengths, uniforms)["completion_ids"]
     halves = [
         decoder(prompts[i:j], lengths[i:j], uniforms[i:j])["completion_ids"]

@@ -3,12 +3,12 @@
 import keras
 import numpy as np
 import pytest
+
+import keras_bond
 from tests.conftest import PROMPTS
 from tests.conftest import length_reward
 from tests.conftest import make_policy
 from tests.conftest import values_of
-
-import keras_bond
 
 CAN_STACK_STEPS = keras.config.backend() != "torch"
 

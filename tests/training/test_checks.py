@@ -5,11 +5,11 @@ import warnings
 import keras
 import pytest
 from keras import ops
+
+import keras_bond
 from tests.conftest import PROMPTS
 from tests.conftest import length_reward
 from tests.conftest import make_policy
-
-import keras_bond
 
 GOOD = {"max_prompt_length": 12, "max_completion_length": 5}
 

@@ -3,13 +3,13 @@
 import keras
 import numpy as np
 import pytest
+
+import keras_bond
+from keras_bond.training import metrics
 from tests.conftest import PROMPTS
 from tests.conftest import length_reward
 from tests.conftest import make_policy
 from tests.conftest import values_of
-
-import keras_bond
-from keras_bond.training import metrics
 
 LENGTHS = {"max_prompt_length": 12, "max_completion_length": 5}
 

@@ -10,12 +10,12 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+
+import keras_bond
 from tests.conftest import gradient
 from tests.conftest import length_reward
 from tests.conftest import make_policy
 from tests.conftest import values_of
-
-import keras_bond
 
 BATCH = 12
 LENGTH = 5
@@ -127,9 +127,7 @@ def test_loss_and_gradient_are_those_of_algorithm_2(bonds, ties, beta, gamma):
 
         expected, slope = oracle(batch, log_probs, ties, beta, gamma)
         value = loss(ops.convert_to_tensor(log_probs, "float32"))
-        np.testing.assert_allclose(
-            float(value), expected, rtol=1e-5, atol=1e-5
-        )
+        np.testing.assert_allclose(float(value), expected, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(
             gradient(loss, log_probs), slope, rtol=1e-5, atol=1e-6
         )
@@ -213,9 +211,7 @@ def weight_slope(bond, targets, slope, variable, direction):
             ops.convert_to_tensor(direction), "float32"
         )
         mapping = [(variable, value)]
-        mapping += [
-            (v, v.value) for v in bond.variables if v is not variable
-        ]
+        mapping += [(v, v.value) for v in bond.variables if v is not variable]
         with keras.StatelessScope(state_mapping=mapping):
             return ops.sum(ops.convert_to_tensor(slope) * bond.call(targets))
 
