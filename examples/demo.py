@@ -1,8 +1,8 @@
 """Measures a policy, trains it with J-BOND, measures it again, shows both.
 
-What `quickstart.py` and `arithmetic.py` share. The starting policy is measured
-once, by a pool of samples for each held-out prompt, which holds its exact
-Best-of-N for every N.
+What `quickstart.py`, `arithmetic.py` and `integration/` share. The starting
+policy is measured once, by a pool of samples for each held-out prompt, which
+holds its exact Best-of-N for every N.
 """
 
 import argparse
@@ -17,6 +17,11 @@ POOL_SIZE = 64
 BATCH_SIZE = 64
 CURVE = (1, 2, 3, 4, 5, 6, 7, 8)
 SHOWN = (1, 2, 4, 8)
+COLUMNS = {
+    "reward": "reward",
+    "win_rate": "win rate",
+    "kl": "KL to the start",
+}
 
 
 def parse_arguments(description):
@@ -37,9 +42,14 @@ def parse_arguments(description):
     default = HERE / "runs" / pathlib.Path(sys.argv[0]).stem
     parser.add_argument("--output", type=pathlib.Path, default=default)
     arguments = parser.parse_args()
-    os.environ["KERAS_BACKEND"] = arguments.backend
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    set_backend(arguments.backend)
     return arguments
+
+
+def set_backend(backend):
+    """Makes Keras, once it is imported, run on `backend`."""
+    os.environ["KERAS_BACKEND"] = backend
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +59,7 @@ class Task:
     Attributes:
         world: module with `make_examples` and `held_out_prompts`.
         reward: function of prompts and completions.
-        preset: name of a folder in `presets/`, the SFT policy.
+        preset: the SFT policy, a folder in `presets/` or a whole path.
         max_prompt_length: int. Tokens.
         max_completion_length: int. Tokens.
         learning_rate: float. Highest of the schedule.
@@ -57,6 +67,7 @@ class Task:
         kl_weight: float. See `keras_bond.JBond`.
         epochs: int.
         steps_per_epoch: int.
+        trainer: str. The class in `keras_bond` that learns.
     """
 
     world: object
@@ -69,6 +80,7 @@ class Task:
     kl_weight: float
     epochs: int
     steps_per_epoch: int
+    trainer: str = "JBond"
 
 
 def run(task, arguments):
@@ -113,7 +125,7 @@ def run(task, arguments):
 
 
 def build(task, seed, epochs):
-    """Loads the SFT policy and compiles a J-BOND trainer around it."""
+    """Loads the SFT policy and compiles the task's trainer around it."""
     import keras
     import keras_hub
 
@@ -121,7 +133,7 @@ def build(task, seed, epochs):
 
     preset = HERE / "presets" / task.preset
     policy = keras_hub.models.CausalLM.from_preset(str(preset))
-    bond = keras_bond.JBond(
+    bond = getattr(keras_bond, task.trainer)(
         policy,
         reward=task.reward,
         max_prompt_length=task.max_prompt_length,
@@ -155,13 +167,15 @@ class Samples:
     rewards: object
 
 
-def sample(bond, task, prompts, num_samples):
-    """Draws and scores `num_samples` completions of the policy a prompt."""
+def sample(bond, task, prompts, num_samples, **options):
+    """Draws and scores `num_samples` completions of the policy a prompt.
+
+    `options` are arguments of `bond.generate`.
+    """
     import numpy as np
 
-    completions = bond.generate(
-        prompts, num_samples=num_samples, batch_size=16, verbose=1
-    )
+    options = {"batch_size": 16, "verbose": 1, **options}
+    completions = bond.generate(prompts, num_samples=num_samples, **options)
     rewards = [
         task.reward([prompt] * num_samples, texts)
         for prompt, texts in zip(prompts, completions)
@@ -231,20 +245,20 @@ def tabulate(bond, frontier, held_out, pool, after):
     return rows
 
 
-def format_table(rows):
-    """Writes the rows as a Markdown table."""
-    lines = [
-        "",
-        "| policy | samples an answer | reward | win rate | KL to the start |",
-        "|---|---|---|---|---|",
-    ]
+def format_table(rows, columns=COLUMNS):
+    """Writes the rows as a Markdown table.
+
+    Args:
+        rows: list of dicts with `name`, `n` and the keys of `columns`.
+        columns: dict. The heading of each number in a row.
+    """
+    headings = ["policy", "samples an answer", *columns.values()]
+    lines = ["", f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for row in rows:
         if row["n"] not in SHOWN:
             continue
-        lines.append(
-            f"| {row['name']} | {row['n']} | {row['reward']:.3f} "
-            f"| {row['win_rate']:.3f} | {row['kl']:.3f} |"
-        )
+        numbers = " | ".join(f"{row[key]:.3f}" for key in columns)
+        lines.append(f"| {row['name']} | {row['n']} | {numbers} |")
     return "\n".join(lines) + "\n"
 
 
@@ -257,8 +271,22 @@ def show_samples(held_out, pool, after, count=3):
             print(f"  {name} [{reward:.2f}] {samples.completions[i][0]}")
 
 
-def plot(rows, path, file):
-    """Draws reward against KL: the Best-of-N curve and the policy's way."""
+def plot(
+    rows,
+    path,
+    file,
+    name="J-BOND",
+    measured="mean of each epoch (training prompts)",
+):
+    """Draws reward against KL: the Best-of-N curve and the policy's way.
+
+    Args:
+        rows: list of dicts, Best-of-N of the start, the policy last.
+        path: list of pairs of KL and reward, the policy on its way.
+        file: path of the picture.
+        name: str. The method.
+        measured: str. What the points of `path` are.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -288,7 +316,7 @@ def plot(rows, path, file):
         ".--",
         color="tab:orange",
         alpha=0.6,
-        label="J-BOND, mean of each epoch (training prompts)",
+        label=f"{name}, {measured}",
     )
     axes.plot(
         after["kl"],
@@ -296,7 +324,7 @@ def plot(rows, path, file):
         "*",
         markersize=16,
         color="tab:orange",
-        label="J-BOND, trained (1 sample an answer)",
+        label=f"{name}, trained (1 sample an answer)",
     )
     axes.set_xlabel("KL to the start (nats)")
     axes.set_ylabel("mean reward on held-out prompts")

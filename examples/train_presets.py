@@ -17,7 +17,6 @@ import math
 import os
 import shutil
 import tempfile
-import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +47,7 @@ class World:
     """What differs between the worlds.
 
     Args:
-        module: module. Makes the examples and the held-out prompts.
+        module: module or object. Makes examples and held-out prompts.
         reward: callable. Scores lists of prompts and completions.
         vocabulary_size: int. The number of pieces of the tokenizer.
         hidden_dim: int. The width of the model. All else scales with it.
@@ -57,7 +56,7 @@ class World:
         steps: int. The number of training steps.
     """
 
-    module: types.ModuleType
+    module: object
     reward: Callable
     vocabulary_size: int
     hidden_dim: int
@@ -89,12 +88,9 @@ def main():
     """Trains, measures and saves the policy of one world."""
     args = parse_args()
     world = WORLDS[args.world]
-    steps = world.steps if args.steps is None else args.steps
-    keras.utils.set_random_seed(SEED)
-
-    examples = world.module.make_examples(steps * BATCH_SIZE, seed=SEED)
-    policy = build_policy(world, examples)
-    train(policy, examples, steps)
+    policy = make_policy(
+        world, world.steps if args.steps is None else args.steps
+    )
     report(policy, world)
     save(policy, Path(args.output or PRESETS / args.world))
 
@@ -106,6 +102,15 @@ def parse_args():
     parser.add_argument("--steps", type=int, help="training steps")
     parser.add_argument("--output", help="folder of the preset")
     return parser.parse_args()
+
+
+def make_policy(world, steps):
+    """Builds the policy of a `World` and teaches it for `steps` steps."""
+    keras.utils.set_random_seed(SEED)
+    examples = world.module.make_examples(steps * BATCH_SIZE, seed=SEED)
+    policy = build_policy(world, examples)
+    train(policy, examples, steps)
+    return policy
 
 
 def build_policy(world, examples):

@@ -4,11 +4,19 @@ from keras_bond import callbacks
 from keras_bond import evaluation
 from keras_bond import formulas
 from keras_bond import rewards
+from keras_bond.training import BoNBoN
+from keras_bond.training import Bond
 from keras_bond.training import JBond
+from keras_bond.training import QuantileModel
+from keras_bond.training import Reinforce
 from keras_bond.version import __version__
 
 __all__ = [
+    "BoNBoN",
+    "Bond",
     "JBond",
+    "QuantileModel",
+    "Reinforce",
     "__version__",
     "callbacks",
     "evaluation",

@@ -101,12 +101,32 @@ class AnchorRefresh(AnchorRule):
         super().__init__(update_rate=1.0, every=every)
 
 
-def with_anchor_rule(callbacks, announce):
-    """Adds `AnchorEMA` where `callbacks` hold no rule for the anchor.
+class AnchorFixed(AnchorRule):
+    """Leaves the anchor where it is: the policy becomes its Best-of-N.
+
+    BOND with a fixed reference, section 3 of arXiv 2407.14622. Reward and
+    log-quantile saturate at those of Best-of-N of the start.
+
+    Example:
+
+    ```python
+    bond = keras_bond.Bond(policy, reward, best_of_n=4, ...)
+    bond.fit(prompts, callbacks=[keras_bond.callbacks.AnchorFixed()])
+    ```
+    """
+
+    def __init__(self):
+        super().__init__(update_rate=0.0, every=1)
+
+
+def with_anchor_rule(callbacks, default, announce):
+    """Adds a default where `callbacks` hold no rule for the anchor.
 
     Args:
         callbacks: what a user passes to `fit`, or `None`.
-        announce: bool. Whether to say so on the terminal.
+        default: an `AnchorRule`.
+        announce: bool. Whether to say so on the terminal, if the default lets
+            the anchor move.
 
     Returns:
         list of `keras.callbacks.Callback`.
@@ -123,14 +143,13 @@ def with_anchor_rule(callbacks, announce):
         )
     if rules:
         return callbacks
-    rule = AnchorEMA()
-    if announce:
+    if announce and default.update_rate > 0:
         print(
             "`fit` got no anchor rule and adds keras_bond.callbacks."
-            f"AnchorEMA(update_rate={rule.update_rate}), the paper's. Pass one "
-            "in `callbacks` to choose."
+            f"{type(default).__name__}(update_rate={default.update_rate}), the "
+            "paper's. Pass one in `callbacks` to choose."
         )
-    return [rule, *callbacks]
+    return [default, *callbacks]
 
 
 def _as_list(callbacks):

@@ -1,6 +1,8 @@
-"""Means over the prompts that could be scored."""
+"""Means over the prompts that could be scored, and baselines made of them."""
 
 from keras import ops
+
+BASELINES = ("batch", "prompt", "mixed")
 
 
 def masked_mean(values, mask):
@@ -19,10 +21,10 @@ def masked_mean(values, mask):
 
 
 def leave_one_out_mean(values, mask):
-    """For each entry the mean of the others: a baseline that adds no bias.
+    """For each prompt the mean over the OTHER prompts: it adds no bias.
 
     `B_i = (Σ_j m_j v_j - m_i v_i) / (Σ_j m_j - m_i)`, the baseline of BOND
-    (Sessa et al., arXiv 2407.14622, section 3.2). An entry without others
+    (Sessa et al., arXiv 2407.14622, section 3.2). A prompt without others
     gets 0.
 
     Args:
@@ -36,3 +38,34 @@ def leave_one_out_mean(values, mask):
     kept = ops.where(ops.greater(mask, 0), ops.cast(values, "float32"), 0.0)
     others = ops.sum(kept) - kept
     return others / ops.maximum(ops.sum(mask) - mask, 1.0)
+
+
+def baseline(returns, mask, kind):
+    """What is subtracted from the return of a sample, independent of it.
+
+    - `"batch"`: the mean return of the other prompts, the paper's;
+    - `"prompt"`: the mean return of the prompt's other samples, as in RLOO
+      (Ahmadian et al., 2024, arXiv 2402.14740);
+    - `"mixed"`: half of each. With one sample a prompt it is `"batch"`, with
+      one prompt it is `"prompt"`.
+
+    Args:
+        returns: float tensor `(batch, samples)`.
+        mask: bool tensor `(batch,)`, False for prompts that dropped out.
+        kind: str, one of `BASELINES`.
+
+    Returns:
+        float32 tensor `(batch, samples)`.
+    """
+    num_samples = returns.shape[1]
+    mean = ops.mean(returns, axis=1)
+    by_batch = ops.expand_dims(leave_one_out_mean(mean, mask), -1)
+    by_batch = ops.broadcast_to(by_batch, returns.shape)
+    if kind == "batch" or num_samples == 1:
+        return by_batch
+    total = ops.sum(returns, axis=1, keepdims=True)
+    by_prompt = (total - returns) / (num_samples - 1)
+    if kind == "prompt":
+        return by_prompt
+    alone = ops.sum(ops.cast(mask, "int32")) < 2
+    return 0.5 * by_prompt + 0.5 * ops.where(alone, by_prompt, by_batch)

@@ -4,60 +4,29 @@ import math
 
 from keras import ops
 
+from keras_bond.formulas.quantile_tables import count_beaten
+
 LOG_16 = math.log(16.0)
 
 
-def outranks(
-    rewards, other_rewards, tie_breakers=None, other_tie_breakers=None
-):
-    """Tells where `rewards` stand above `other_rewards`.
+def is_penalised(rewards, anchor_rewards, tie_breakers=None):
+    """Tells which completions are worse than ALL anchor samples of the prompt.
 
-    Without tie-breakers equal rewards outrank nothing, the strict rule of
+    Without tie-breakers equal rewards are not worse, the strict rule of
     eq. 17. With them, independent uniform numbers, equal rewards are ordered
     at random, which makes the completions strictly ordered as theorem 1 asks.
 
     Args:
-        rewards: float tensor.
-        other_rewards: float tensor that broadcasts against `rewards`.
-        tie_breakers: float tensor of the shape of `rewards`, or `None`.
-        other_tie_breakers: float tensor of the shape of `other_rewards`, or
-            `None`.
-
-    Returns:
-        bool tensor of the broadcast shape.
-    """
-    above = ops.greater(rewards, other_rewards)
-    if tie_breakers is None:
-        return above
-    tied = ops.equal(rewards, other_rewards)
-    wins_tie = ops.greater(tie_breakers, other_tie_breakers)
-    return ops.logical_or(above, ops.logical_and(tied, wins_tie))
-
-
-def is_penalised(
-    rewards, anchor_rewards, tie_breakers=None, anchor_tie_breakers=None
-):
-    """Tells which completions are worse than ALL anchor samples of the prompt.
-
-    Args:
-        rewards: float tensor `(batch,)`, one policy sample a prompt.
+        rewards: float tensor `(batch, samples)`.
         anchor_rewards: float tensor `(batch, num_anchor_samples)`.
-        tie_breakers: uniform tensor `(batch,)`, or `None` for the strict rule.
-        anchor_tie_breakers: uniform tensor `(batch, num_anchor_samples)`, or
-            `None`.
+        tie_breakers: pair of uniform tensors of these two shapes, or `None`
+            for the strict rule.
 
     Returns:
-        bool tensor `(batch,)`.
+        bool tensor `(batch, samples)`.
     """
-    if tie_breakers is not None:
-        tie_breakers = ops.expand_dims(tie_breakers, -1)
-    above = outranks(
-        anchor_rewards,
-        ops.expand_dims(rewards, -1),
-        anchor_tie_breakers,
-        tie_breakers,
-    )
-    return ops.all(above, axis=-1)
+    beaten, tied = count_beaten(rewards, anchor_rewards, tie_breakers)
+    return ops.equal(beaten + tied, 0)
 
 
 def jbond_reward(penalised):
@@ -65,7 +34,8 @@ def jbond_reward(penalised):
 
     With two anchor samples `E[r_J] = -log 16 (1 - p_le)²`, which equals
     `log p_le` at the median: `p_le = 1/2`. Eq. 17 has a strict `<`; the `<=`
-    printed once in appendix A.4 is not followed.
+    printed once in appendix A.4 is not followed. `pairs_table` is the same for
+    more anchor samples.
 
     Args:
         penalised: bool tensor, see `is_penalised`.
@@ -95,15 +65,17 @@ def best_sample(rewards, tie_breakers=None):
     return ops.argmax(lottery, axis=-1)
 
 
-def jbond_returns(rewards_j, log_probs, anchor_log_probs):
-    """`R(y) = r_J(y) - (log π(y) - log π_anchor(y))`, line 3 of algorithm 2.
+def backward_returns(backward_rewards, log_ratios):
+    """`R(y) = (N-1) r_BOND(y) - (log π(y) - log π_anchor(y))` (eq. 15).
+
+    Line 3 of algorithm 2 with `r_J` for `(N-1) r_BOND`.
 
     Args:
-        rewards_j: float tensor `(batch,)`, see `jbond_reward`.
-        log_probs: float tensor `(batch,)`, `log π(y|x)` of the policy sample.
-        anchor_log_probs: float tensor `(batch,)`, `log π_anchor(y|x)`.
+        backward_rewards: float tensor `(batch, samples)`, an estimate of
+            `(N-1) r_BOND`, see `tie_table` and `log_best_of_n_ratio`.
+        log_ratios: float tensor `(batch, samples)`, `log π - log π_anchor`.
 
     Returns:
-        float tensor `(batch,)` without gradient.
+        float tensor `(batch, samples)` without gradient.
     """
-    return ops.stop_gradient(rewards_j - (log_probs - anchor_log_probs))
+    return ops.stop_gradient(backward_rewards - log_ratios)

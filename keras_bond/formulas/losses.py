@@ -1,72 +1,43 @@
-"""The three losses of J-BOND, one number a prompt, and their weighted sum.
+"""Losses of drawn completions, one number a prompt.
 
 Only their gradients matter: the value of a score-function loss says nothing.
-Source: BOND (Sessa et al., ICLR 2025, arXiv 2407.14622), algorithm 2.
 """
 
 from keras import ops
 
 
-def forward_kl_loss(best_log_probs):
-    """`-log π(y_best)`: the forward part, supervised on Best-of-N (eq. 13).
+def weighted_likelihood_loss(log_probs, coefficients):
+    """`-Σ_i sg(c_i) · log π(y_i)`: what every estimator here comes down to.
 
-    Its gradient is an unbiased estimate of `∇ KL(π_BoN ‖ π)` when `y_best` is
-    distributed as the Best-of-N pick.
+    With `c = 1` for a Best-of-N pick it is the forward part of BOND (Sessa et
+    al., ICLR 2025, arXiv 2407.14622, eq. 13), with the advantages `R - B` of
+    policy samples its backward part, REINFORCE (eq. 15).
 
     Args:
-        best_log_probs: float tensor `(batch,)`.
+        log_probs: float tensor `(batch, samples)`, with gradient.
+        coefficients: float tensor of the same shape; its gradient is stopped
+            here.
 
     Returns:
         float tensor `(batch,)`.
     """
-    return -best_log_probs
+    return -ops.sum(ops.stop_gradient(coefficients) * log_probs, axis=-1)
 
 
-def policy_gradient_loss(log_probs, advantages):
-    """`-log π(y) · sg(R - B)`: the backward part, REINFORCE (eq. 15).
-
-    Args:
-        log_probs: float tensor `(batch,)`, with gradient.
-        advantages: float tensor `(batch,)`; its gradient is stopped here.
-
-    Returns:
-        float tensor `(batch,)`.
-    """
-    return -log_probs * ops.stop_gradient(advantages)
-
-
-def score_function_kl_loss(log_probs, anchor_log_probs):
-    """`log π(y) · sg(log π(y) - log π_anchor(y))`: descends `KL(π ‖ π_anchor)`.
+def score_function_kl_loss(log_probs, log_ratios):
+    """`mean_i log π(y_i) · sg(log π - log π_anchor)`: descends `KL(π ‖ π_a)`.
 
     The regulariser of eq. 19. Algorithm 2 prints the opposite sign, which
     would RAISE the divergence; the minimising sign is implemented. The
     log-ratio itself as a loss would have no gradient in expectation.
 
     Args:
-        log_probs: float tensor `(batch,)`, with gradient, of samples of `π`.
-        anchor_log_probs: float tensor `(batch,)`.
+        log_probs: float tensor `(batch, samples)`, with gradient, of samples
+            of `π`.
+        log_ratios: float tensor `(batch, samples)`, `log π - log π_anchor`,
+            or that less a baseline.
 
     Returns:
         float tensor `(batch,)`.
     """
-    return log_probs * ops.stop_gradient(log_probs - anchor_log_probs)
-
-
-def jeffreys_loss(forward, backward, regulariser, jeffreys_beta, kl_weight):
-    """`(1-β)·forward + β·backward + γ·regulariser`, line 5 of algorithm 2.
-
-    The generalised Jeffreys divergence of eq. 11 with weight β, and γ times
-    the regulariser.
-
-    Args:
-        forward: float tensor, see `forward_kl_loss`.
-        backward: float tensor, see `policy_gradient_loss`.
-        regulariser: float tensor, see `score_function_kl_loss`.
-        jeffreys_beta: float in [0, 1]. Denoted β in the paper.
-        kl_weight: float, at least 0. Denoted γ in the paper.
-
-    Returns:
-        float tensor.
-    """
-    divergence = (1.0 - jeffreys_beta) * forward + jeffreys_beta * backward
-    return divergence + kl_weight * regulariser
+    return ops.mean(log_probs * ops.stop_gradient(log_ratios), axis=-1)

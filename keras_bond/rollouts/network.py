@@ -9,10 +9,8 @@ from keras_bond import formulas
 from keras_bond.rollouts import sequences
 
 
-def completion_log_probs(
-    policy, prompt_ids, prompt_lengths, completion_ids, mask, temperature
-):
-    """`log π(y|x)` of given completions, in one parallel pass.
+def completion_logits(policy, prompt_ids, prompt_lengths, completion_ids, mask):
+    """Logits that predict each token of given completions, in one pass.
 
     The vocabulary is reached for the completion's positions only.
 
@@ -22,10 +20,9 @@ def completion_log_probs(
         prompt_lengths: int32 tensor `(rows,)`.
         completion_ids: int32 tensor `(rows, completion_length)`.
         mask: bool tensor `(rows, completion_length)`.
-        temperature: float, that of the sampler.
 
     Returns:
-        float32 tensor `(rows,)`, in nats.
+        float tensor `(rows, completion_length, vocabulary)`.
     """
     token_ids = sequences.join(prompt_ids, prompt_lengths, completion_ids)
     lengths = prompt_lengths + ops.sum(ops.cast(mask, "int32"), axis=1)
@@ -38,7 +35,28 @@ def completion_log_probs(
     hidden = sequences.completion_window(
         hidden, prompt_lengths, completion_ids.shape[1], shift=-1
     )
-    logits = policy.backbone.token_embedding(hidden, reverse=True)
+    return policy.backbone.token_embedding(hidden, reverse=True)
+
+
+def completion_log_probs(
+    policy, prompt_ids, prompt_lengths, completion_ids, mask, temperature
+):
+    """`log π(y|x)` of given completions, in one parallel pass.
+
+    Args:
+        policy: a `keras_hub.models.CausalLM`.
+        prompt_ids: int32 tensor `(rows, prompt_length)`.
+        prompt_lengths: int32 tensor `(rows,)`.
+        completion_ids: int32 tensor `(rows, completion_length)`.
+        mask: bool tensor `(rows, completion_length)`.
+        temperature: float, that of the sampler.
+
+    Returns:
+        float32 tensor `(rows,)`, in nats.
+    """
+    logits = completion_logits(
+        policy, prompt_ids, prompt_lengths, completion_ids, mask
+    )
     token_log_probs = formulas.token_log_probs(
         logits, completion_ids, temperature
     )

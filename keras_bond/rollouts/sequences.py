@@ -57,6 +57,26 @@ def repeat_rows(values, num_samples):
     return ops.repeat(values, num_samples, axis=0)
 
 
+def take_samples(tensors, chosen):
+    """Keeps some samples of each prompt.
+
+    Args:
+        tensors: dict of tensors `(batch, samples, ...)`.
+        chosen: int32 tensor `(batch, kept)`: which samples.
+
+    Returns:
+        dict of tensors `(batch, kept, ...)`.
+    """
+    return {
+        name: ops.take_along_axis(
+            tensor,
+            ops.reshape(chosen, (*chosen.shape, *[1] * (tensor.ndim - 2))),
+            axis=1,
+        )
+        for name, tensor in tensors.items()
+    }
+
+
 def lay_out(prompt_ids, prompt_lengths, completion_ids, stop_token_ids):
     """Describes sampled completions: where they end, and whole rows.
 

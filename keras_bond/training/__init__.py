@@ -1,5 +1,9 @@
 """Keras models that train a policy."""
 
+from keras_bond.training.bond import Bond
 from keras_bond.training.jbond import JBond
+from keras_bond.training.quantile_model import QuantileModel
+from keras_bond.training.rivals import BoNBoN
+from keras_bond.training.rivals import Reinforce
 
-__all__ = ["JBond"]
+__all__ = ["BoNBoN", "Bond", "JBond", "QuantileModel", "Reinforce"]

@@ -82,16 +82,50 @@ def check_weights(jeffreys_beta, kl_weight, temperature):
             "`jeffreys_beta` must be between 0 (forward KL only) and 1 "
             f"(backward KL only). Received: jeffreys_beta={jeffreys_beta}"
         )
-    if not (kl_weight >= 0 and math.isfinite(kl_weight)):
-        raise ValueError(
-            "`kl_weight` must be a finite number of at least 0. "
-            f"Received: kl_weight={kl_weight}"
-        )
+    check_strength("kl_weight", kl_weight)
     if not (temperature > 0 and math.isfinite(temperature)):
         raise ValueError(
-            "`temperature` must be a finite number above 0: J-BOND needs "
+            "`temperature` must be a finite number above 0: BOND needs "
             "samples of the policy, not its most likely answer. "
             f"Received: temperature={temperature}"
+        )
+
+
+def check_strength(name, value):
+    """Refuses what is no finite number of at least 0.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    if not (value >= 0 and math.isfinite(value)):
+        raise ValueError(
+            f"`{name}` must be a finite number of at least 0. "
+            f"Received: {name}={value}"
+        )
+
+
+def check_share(name, value):
+    """Refuses what is no number in [0, 1].
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    if not 0 <= value <= 1:
+        raise ValueError(
+            f"`{name}` must be between 0 and 1. Received: {name}={value}"
+        )
+
+
+def check_count(name, value, least):
+    """Refuses what is no integer of at least `least`.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(
+            f"`{name}` must be an integer of at least {least}. "
+            f"Received: {name}={value!r}"
         )
 
 

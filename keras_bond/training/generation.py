@@ -4,6 +4,78 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_bond import backend
+from keras_bond import data
+from keras_bond import formulas
+from keras_bond import rollouts
+from keras_bond.training import checks
+
+
+def draw_tokens(
+    trainer, prompts, num_samples, batch_size, weights, seed, shows_progress
+):
+    """Draws completions from the full distribution, as training does.
+
+    Args:
+        trainer: a `keras_bond.training.policy_trainer.PolicyTrainer`.
+        prompts, num_samples, batch_size, weights: see its `generate`.
+        seed: int.
+        shows_progress: bool.
+
+    Returns:
+        `(batches, drawn)`: the `keras_bond.data.PromptBatches`, and a list of
+        lists of int, prompt by prompt and sample by sample.
+    """
+    checks.check_count("num_samples", num_samples, 1)
+    checks.check_one_of("weights", weights, ("policy", *trainer.weight_sets))
+    batches = data.to_batches(prompts, trainer.encoder, batch_size)
+    draw = trainer._stages.setdefault(
+        f"draw {num_samples} {weights}",
+        backend.compile_forward(
+            lambda inputs, rows, seed: _draw(
+                trainer, inputs, rows, seed, num_samples, weights
+            ),
+            trainer.variables,
+        ),
+    )
+    return batches, draw_all(draw, batches, seed, shows_progress)
+
+
+def _draw(trainer, inputs, rows, seed, num_samples, weights):
+    uniforms = rollouts.uniform(
+        seed, "generate", rows, num_samples, trainer.max_completion_length
+    )
+    with trainer.using(weights):
+        draws = trainer.decoder(
+            inputs["prompt_ids"], inputs["prompt_lengths"], uniforms
+        )
+    ids = draws["completion_ids"]
+    return ids, formulas.completion_mask(ids, trainer.stop_token_ids)
+
+
+def text_of(codec, batches, drawn, num_samples):
+    """Prompts, completions and columns of drawn tokens, one for each sample.
+
+    Args:
+        codec: a `keras_bond.data.TextCodec`, or `None`.
+        batches: a `keras_bond.data.PromptBatches`.
+        drawn: list of lists of int.
+        num_samples: int.
+
+    Returns:
+        `(prompts, completions, columns)`: lists of str, `None` without a
+        codec, and a dict of lists.
+    """
+    prompts, columns = batches.take(range(len(drawn) // num_samples))
+    prompts = prompts and spread(prompts, num_samples)
+    columns = {k: spread(v, num_samples) for k, v in columns.items()}
+    return prompts, codec and codec.decode(drawn), columns
+
+
+def spread(values, num_samples):
+    """Repeats each value for every sample of its prompt."""
+    return [value for value in values for _ in range(num_samples)]
+
 
 def draw_all(draw, batches, seed, shows_progress):
     """Draws for every batch and returns the tokens that count.

@@ -5,23 +5,19 @@ import math
 import keras
 from keras import ops
 
-# Means over the prompts that were scored.
+# Means over the samples of prompts that were scored.
 NAMES = (
-    "forward_kl_loss",
-    "backward_kl_loss",
     "reward",
     "reward_std",
-    "anchor/reward",
-    "bond/win_rate",
-    "bond/penalised_fraction",
     "kl",
-    "kl_ref",
     "entropy",
     "completions/mean_length",
     "completions/clipped_ratio",
     "frac_reward_zero_std",
     "train/updated_fraction",
 )
+ANCHOR_NAMES = ("anchor/reward", "bond/win_rate")
+REFERENCE_NAMES = ("kl_ref",)
 
 
 class Deviation(keras.metrics.Metric):
@@ -46,54 +42,80 @@ class Deviation(keras.metrics.Metric):
         return ops.sqrt(ops.maximum(self.squares / count - mean * mean, 0.0))
 
 
-def make_trackers(has_reference):
+def make_trackers(more_names, has_reference, has_anchor_samples):
     """Returns a dict of one tracker for each logged number."""
-    names = [name for name in NAMES if has_reference or name != "kl_ref"]
+    names = [*more_names, *NAMES]
+    if has_anchor_samples:
+        names += ANCHOR_NAMES
+    if has_reference:
+        names += REFERENCE_NAMES
     trackers = {name: keras.metrics.Mean(name) for name in names}
     trackers["reward_std"] = Deviation("reward_std")
     return trackers
 
 
 def step_values(batch, log_probs):
-    """Computes what describes a batch of samples, one number a prompt.
+    """Computes what describes a batch, one number a prompt or a sample.
 
     Args:
-        batch: dict, see `JBond.targets`.
-        log_probs: float tensor `(batch,)`, `log π(y|x)` of the policy samples.
+        batch: dict, see `AnchoredTrainer.rollout` and `targets`.
+        log_probs: float tensor `(batch, P)`, `log π(y|x)` of the policy's
+            samples.
 
     Returns:
-        dict of float32 tensors `(batch,)`.
+        dict of float32 tensors `(batch,)` or `(batch, P)`.
     """
-    rewards = batch["rewards"]
-    mine, anchors = rewards[:, :1], rewards[:, 1:]
-    wins = ops.cast(mine > anchors, "float32")
-    ties = ops.cast(ops.equal(mine, anchors), "float32")
-    spread = ops.max(rewards, axis=1) - ops.min(rewards, axis=1)
-    lengths = ops.sum(ops.cast(batch["mask"][:, 0], "float32"), axis=-1)
+    p = log_probs.shape[1]
+    rewards, mask = batch["rewards"], batch["mask"][:, :p]
+    cut = ops.logical_not(batch["terminated"][:, :p])
     values = {
-        "reward": rewards[:, 0],
-        "reward_std": rewards[:, 0],
-        "anchor/reward": ops.mean(anchors, axis=1),
-        "bond/win_rate": ops.mean(wins + 0.5 * ties, axis=1),
-        "bond/penalised_fraction": batch["penalised"],
-        "kl": log_probs - batch["anchor_log_probs"],
+        "reward": rewards[:, :p],
+        "reward_std": rewards[:, :p],
+        "kl": _kl(batch, log_probs, "anchor"),
         "entropy": batch["entropies"],
-        "completions/mean_length": lengths,
-        "completions/clipped_ratio": ops.logical_not(batch["terminated"][:, 0]),
-        "frac_reward_zero_std": ops.equal(spread, 0.0),
+        "completions/mean_length": ops.sum(ops.cast(mask, "int32"), axis=-1),
+        "completions/clipped_ratio": cut,
+        "frac_reward_zero_std": ops.equal(
+            ops.max(rewards, axis=1), ops.min(rewards, axis=1)
+        ),
     }
+    if rewards.shape[1] > p:
+        values.update(_against_anchor(batch, p))
+    if "penalised" in batch:
+        values["bond/penalised_fraction"] = batch["penalised"]
     if "reference_log_probs" in batch:
-        values["kl_ref"] = log_probs - batch["reference_log_probs"]
+        values["kl_ref"] = _kl(batch, log_probs, "reference")
     return {name: ops.cast(value, "float32") for name, value in values.items()}
 
 
+def _kl(batch, log_probs, name):
+    """The exact KL where it was computed, else the log-ratio of the samples."""
+    if f"{name}_kls" in batch:
+        return batch[f"{name}_kls"]
+    return log_probs - batch[f"{name}_log_probs"][:, : log_probs.shape[1]]
+
+
+def _against_anchor(batch, p):
+    mine = batch["rewards"][:, :p, None]
+    anchors = batch["rewards"][:, None, p:]
+    wins = ops.cast(mine > anchors, "float32")
+    ties = ops.cast(ops.equal(mine, anchors), "float32")
+    return {
+        "anchor/reward": ops.mean(anchors, axis=(1, 2)),
+        "bond/win_rate": ops.mean(wins + 0.5 * ties, axis=(1, 2)),
+    }
+
+
 def update(trackers, values, valid):
-    """Feeds `values`, one number a prompt, to the trackers of their names."""
+    """Feeds `values`, one a prompt or a sample, to the trackers they name."""
     valid = ops.cast(valid, "float32")
     for name, value in values.items():
+        weight = valid
+        if len(value.shape) == 2:
+            weight = ops.broadcast_to(valid[:, None], value.shape)
         # What could not be scored may hold anything, a NaN too.
-        value = ops.where(valid > 0, value, ops.zeros_like(value))
-        trackers[name].update_state(value, sample_weight=valid)
+        value = ops.where(weight > 0, value, ops.zeros_like(value))
+        trackers[name].update_state(value, sample_weight=weight)
 
 
 def watch(variables, num_rows=8):

@@ -6,9 +6,7 @@ import random
 import numpy as np
 from keras import ops
 
-from keras_bond import backend
 from keras_bond import data
-from keras_bond import formulas
 from keras_bond import rewards as rewards_lib
 from keras_bond import rollouts
 from keras_bond.training import checks
@@ -34,13 +32,13 @@ class PolicyTrainer(StagedModel):
         policy,
         reward,
         *,
-        reward_weights,
         max_prompt_length,
         max_completion_length,
-        truncate,
-        stop_token_ids,
-        temperature,
-        seed,
+        reward_weights=None,
+        truncate=None,
+        stop_token_ids="auto",
+        temperature=1.0,
+        seed=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -146,7 +144,7 @@ class PolicyTrainer(StagedModel):
             TypeError, ValueError: for prompts or rewards that do not fit the
                 contract; the weights are those of the last complete step.
         """
-        self._check_unchanged()
+        self.check_ready()
         order_seed = self._order_seed if shuffle else None
         train = self._to_batches(x, y, batch_size, order_seed)
         self.check_batch(train)
@@ -194,7 +192,7 @@ class PolicyTrainer(StagedModel):
         Returns:
             the logged numbers, a list or, with `return_dict=True`, a dict.
         """
-        self._check_unchanged()
+        self.check_ready()
         test = self._to_batches(x, y, batch_size)
         self._check_endless(test, steps, "steps")
         self._sources["test"] = test
@@ -245,7 +243,8 @@ class PolicyTrainer(StagedModel):
                 f"Received: {name}=None"
             )
 
-    def _check_unchanged(self):
+    def check_ready(self):
+        """Refuses to run with a policy that changed since the start."""
         now = [id(v) for v in self.policy.trainable_variables]
         if now != list(self._trained_ids):
             raise ValueError(
@@ -303,35 +302,30 @@ class PolicyTrainer(StagedModel):
             list of str, one for each prompt; of lists of `num_samples` str if
             that is above 1. Lists of token ids where there is no tokenizer.
         """
-        checks.check_one_of("weights", weights, ("policy", *self.weight_sets))
-        batches = data.to_batches(prompts, self.encoder, batch_size)
-        draw = self._stages.setdefault(
-            f"draw {num_samples} {weights}",
-            backend.compile_forward(
-                lambda inputs, rows, seed: self._draw(
-                    inputs, rows, seed, num_samples, weights
-                ),
-                self.variables,
-            ),
-        )
         seed = self.seed if seed is None else _standardize_seed(seed)
-        rows = generation.draw_all(draw, batches, seed, verbose in (1, "auto"))
+        shows_progress = verbose in (1, "auto")
+        _, rows = generation.draw_tokens(
+            self,
+            prompts,
+            num_samples,
+            batch_size,
+            weights,
+            seed,
+            shows_progress,
+        )
         texts = rows if self.codec is None else self.codec.decode(rows)
         if num_samples == 1:
             return texts
         starts = range(0, len(texts), num_samples)
         return [texts[i : i + num_samples] for i in starts]
 
-    def _draw(self, inputs, rows, seed, num_samples, weights):
-        uniforms = rollouts.uniform(
-            seed, "generate", rows, num_samples, self.max_completion_length
-        )
-        with self.using(weights):
-            draws = self.decoder(
-                inputs["prompt_ids"], inputs["prompt_lengths"], uniforms
-            )
-        ids = draws["completion_ids"]
-        return ids, formulas.completion_mask(ids, self.stop_token_ids)
+    def score_samples(self, samples):
+        """Scores a `keras_bond.rewards.Samples`; NaN where that is impossible.
+
+        Returns:
+            float32 array `(rows,)`.
+        """
+        return self._scorer(samples)
 
     def using(self, weights):
         """Returns a context in which the policy runs with a set of weights.

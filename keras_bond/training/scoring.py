@@ -4,6 +4,7 @@ import numpy as np
 from keras import ops
 
 from keras_bond import rewards as rewards_lib
+from keras_bond.training.generation import spread
 
 # Entries of a batch that only the scoring needs.
 ONLY_THERE = ("rows", "token_ids", "padding_mask")
@@ -49,9 +50,9 @@ def _samples(codec, source, rows, present, rollout):
     if codec is not None:
         completions = codec.decode([i[m] for i, m in zip(ids, mask)])
     return rewards_lib.Samples(
-        prompts=prompts and _spread(prompts, num_samples),
+        prompts=prompts and spread(prompts, num_samples),
         completions=completions,
-        columns={k: _spread(v, num_samples) for k, v in columns.items()},
+        columns={k: spread(v, num_samples) for k, v in columns.items()},
         token_ids=token_ids,
         padding_mask=padding_mask,
         num_samples=num_samples,
@@ -61,7 +62,3 @@ def _samples(codec, source, rows, present, rollout):
 def _rows_of_samples(tensor, present):
     array = ops.convert_to_numpy(tensor)[present]
     return array.reshape(-1, array.shape[-1])
-
-
-def _spread(values, num_samples):
-    return [value for value in values for _ in range(num_samples)]

@@ -57,3 +57,35 @@ def test_a_prompt_without_others_has_no_baseline():
         np.array([3.0, 5.0], "float32"), np.array([True, False])
     )
     assert float(ops.convert_to_numpy(result)[0]) == 0.0
+
+
+@pytest.mark.parametrize("kind", formulas.BASELINES)
+@pytest.mark.parametrize("num_samples", [1, 3])
+def test_baselines_leave_the_sample_out(kind, num_samples):
+    """Against loops; a dropped prompt is in no baseline but its own."""
+    generator = np.random.default_rng(1)
+    returns = generator.normal(size=(4, num_samples)).astype("float32")
+    mask = np.array([True, True, False, True])
+    if kind == "prompt" and num_samples == 1:
+        kind = "batch"
+    result = ops.convert_to_numpy(formulas.baseline(returns, mask, kind))
+    for i in (0, 1, 3):
+        others = returns[[j for j in (0, 1, 3) if j != i]].mean()
+        for j in range(num_samples):
+            mine = np.delete(returns[i], j)
+            within = mine.mean() if num_samples > 1 else others
+            expected = {
+                "batch": others,
+                "prompt": within,
+                "mixed": (others + within) / 2,
+            }
+            assert result[i, j] == pytest.approx(expected[kind], rel=1e-4)
+
+
+def test_a_single_prompt_has_the_baseline_of_its_own_samples():
+    """Pins: half a baseline, of a batch that is not there."""
+    returns = np.array([[1.0, 2.0, 6.0]], "float32")
+    result = formulas.baseline(returns, np.array([True]), "mixed")
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(result), [[4.0, 3.5, 1.5]], rtol=1e-6
+    )

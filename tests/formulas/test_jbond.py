@@ -11,12 +11,15 @@ from keras_bond import formulas
 
 
 def penalised(rewards, anchor_rewards, *tie_breakers):
+    """Of one policy sample a prompt."""
+    if tie_breakers:
+        tie_breakers = [(tie_breakers[0][:, None], tie_breakers[1])]
     result = formulas.is_penalised(
-        np.array(rewards, "float32"),
+        np.array(rewards, "float32")[:, None],
         np.array(anchor_rewards, "float32"),
         *tie_breakers,
     )
-    return ops.convert_to_numpy(result)
+    return ops.convert_to_numpy(result)[:, 0]
 
 
 def best(rewards, *tie_breakers):
@@ -129,9 +132,8 @@ def test_expected_reward_is_minus_log_16_times_one_minus_p_le_squared():
 
 def test_returns_subtract_what_was_gained_over_the_anchor():
     """Pins: a dropped minus, or policy and anchor swapped, in line 3."""
-    result = formulas.jbond_returns(
+    result = formulas.backward_returns(
         ops.array([-2.0, 0.0]),
-        ops.array([-10.0, -5.0]),
-        ops.array([-13.0, -4.0]),
+        ops.array([-10.0, -5.0]) - ops.array([-13.0, -4.0]),
     )
     np.testing.assert_allclose(ops.convert_to_numpy(result), [-5.0, 1.0])

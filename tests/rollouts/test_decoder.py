@@ -62,7 +62,7 @@ def test_cached_and_parallel_log_probs_agree(family, temperature):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_near_zero_temperature_is_kerashubs_greedy_generate(family):
-    """Token for token, ragged prompts: the decoder reads what KerasHub reads."""
+    """Token for token, ragged prompts, as KerasHub itself decodes."""
     policy = make_policy(family, scale=3.0)
     policy.compile(sampler="greedy")
     prompts, _ = ragged_prompts()

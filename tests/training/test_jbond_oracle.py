@@ -60,8 +60,10 @@ def random_batch(seed):
         "terminated": ends[:, :, 0] < LENGTH,
         "rewards": generator.integers(0, 3, (BATCH, 3)).astype("float32"),
         "tie_breakers": generator.random((BATCH, 3)).astype("float32"),
-        "anchor_log_probs": generator.normal(-9, 2, BATCH).astype("float32"),
-        "entropies": np.ones(BATCH, "float32"),
+        "anchor_log_probs": generator.normal(-9, 2, (BATCH, 3)).astype(
+            "float32"
+        ),
+        "entropies": np.ones((BATCH, 1), "float32"),
         "present": np.ones(BATCH, bool),
         "valid": valid,
     }
@@ -84,7 +86,7 @@ def oracle(batch, log_probs, ties, beta, gamma):
     """Loss of algorithm 2 and its gradient, minimising sign of eq. 19."""
     penalised, _ = picks(batch, ties)
     rows = [i for i in range(BATCH) if batch["valid"][i]]
-    ratio = log_probs[:, 0] - batch["anchor_log_probs"]
+    ratio = log_probs[:, 0] - batch["anchor_log_probs"][:, 0]
     returns = [-math.log(16) * penalised[i] - ratio[i] for i in range(BATCH)]
     loss, slope = 0.0, np.zeros_like(log_probs)
     for i in rows:
@@ -103,7 +105,7 @@ def loss_of(bond, targets, y_pred):
     """The loss, with what it logs thrown away."""
     mapping = [(v, v.value) for v in bond.metrics_variables]
     with keras.StatelessScope(state_mapping=mapping):
-        return bond.compute_loss(x=targets, y_pred=y_pred)
+        return bond.compute_loss(x=targets, y_pred={"log_probs": y_pred})
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.7])
@@ -141,7 +143,7 @@ def test_targets_pick_the_better_anchor_sample(bonds, ties):
     targets = bonds[ties, 0.5, 0.0].targets(tensors)
     penalised, best = picks(batch, ties)
     np.testing.assert_array_equal(
-        ops.convert_to_numpy(targets["penalised"]), penalised
+        ops.convert_to_numpy(targets["penalised"])[:, 0], penalised
     )
     for name in ("completion_ids", "mask"):
         chosen = ops.convert_to_numpy(targets[name])
@@ -154,7 +156,7 @@ def test_call_is_the_sum_of_log_softmax_over_the_completion(bonds):
     """Against the plain model's full logits, one unpadded row at a time."""
     bond = bonds["random", 0.5, 0.0]
     batch = random_batch(1)
-    log_probs = ops.convert_to_numpy(bond.call(batch))
+    log_probs = ops.convert_to_numpy(bond.call(batch)["log_probs"])
     for i in range(4):
         for j in range(3):
             np.testing.assert_allclose(
@@ -182,7 +184,7 @@ def test_the_gradient_reaches_the_weights(bonds):
     bond = bonds["random", 0.5, 0.7]
     tensors = {k: ops.convert_to_tensor(v) for k, v in random_batch(2).items()}
     targets = bond.targets(tensors)
-    log_probs = bond.call(targets)
+    log_probs = bond.call(targets)["log_probs"]
 
     def loss(y_pred):
         return loss_of(bond, targets, y_pred)
@@ -194,7 +196,7 @@ def test_the_gradient_reaches_the_weights(bonds):
     ends = []
     for step in (1e-2, -1e-2):
         variable.assign((start + step * direction).astype("float32"))
-        ends.append(ops.convert_to_numpy(bond.call(targets)))
+        ends.append(ops.convert_to_numpy(bond.call(targets)["log_probs"]))
     variable.assign(start)
     expected = float((slope * (ends[0] - ends[1])).sum() / 2e-2)
     assert abs(expected) > 1e-3
@@ -213,6 +215,7 @@ def weight_slope(bond, targets, slope, variable, direction):
         mapping = [(variable, value)]
         mapping += [(v, v.value) for v in bond.variables if v is not variable]
         with keras.StatelessScope(state_mapping=mapping):
-            return ops.sum(ops.convert_to_tensor(slope) * bond.call(targets))
+            log_probs = bond.call(targets)["log_probs"]
+            return ops.sum(ops.convert_to_tensor(slope) * log_probs)
 
     return float(gradient(surrogate, np.float32(0.0)))

@@ -1,0 +1,268 @@
+"""Real data: a tiny Gemma 3 describes restaurants, taught by people.
+
+    python integration/restaurants.py [--backend jax|tensorflow|torch]
+        [--trainer jbond|bond] [--steps 150] [--data FOLDER]
+
+The policy is taught with human texts once, which takes some minutes, and kept
+in `integration/runs/`. Then it is measured on held-out lists of facts, trained
+with a reward that reads the facts back, and measured on its way.
+
+The E2E data are not part of this repository: KERAS_BOND_DATA or `--data` names
+a folder that holds `e2e/`.
+"""
+
+import argparse
+import csv
+import dataclasses
+import pathlib
+import sys
+import time
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
+
+import demo
+import restaurant_world
+
+HERE = pathlib.Path(__file__).resolve().parent
+# Another one than that of the pool, whose draws would be the same; and one for
+# all measurements, so that they differ by the weights alone.
+MEASURE_SEED = 1_000_000
+KL_SAMPLES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """A class of `keras_bond`, and the samples that it draws for a prompt."""
+
+    name: str
+    class_name: str
+    policy_samples: int
+    anchor_samples: int
+
+    @property
+    def sequences(self):
+        return self.policy_samples + self.anchor_samples
+
+
+TRAINERS = {
+    "jbond": Trainer("J-BOND", "JBond", 1, 2),
+    "bond": Trainer("BOND", "Bond", 4, 4),
+}
+COLUMNS = {**demo.COLUMNS, "perfect": "everything right"}
+PROGRESS = ("sequences", "reward", "win_rate", "kl", "perfect")
+
+
+def parse_arguments(argv=None):
+    """Reads the command line and sets the backend, before Keras is imported."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    backends = ("jax", "tensorflow", "torch")
+    parser.add_argument("--backend", choices=backends, default="jax")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", help="folder that holds e2e/")
+    parser.add_argument("--sft-steps", type=int, default=600)
+    parser.add_argument("--trainer", choices=TRAINERS, default="jbond")
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--sequences-per-step", type=int, default=144)
+    parser.add_argument("--learning-rate", type=float, default=1.5e-4)
+    parser.add_argument("--update-rate", type=float, default=0.02)
+    parser.add_argument("--kl-weight", type=float, default=0.1)
+    parser.add_argument("--measure-every", type=int, default=25, help="steps")
+    parser.add_argument("--held-out", type=int, default=128, help="prompts")
+    parser.add_argument("--pool", type=int, default=demo.POOL_SIZE)
+    parser.add_argument("--samples", type=int, default=16, help="a prompt")
+    parser.add_argument("--runs", type=pathlib.Path, default=HERE / "runs")
+    arguments = parser.parse_args(argv)
+    demo.set_backend(arguments.backend)
+    return arguments
+
+
+def main(argv=None):
+    """Teaches, measures, trains and measures; see the top of the file.
+
+    Returns:
+        list of dicts: Best-of-N of the start for each N, and the policy.
+    """
+    arguments = parse_arguments(argv)
+    try:
+        folder = restaurant_world.find_data(arguments.data)
+    except FileNotFoundError as error:
+        sys.exit(str(error))
+    world = restaurant_world.Restaurants(folder)
+    own, shuffled = world.human_rewards()
+    print(
+        f"Reward of human texts: {own:.3f}; of texts about another restaurant: "
+        f"{shuffled:.3f}"
+    )
+    preset = teach(world, arguments.sft_steps, arguments.runs)
+    return run(make_task(world, preset, arguments), arguments)
+
+
+def teach(world, steps, runs):
+    """Teaches a policy with the human texts, unless that was done before.
+
+    Returns:
+        path of the preset.
+    """
+    preset = runs / f"sft-{steps}"
+    if preset.exists():
+        print(f"The policy taught before: {preset}")
+        return preset
+    import train_presets
+
+    recipe = train_presets.World(
+        module=world,
+        reward=world.slot_coverage,
+        vocabulary_size=1024,
+        hidden_dim=128,
+        sequence_length=80,
+        steps=steps,
+    )
+    train_presets.save(train_presets.make_policy(recipe, steps), preset)
+    return preset
+
+
+def make_task(world, preset, arguments):
+    """Says what is learned and how: a `demo.Task` of epochs between measures.
+
+    Steps that do not fill the last epoch are left out.
+    """
+    every = min(arguments.measure_every, arguments.steps)
+    return demo.Task(
+        world=world,
+        reward=world.slot_coverage,
+        preset=preset,
+        max_prompt_length=48,
+        max_completion_length=48,
+        learning_rate=arguments.learning_rate,
+        update_rate=arguments.update_rate,
+        kl_weight=arguments.kl_weight,
+        epochs=arguments.steps // every,
+        steps_per_epoch=every,
+        trainer=TRAINERS[arguments.trainer].class_name,
+    )
+
+
+def run(task, arguments):
+    """Measures the start, trains and measures; writes table, path, picture."""
+    started = time.time()
+    bond = demo.build(task, arguments.seed, task.epochs)
+    prompts = task.world.held_out_prompts(arguments.held_out, seed=1)
+    print(f"Best-of-N of the start: {arguments.pool} samples a prompt ...")
+    pool = demo.sample(bond, task, prompts, arguments.pool)
+    frontier = measure_start(pool)
+
+    name = TRAINERS[arguments.trainer].name
+    print(f"{name}: {task.epochs} times {task.steps_per_epoch} steps ...")
+    path, after = train(bond, task, prompts, pool, arguments)
+
+    rows = [*frontier, {"name": "after: one sample", "n": 1, **path[-1]}]
+    output = arguments.runs / f"{arguments.trainer}-seed{arguments.seed}"
+    output.mkdir(parents=True, exist_ok=True)
+    write(output, rows, path, name)
+    demo.show_samples(prompts, pool, after)
+    print(demo.format_table(rows, COLUMNS))
+    print(f"Wrote {output} after {time.time() - started:.0f} s.")
+    return rows
+
+
+def measure_start(pool):
+    """Best-of-N of the start for each N of `demo.CURVE`, a dict each."""
+    from keras_bond.evaluation import best_of_n_frontier
+
+    rows = best_of_n_frontier(pool.rewards, demo.CURVE)
+    # The best of N is perfect where one of the N is.
+    perfect = best_of_n_frontier(pool.rewards == 1.0, demo.CURVE)
+    for row, perfect_row in zip(rows, perfect):
+        row["name"] = f"best of {row['n']} of the start"
+        row["perfect"] = perfect_row["reward"]
+    rows[0]["name"] = "before: one sample"
+    return rows
+
+
+def train(bond, task, prompts, pool, arguments):
+    """Fits the policy and measures it before and after each epoch.
+
+    Returns:
+        list of dicts with the keys of `PROGRESS`; and the last samples.
+    """
+    import keras
+
+    import keras_bond
+
+    trainer = TRAINERS[arguments.trainer]
+    batch_size = arguments.sequences_per_step // trainer.sequences
+    path, samples = [], []
+
+    def measure(epoch, logs=None):
+        steps = (epoch + 1) * task.steps_per_epoch
+        options = {"seed": MEASURE_SEED, "verbose": 0}
+        last = demo.sample(bond, task, prompts, arguments.samples, **options)
+        samples[:] = [last]
+        path.append(
+            {
+                "sequences": steps * batch_size * trainer.sequences,
+                **describe(last, pool),
+                "kl": kl_to_start(bond, prompts, trainer),
+            }
+        )
+        print("  ".join(f"{k} {path[-1][k]:.3f}" for k in PROGRESS))
+
+    measure(-1)
+    count = task.epochs * task.steps_per_epoch * batch_size
+    data = task.world.make_examples(count, seed=100 + arguments.seed)
+    bond.fit(
+        data["prompts"],
+        batch_size=batch_size,
+        epochs=task.epochs,
+        steps_per_epoch=task.steps_per_epoch,
+        verbose=0,
+        callbacks=[
+            keras_bond.callbacks.AnchorEMA(task.update_rate),
+            keras.callbacks.LambdaCallback(on_epoch_end=measure),
+        ],
+    )
+    return path, samples[0]
+
+
+def describe(samples, pool):
+    """What `demo.Samples` earn, against a pool of the start."""
+    import keras_bond
+
+    return {
+        "reward": float(samples.rewards.mean()),
+        "win_rate": keras_bond.evaluation.win_rate(
+            samples.rewards, pool.rewards
+        ),
+        "perfect": float((samples.rewards == 1.0).mean()),
+    }
+
+
+def kl_to_start(bond, prompts, trainer):
+    """KL to the start in nats, a mean over `KL_SAMPLES` samples a prompt."""
+    logs = bond.evaluate(
+        prompts * (KL_SAMPLES // trainer.policy_samples),
+        batch_size=64,
+        return_dict=True,
+        verbose=0,
+    )
+    return logs["kl_ref"]
+
+
+def write(output, rows, path, name):
+    """Writes table.md, path.csv and reward_kl.png."""
+    (output / "table.md").write_text(demo.format_table(rows, COLUMNS))
+    with open(output / "path.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, PROGRESS)
+        writer.writeheader()
+        writer.writerows(path)
+    demo.plot(
+        rows,
+        [(row["kl"], row["reward"]) for row in path[1:]],
+        output / "reward_kl.png",
+        name=name,
+        measured="on its way (the same prompts)",
+    )
+
+
+if __name__ == "__main__":
+    main()

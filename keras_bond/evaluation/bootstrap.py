@@ -1,0 +1,85 @@
+"""Confidence intervals by drawing the prompts again."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A number that was estimated, with its confidence interval.
+
+    Attributes:
+        value: float. The estimate.
+        low: float. Lower end of the interval.
+        high: float. Upper end of the interval.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self):
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def bootstrap(statistic, per_prompt, confidence, num_resamples, seed):
+    """Percentile intervals of functions of means over prompts.
+
+    Prompts are the independent units: samples of one prompt resemble each
+    other. A prompt is drawn with all that belongs to it, so pairs stay pairs.
+    (Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.)
+
+    Args:
+        statistic: function from one mean for each quantity to a tuple of
+            floats.
+        per_prompt: float array `(prompts, quantities)`.
+        confidence: float in (0, 1).
+        num_resamples: int, at least 1.
+        seed: int.
+
+    Returns:
+        list of `Estimate`, one for each float of `statistic`.
+
+    Raises:
+        ValueError: if there is only one prompt, or an argument is out of
+            range.
+    """
+    _check(len(per_prompt), confidence, num_resamples)
+    generator = np.random.default_rng(seed)
+    prompts = len(per_prompt)
+    resamples = [
+        statistic(*per_prompt[chosen].mean(axis=0))
+        for chosen in (
+            generator.integers(prompts, size=prompts)
+            for _ in range(num_resamples)
+        )
+    ]
+    tail = (1 - confidence) / 2
+    # No interpolation: it would make NaN of two infinite neighbours.
+    lows, highs = np.quantile(
+        resamples, (tail, 1 - tail), axis=0, method="inverted_cdf"
+    )
+    values = statistic(*per_prompt.mean(axis=0))
+    return [
+        Estimate(float(value), float(low), float(high))
+        for value, low, high in zip(values, lows, highs)
+    ]
+
+
+def _check(prompts, confidence, num_resamples):
+    if prompts < 2:
+        raise ValueError(
+            "`rewards` must hold at least 2 prompts, for the interval says "
+            f"how much they differ. Received: {prompts} prompt"
+        )
+    if not 0 < confidence < 1:
+        raise ValueError(
+            "`confidence` must be between 0 and 1, both excluded, such as "
+            f"0.95. Received: confidence={confidence}"
+        )
+    if not isinstance(num_resamples, int) or num_resamples < 1:
+        raise ValueError(
+            "`num_resamples` must be a positive integer, such as 1000. "
+            f"Received: num_resamples={num_resamples}"
+        )

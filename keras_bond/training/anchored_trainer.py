@@ -1,0 +1,310 @@
+"""Draws from policy and anchor, and weighs the likelihood of the draws."""
+
+import math
+
+from keras import ops
+
+from keras_bond import formulas
+from keras_bond import rollouts
+from keras_bond.callbacks import anchor as anchor_rules
+from keras_bond.rollouts import sequences
+from keras_bond.training import checks
+from keras_bond.training import metrics as metrics_lib
+from keras_bond.training.policy_trainer import PolicyTrainer
+from keras_bond.training.weight_sets import Anchor
+from keras_bond.training.weight_sets import WeightSet
+
+# Where the trained values are at most this share, a reference costs nothing.
+FREE_REFERENCE_SHARE = 0.1
+
+
+class AnchoredTrainer(PolicyTrainer):
+    """Trains a policy on samples of itself and of an anchor.
+
+    What BOND and its rivals share. A child says what is learned: `targets`
+    turns rewards into targets, and `loss_terms` these and the
+    log-probabilities into the terms of the loss.
+
+    Args:
+        policy, reward: see `keras_bond.Bond`.
+        logged_names: list of str. What a child logs beside the usual: the
+            terms of its loss, and what it adds to a batch in `targets`.
+        num_policy_samples: int, at least 1. Completions of the policy a prompt.
+        num_anchor_samples: int. Completions of the anchor a prompt.
+        reference: see `keras_bond.Bond`.
+        **kwargs: for `PolicyTrainer`.
+
+    Call arguments:
+        inputs: dict with `prompt_ids` int32 `(batch, max_prompt_length)`,
+            `prompt_lengths` int32 `(batch,)`, and `completion_ids` int32 and
+            `mask` bool `(batch, samples, max_completion_length)`.
+
+    Returns of a call:
+        dict with `log_probs` float32 `(batch, samples)`: `log π(y|x)` in nats.
+    """
+
+    default_anchor_rule = anchor_rules.AnchorEMA
+
+    def __init__(
+        self,
+        policy,
+        reward,
+        *,
+        num_policy_samples,
+        num_anchor_samples,
+        logged_names,
+        reference="auto",
+        **kwargs,
+    ):
+        checks.check_count("num_policy_samples", num_policy_samples, 1)
+        checks.check_count("num_anchor_samples", num_anchor_samples, 0)
+        checks.check_one_of("reference", reference, ("auto", True, False))
+        super().__init__(policy, reward, **kwargs)
+        self.num_policy_samples = num_policy_samples
+        self.num_anchor_samples = num_anchor_samples
+        self.anchor = Anchor(policy.trainable_variables)
+        self.weight_sets = {"anchor": self.anchor}
+        if reference == "auto":
+            reference = _trained_share(policy) <= FREE_REFERENCE_SHARE
+        self.has_reference = reference
+        if reference:
+            self.reference = WeightSet(policy.trainable_variables, "reference")
+            self.weight_sets["reference"] = self.reference
+        self.trackers = metrics_lib.make_trackers(
+            logged_names, reference, num_anchor_samples > 0
+        )
+        self._default_rule_announced = False
+
+    def rollout(self, inputs, training):
+        """Draws the policy's and the anchor's samples of each prompt.
+
+        Steps 1 to 3 of algorithm 2 up to the rewards; nothing here has a
+        gradient.
+
+        Args:
+            inputs: dict of int32 tensors: `prompt_ids` `(batch,
+                max_prompt_length)`, `prompt_lengths` and `rows` `(batch,)`.
+            training: bool. In training the draws depend on how many prompts
+                were seen before, in evaluation on the row numbers.
+
+        Returns:
+            dict of tensors: over `(batch, P + k)`, the P policy samples first,
+            `completion_ids`, `mask`, `terminated`, `token_ids`, `padding_mask`,
+            `tie_breakers` and `anchor_log_probs`; over `(batch, P)`
+            `entropies`, with a reference `reference_log_probs`, and in
+            evaluation `anchor_kls` and `reference_kls`, exact over the
+            vocabulary.
+        """
+        prompts = inputs["prompt_ids"], inputs["prompt_lengths"]
+        uniforms = self._uniforms(inputs["rows"], training)
+        mine = self.decoder(*prompts, uniforms["policy"])
+        completion_ids = mine["completion_ids"]
+        if self.num_anchor_samples:
+            with self.using("anchor"):
+                theirs = self.decoder(*prompts, uniforms["anchor"])
+            completion_ids = ops.concatenate(
+                [completion_ids, theirs["completion_ids"]], axis=1
+            )
+        rollout = {
+            **sequences.lay_out(*prompts, completion_ids, self.stop_token_ids),
+            "tie_breakers": uniforms["ties"][:, :, 0],
+            "entropies": mine["entropies"],
+        }
+        rollout.update(self._judged_by_others(inputs, rollout, training))
+        if self.num_anchor_samples:
+            # The decoder knows the anchor's own samples already.
+            rollout["anchor_log_probs"] = ops.concatenate(
+                [rollout["anchor_log_probs"], theirs["log_probs"]], axis=1
+            )
+        return rollout
+
+    def _judged_by_others(self, inputs, rollout, training):
+        """Log-probabilities, and KLs, of the policy's samples by other sets."""
+        p = self.num_policy_samples
+        drawn = {
+            **inputs,
+            "completion_ids": rollout["completion_ids"][:, :p],
+            "mask": rollout["mask"][:, :p],
+        }
+        logits = None if training else self._logits(drawn)
+        judged = {}
+        for name in self.weight_sets:
+            with self.using(name):
+                other_logits = self._logits(drawn)
+            log_probs = self._token_log_probs(other_logits, drawn)
+            judged[f"{name}_log_probs"] = formulas.sequence_log_probs(
+                log_probs, drawn["mask"]
+            )
+            if not training:
+                kls = formulas.token_kls(logits, other_logits, self.temperature)
+                judged[f"{name}_kls"] = formulas.sequence_log_probs(
+                    kls, drawn["mask"]
+                )
+        return judged
+
+    def _uniforms(self, rows, training):
+        prefix = "" if training else "evaluate "
+        if training:
+            offsets = ops.arange(rows.shape[0], dtype="int32")
+            rows = ops.convert_to_tensor(self.prompts_seen) + offsets
+
+        def uniform(purpose, num_samples, num_positions):
+            return rollouts.uniform(
+                self.seed, prefix + purpose, rows, num_samples, num_positions
+            )
+
+        p, k = self.num_policy_samples, self.num_anchor_samples
+        length = self.max_completion_length
+        return {
+            "policy": uniform("policy", p, length),
+            "anchor": uniform("anchor", k, length),
+            "ties": uniform("ties", p + k, 1),
+        }
+
+    def _logits(self, inputs):
+        """Logits `(batch, samples, length, vocabulary)` of completions."""
+        batch_size, num_samples, length = inputs["completion_ids"].shape
+        logits = rollouts.completion_logits(
+            self.policy,
+            sequences.repeat_rows(inputs["prompt_ids"], num_samples),
+            sequences.repeat_rows(inputs["prompt_lengths"], num_samples),
+            ops.reshape(inputs["completion_ids"], (-1, length)),
+            ops.reshape(inputs["mask"], (-1, length)),
+        )
+        return ops.reshape(logits, (batch_size, num_samples, length, -1))
+
+    def _token_log_probs(self, logits, inputs):
+        return formulas.token_log_probs(
+            logits, inputs["completion_ids"], self.temperature
+        )
+
+    def call(self, inputs):
+        if "completion_ids" not in inputs:
+            # Keras builds a model by calling it on a batch of its data, which
+            # here are prompts still without completions.
+            return {"log_probs": ops.zeros((inputs["prompt_ids"].shape[0], 0))}
+        logits = self._logits(inputs)
+        token_log_probs = self._token_log_probs(logits, inputs)
+        log_probs = formulas.sequence_log_probs(token_log_probs, inputs["mask"])
+        return {
+            "log_probs": log_probs,
+            **self.more_outputs(inputs, logits, token_log_probs),
+        }
+
+    def more_outputs(self, inputs, logits, token_log_probs):
+        """What else a child's loss wants to know about the completions."""
+        return {}
+
+    def targets(self, batch):
+        """Decides what is learned from the rewards of a batch."""
+        return batch
+
+    def loss_terms(self, batch, outputs):
+        """The terms of the loss, with their weights.
+
+        Args:
+            batch: dict of tensors, see `targets`.
+            outputs: dict of tensors, what `call` returned.
+
+        Returns:
+            dict from each name of a term to `(weight, losses)`: a float, and a
+            float tensor `(batch,)`.
+        """
+        raise NotImplementedError
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        """The weighted sum of `loss_terms`, a mean over prompts with rewards.
+
+        Args:
+            x: dict of tensors, see `targets`.
+            y: unused.
+            y_pred: dict of tensors, what `call` returned.
+            sample_weight: unused.
+            training: unused.
+
+        Returns:
+            float32 scalar.
+        """
+        terms = self.loss_terms(x, y_pred)
+        log_probs = y_pred["log_probs"][:, : self.num_policy_samples]
+        values = metrics_lib.step_values(x, log_probs)
+        values.update({name: losses for name, (_, losses) in terms.items()})
+        metrics_lib.update(self.trackers, values, x["valid"])
+        loss = sum(weight * losses for weight, losses in terms.values())
+        return formulas.masked_mean(loss, x["valid"])
+
+    def watched_weights(self):
+        """Copies some weights, to see whether the update moves them."""
+        return metrics_lib.watch(self.policy.trainable_variables)
+
+    def after_update(self, batch, before):
+        """Moves the anchor and the clocks; step 6 of algorithm 2.
+
+        Args:
+            batch: dict of tensors, what was learned from.
+            before: what `watched_weights` returned before the update.
+
+        Returns:
+            dict of the logged numbers.
+        """
+        variables = self.policy.trainable_variables
+        updated = self.anchor.follow(variables, self.optimizer.iterations)
+        count = ops.sum(ops.cast(batch["present"], "int32"))
+        self.prompts_seen.assign(self.prompts_seen + count)
+        self.trackers["train/updated_fraction"].update_state(
+            metrics_lib.moved_fraction(variables, before),
+            sample_weight=ops.cast(updated, "float32"),
+        )
+        return self.get_metrics_result()
+
+    def set_anchor_rule(self, update_rate, every):
+        """Sets how the anchor moves; see `keras_bond.callbacks.AnchorRule`."""
+        self.anchor.set_rule(update_rate, every)
+
+    def compile(self, optimizer="adam", **kwargs):
+        super().compile(optimizer=optimizer, **kwargs)
+        iterations = ops.convert_to_numpy(self.optimizer.iterations)
+        self.anchor.updates_seen.assign(int(iterations))
+
+    compile.__doc__ = PolicyTrainer.compile.__doc__
+
+    def needs_other_prompts(self):
+        """Whether the baseline of a prompt is made of the other prompts."""
+        return False
+
+    def check_batch(self, batches):
+        """Refuses batches of one prompt where they leave no baseline."""
+        if batches.num_batches is None or not self.needs_other_prompts():
+            return
+        if batches.prompts_per_batch < 2:
+            raise ValueError(
+                "A batch must have at least 2 prompts: the baseline of the "
+                "backward KL is the mean of the OTHERS of the batch. Raise "
+                "`batch_size`, or set `jeffreys_beta=0`. Received: batches of "
+                f"{batches.prompts_per_batch} prompt"
+            )
+
+    def complete_callbacks(self, callbacks):
+        """Adds the default anchor rule where the user gives none."""
+        completed = anchor_rules.with_anchor_rule(
+            callbacks,
+            self.default_anchor_rule(),
+            announce=not self._default_rule_announced,
+        )
+        self._default_rule_announced = True
+        return completed
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_policy_samples": self.num_policy_samples,
+            "num_anchor_samples": self.num_anchor_samples,
+            "reference": self.has_reference,
+        }
+
+
+def _trained_share(policy):
+    trained = sum(math.prod(v.shape) for v in policy.trainable_variables)
+    return trained / policy.count_params()

@@ -1,0 +1,183 @@
+"""What BOND is compared with, under the same harness.
+
+Sampling, rewards, optimizer, data and logging are those of `keras_bond.Bond`;
+only `loss_terms` differs.
+"""
+
+import keras
+
+from keras_bond import formulas
+from keras_bond.callbacks import AnchorFixed
+from keras_bond.training import checks
+from keras_bond.training.anchored_trainer import AnchoredTrainer
+
+
+@keras.saving.register_keras_serializable(package="keras_bond")
+class Reinforce(AnchoredTrainer):
+    """KL-regularised REINFORCE, the rival of the paper's figure 7.
+
+    Maximises `E[r(y)] - β_RL KL(π ‖ π_ref)` by the score function, with a
+    leave-one-out baseline (BOND, Sessa et al., ICLR 2025, arXiv 2407.14622,
+    section 6; RLOO, Ahmadian et al., 2024, arXiv 2402.14740). Unlike BOND it
+    depends on the scale of the reward.
+
+    Args:
+        policy, reward, max_prompt_length, max_completion_length: see
+            `keras_bond.Bond`.
+        kl_strength: float, at least 0. Denoted β_RL in the paper, which uses
+            0.001 to 1. Defaults to 0.1.
+        num_policy_samples: int. Completions a prompt. Defaults to 2.
+        baseline: `"batch"`, `"prompt"` or `"mixed"`, see
+            `keras_bond.formulas.baseline`. Defaults to `"prompt"`.
+        **kwargs: further arguments of `keras_bond.Bond`: `reference`,
+            `temperature`, `seed` and the like.
+
+    Example:
+
+    ```python
+    rival = keras_bond.Reinforce(
+        policy, reward, kl_strength=0.1, max_prompt_length=64,
+        max_completion_length=64,
+    )
+    rival.compile(keras.optimizers.Adam(3e-6))
+    rival.fit(prompts, batch_size=32)
+    ```
+    """
+
+    default_anchor_rule = AnchorFixed
+
+    def __init__(
+        self,
+        policy,
+        reward,
+        *,
+        kl_strength=0.1,
+        num_policy_samples=2,
+        baseline="prompt",
+        **kwargs,
+    ):
+        checks.check_strength("kl_strength", kl_strength)
+        checks.check_one_of("baseline", baseline, formulas.BASELINES)
+        checks.check_count(
+            "num_policy_samples",
+            num_policy_samples,
+            2 if baseline == "prompt" else 1,
+        )
+        super().__init__(
+            policy,
+            reward,
+            num_policy_samples=num_policy_samples,
+            num_anchor_samples=0,
+            logged_names=["policy_loss"],
+            **kwargs,
+        )
+        self.kl_strength = float(kl_strength)
+        self.baseline = baseline
+
+    def needs_other_prompts(self):
+        return self.baseline == "batch" or self.num_policy_samples == 1
+
+    def loss_terms(self, batch, outputs):
+        """`-mean_i log π(y_i) · sg(R_i - B_i)`."""
+        log_probs = outputs["log_probs"]
+        returns = formulas.reinforce_returns(
+            batch["rewards"],
+            log_probs - batch["anchor_log_probs"],
+            self.kl_strength,
+        )
+        advantages = returns - formulas.baseline(
+            returns, batch["valid"], self.baseline
+        )
+        losses = formulas.weighted_likelihood_loss(
+            log_probs, advantages / self.num_policy_samples
+        )
+        return {"policy_loss": (1.0, losses)}
+
+    def get_config(self):
+        config = super().get_config()
+        del config["num_anchor_samples"]
+        return {
+            **config,
+            "kl_strength": self.kl_strength,
+            "baseline": self.baseline,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_bond")
+class BoNBoN(AnchoredTrainer):
+    """BoNBoN: imitates the best and contrasts it with the worst of N.
+
+    `α · (-log π(best)) + (1-α) · (Δ - margin)²` on N samples of the start
+    (Gui et al., NeurIPS 2024, arXiv 2406.00832), where `Δ` is the log-ratio of
+    best over worst and the margin is what Best-of-N makes it. One more sample,
+    of the policy, is drawn for the log only.
+
+    Args:
+        policy, reward, max_prompt_length, max_completion_length: see
+            `keras_bond.Bond`.
+        best_of_n: int, at least 2. Samples of the start a prompt. Defaults to
+            8.
+        sft_weight: float in [0, 1]. Denoted α in that paper. Defaults to 0.5.
+        **kwargs: further arguments of `keras_bond.Bond`: `reference`,
+            `temperature`, `seed` and the like.
+
+    Example:
+
+    ```python
+    rival = keras_bond.BoNBoN(
+        policy, reward, best_of_n=8, max_prompt_length=64,
+        max_completion_length=64,
+    )
+    rival.compile(keras.optimizers.Adam(3e-6))
+    rival.fit(prompts, batch_size=32)
+    ```
+    """
+
+    default_anchor_rule = AnchorFixed
+
+    def __init__(
+        self, policy, reward, *, best_of_n=8, sft_weight=0.5, **kwargs
+    ):
+        checks.check_count("best_of_n", best_of_n, 2)
+        checks.check_share("sft_weight", sft_weight)
+        super().__init__(
+            policy,
+            reward,
+            num_policy_samples=1,
+            num_anchor_samples=best_of_n,
+            logged_names=["sft_loss", "contrast_loss"],
+            **kwargs,
+        )
+        self.best_of_n = best_of_n
+        self.sft_weight = float(sft_weight)
+
+    def loss_terms(self, batch, outputs):
+        """`α·SFT + (1-α)·IPO`, both on the anchor's samples."""
+        log_probs = outputs["log_probs"][:, 1:]
+        log_ratios = log_probs - batch["anchor_log_probs"][:, 1:]
+        rewards, lots = batch["rewards"][:, 1:], batch["tie_breakers"][:, 1:]
+        n = self.best_of_n
+        best = formulas.best_sample_weights(rewards, n, lots)
+        # The same lots, upside down, so that best and worst always differ.
+        worst = formulas.best_sample_weights(-rewards, n, 1.0 - lots)
+        contrast = formulas.bonbon_contrast_coefficients(
+            best, worst, log_ratios
+        )
+        loss = formulas.weighted_likelihood_loss
+        return {
+            "sft_loss": (self.sft_weight, loss(log_probs, best)),
+            "contrast_loss": (
+                1.0 - self.sft_weight,
+                loss(log_probs, contrast),
+            ),
+        }
+
+    def get_config(self):
+        config = super().get_config()
+        for name in ("num_policy_samples", "num_anchor_samples"):
+            del config[name]
+        return {
+            **config,
+            "best_of_n": self.best_of_n,
+            "sft_weight": self.sft_weight,
+        }

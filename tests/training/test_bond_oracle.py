@@ -1,0 +1,327 @@
+"""`Bond`'s loss against loops in NumPy, for every choice that is not pooled.
+
+The oracle returns the exact gradient with respect to the log-probabilities.
+"""
+
+import itertools
+import math
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_bond
+from tests.conftest import gradient
+from tests.conftest import length_reward
+from tests.conftest import make_policy
+
+BATCH, P, K = 6, 2, 4
+GAMMA = 0.4
+
+
+@pytest.fixture(scope="module")
+def policy():
+    return make_policy()
+
+
+def make_bond(policy, **choices):
+    return keras_bond.Bond(
+        policy,
+        length_reward,
+        max_prompt_length=6,
+        max_completion_length=5,
+        **{
+            "num_policy_samples": P,
+            "num_anchor_samples": K,
+            "backward": "policy_samples",
+            "reference": False,
+            "seed": 0,
+            **choices,
+        },
+    )
+
+
+def random_batch(seed, levels=3):
+    """Few reward levels make ties; one prompt dropped out."""
+    generator = np.random.default_rng(seed)
+    shape = (BATCH, P + K)
+    return {
+        "mask": np.ones((*shape, 5), bool),
+        "completion_ids": np.ones((*shape, 5), "int32"),
+        "terminated": np.ones(shape, bool),
+        "rewards": generator.integers(0, levels, shape).astype("float32"),
+        "tie_breakers": generator.random(shape).astype("float32"),
+        "anchor_log_probs": generator.normal(-5, 0.5, shape).astype("float32"),
+        "entropies": np.ones((BATCH, P), "float32"),
+        "valid": np.arange(BATCH) != 2,
+    }
+
+
+def slope_of(bond, batch, log_probs, extra=None):
+    """Gradient of the library's loss with respect to `log_probs`."""
+    tensors = {k: ops.convert_to_tensor(v) for k, v in batch.items()}
+    targets = bond.targets(tensors)
+    mapping = [(v, v.value) for v in bond.metrics_variables]
+
+    def loss(values):
+        outputs = {"log_probs": values, **(extra or {})}
+        with keras.StatelessScope(state_mapping=mapping):
+            return bond.compute_loss(x=targets, y_pred=outputs)
+
+    return gradient(loss, log_probs)
+
+
+def log_quantile(kind, c, k):
+    if kind == "harmonic":
+        return -sum(1 / i for i in range(c + 1, k + 1))
+    if kind == "pairs":
+        return -math.log(16) * math.comb(k - c, 2) / math.comb(k, 2)
+    return math.log(max(c, 0.5) / k)
+
+
+def backward_reward(batch, b, i, kind, ties, n):
+    """`(N-1) log p_le` of one policy sample, ties by one of three rules."""
+    mine, lot = batch["rewards"][b, i], batch["tie_breakers"][b, i]
+    others = batch["rewards"][b, P:]
+    lots = batch["tie_breakers"][b, P:]
+    below, tied = sum(others < mine), sum(others == mine)
+    if ties == "strict":
+        return (n - 1) * log_quantile(kind, below + tied, K)
+    if ties == "random":
+        lucky = sum((others == mine) & (lots < lot))
+        return (n - 1) * log_quantile(kind, below + lucky, K)
+    if n == 2:
+        sides = itertools.product((0, 1), repeat=int(tied))
+        return np.mean([log_quantile(kind, below + sum(s), K) for s in sides])
+    places = range(below, below + tied + 1)
+    powers = [math.exp((n - 1) * log_quantile(kind, c, K)) for c in places]
+    return math.log(np.mean(powers))
+
+
+def best_of_n_weight(batch, b, i, n):
+    """Share of the n-subsets of the anchor's samples that i is the best of."""
+    rewards, weight, count = batch["rewards"][b, P:], 0.0, 0
+    for subset in itertools.combinations(range(K), n):
+        highest = max(rewards[list(subset)])
+        winners = [j for j in subset if rewards[j] == highest]
+        count += 1
+        weight += (i in winners) / len(winners)
+    return weight / count
+
+
+def oracle(batch, log_probs, *, quantiles, ties, baseline, n, beta, forward):
+    """Slope of `(1-β) forward + β backward + γ KL`, mean over prompts."""
+    rows = [b for b in range(BATCH) if batch["valid"][b]]
+    ratio = log_probs - batch["anchor_log_probs"].astype("float64")
+    returns = np.array(
+        [
+            [backward_reward(batch, b, i, quantiles, ties, n) for i in range(P)]
+            for b in range(BATCH)
+        ]
+    )
+    returns = returns - ratio[:, :P]
+    slope = np.zeros_like(log_probs)
+    for b, i in itertools.product(rows, range(P)):
+        centred = [
+            values[b, i] - lone_mean(values, rows, b, i, baseline)
+            for values in (returns, ratio[:, :P])
+        ]
+        slope[b, i] = (-beta * centred[0] + GAMMA * centred[1]) / P
+    for b, i in itertools.product(rows, range(K)):
+        weight = best_of_n_weight(batch, b, i, n)
+        if forward == "control_variate":
+            weight -= (
+                scale(batch, ratio, rows, b, n) * np.exp(ratio[b, P + i]) / K
+            )
+        slope[b, P + i] = -(1 - beta) * weight
+    return slope / len(rows)
+
+
+def lone_mean(values, rows, b, i, baseline):
+    by_batch = np.mean([values[c] for c in rows if c != b])
+    by_prompt = np.mean([values[b, j] for j in range(P) if j != i])
+    return {
+        "batch": by_batch,
+        "prompt": by_prompt,
+        "mixed": (by_batch + by_prompt) / 2,
+    }[baseline]
+
+
+def scale(batch, ratio, rows, b, n):
+    products = squares = 0.0
+    for c, i in itertools.product(rows, range(K)):
+        if c != b:
+            rho = np.exp(ratio[c, P + i])
+            products += best_of_n_weight(batch, c, i, n) * rho
+            squares += rho**2
+    return min(1.0, K * products / squares)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("ties", ["random", "strict", "midrank"])
+@pytest.mark.parametrize("quantiles", ["harmonic", "pairs", "monte_carlo"])
+def test_gradients_are_those_of_loops(policy, quantiles, ties, n):
+    """Signs, denominators, ties, baselines, leave-one-out scales."""
+    if quantiles == "pairs" and n > 2:
+        return
+    settings = [("batch", "order_statistics"), ("mixed", "control_variate")]
+    for baseline, forward in settings:
+        bond = make_bond(
+            policy,
+            best_of_n=n,
+            quantiles=quantiles,
+            ties=ties,
+            baseline=baseline,
+            forward=forward,
+            jeffreys_beta=0.3,
+            kl_weight=GAMMA,
+        )
+        batch = random_batch(n)
+        log_probs = np.random.default_rng(7).normal(-5, 0.5, (BATCH, P + K))
+        expected = oracle(
+            batch,
+            log_probs,
+            quantiles=quantiles,
+            ties=ties,
+            baseline=baseline,
+            n=n,
+            beta=0.3,
+            forward=forward,
+        )
+        result = slope_of(bond, batch, log_probs)
+        np.testing.assert_allclose(result, expected, rtol=2e-4, atol=2e-6)
+
+
+def test_pooled_parts_are_weighed_by_beta_and_masked(policy):
+    """Pins: β on the wrong part; prompts that dropped out in a baseline."""
+    batch = random_batch(3)
+    log_probs = np.random.default_rng(8).normal(-5, 0.5, (BATCH, P + K))
+    ratios = (log_probs - batch["anchor_log_probs"]).astype("float32")
+    bond = make_bond(
+        policy, forward="pooled", backward="pooled", jeffreys_beta=0.3
+    )
+    forward = keras_bond.formulas.pooled_forward_coefficients(
+        batch["rewards"], ratios, P
+    )
+    backward = keras_bond.formulas.pooled_backward_coefficients(
+        batch["rewards"], ratios, P, batch["valid"]
+    )
+    mixed = 0.7 * ops.convert_to_numpy(forward)
+    mixed = mixed + 0.3 * ops.convert_to_numpy(backward)
+    expected = -mixed * batch["valid"][:, None] / (BATCH - 1)
+    result = slope_of(bond, batch, log_probs)
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_exact_quantiles_make_the_target_a_fixed_point(policy):
+    """At `π = π_BoN` every coefficient vanishes: no noise is left there.
+
+    With the quantiles of a model; the labels of one that is learned are those
+    of the formula.
+    """
+    bond = make_bond(
+        policy, best_of_n=8, quantiles="learned", forward="density_ratio"
+    )
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(BATCH, P + K, 2)).astype("float32")
+    p_le = 1 / (1 + np.exp(-logits.astype("float64").max(axis=-1)))
+    p_lt = 1 / (1 + np.exp(-logits.astype("float64").min(axis=-1)))
+    ratio = np.log((p_le**8 - p_lt**8) / (p_le - p_lt))
+    batch = random_batch(0)
+    log_probs = batch["anchor_log_probs"] + ratio
+    quantile_logits = np.sort(logits, axis=-1)[:, :, ::-1].copy()
+    extra = {"quantile_logits": ops.convert_to_tensor(quantile_logits)}
+    result = slope_of(bond, batch, log_probs, extra)
+    np.testing.assert_allclose(result, 0.0, atol=2e-5)
+
+
+TRANSFORMS = {
+    "cubed": lambda r: r**3,
+    "exponential": lambda r: np.exp(3 * r),
+    "shifted": lambda r: 1000 * r - 7,
+}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"forward": "pooled", "backward": "pooled"},
+        {"quantiles": "harmonic", "forward": "control_variate"},
+        {"quantiles": "monte_carlo", "best_of_n": 4},
+        {"quantiles": "pairs", "ties": "strict", "forward": "best_sample"},
+        {"quantiles": "learned", "ties": "random"},
+    ],
+    ids=lambda choices: ",".join(map(str, choices.values())),
+)
+def test_increasing_transforms_of_the_reward_change_no_bit(
+    policy, choices, transform
+):
+    """Only ranks may enter, for ten random batches with and without ties."""
+    bond = make_bond(policy, **choices)
+    for seed in range(10):
+        batch = random_batch(seed, levels=3 if seed % 2 else 1000)
+        batch["rewards"] = batch["rewards"] / 100
+        other = dict(batch)
+        changed = TRANSFORMS[transform](batch["rewards"].astype("float64"))
+        other["rewards"] = changed.astype("float32")
+        shape = (BATCH, bond.targets(tensors(batch))["mask"].shape[1])
+        log_probs = np.random.default_rng(seed).normal(-5, 0.5, shape)
+        logits = np.random.default_rng(seed).normal(size=(*shape, 2))
+        extra = {"quantile_logits": ops.array(logits.astype("float32"))}
+        np.testing.assert_array_equal(
+            slope_of(bond, batch, log_probs, extra),
+            slope_of(bond, other, log_probs, extra),
+        )
+
+
+def tensors(batch):
+    return {k: ops.convert_to_tensor(v) for k, v in batch.items()}
+
+
+def test_the_rivals_differ_in_their_loss_only(policy):
+    """REINFORCE and BoNBoN against loops; the samples are drawn alike."""
+    batch = random_batch(5, levels=1000)
+    log_probs = np.random.default_rng(2).normal(-5, 0.5, (BATCH, P + K))
+    ratio = log_probs - batch["anchor_log_probs"]
+    lengths = {"max_prompt_length": 6, "max_completion_length": 5, "seed": 0}
+    rows = [b for b in range(BATCH) if batch["valid"][b]]
+
+    rival = keras_bond.Reinforce(
+        policy, length_reward, kl_strength=0.3, **lengths
+    )
+    mine = {
+        k: v[:, :P] if v.ndim > 1 and k != "entropies" else v
+        for k, v in batch.items()
+    }
+    returns = mine["rewards"] - 0.3 * ratio[:, :P]
+    expected = np.zeros((BATCH, P))
+    for b in rows:
+        expected[b] = -(returns[b] - returns[b, ::-1]) / P / len(rows)
+    np.testing.assert_allclose(
+        slope_of(rival, mine, log_probs[:, :P]), expected, rtol=1e-4, atol=1e-5
+    )
+
+    rival = keras_bond.BoNBoN(
+        policy, length_reward, best_of_n=K, sft_weight=0.2, **lengths
+    )
+    theirs = {
+        k: v[:, 1:] if v.ndim > 1 and k != "entropies" else v
+        for k, v in batch.items()
+    }
+    theirs["entropies"] = batch["entropies"][:, :1]
+    expected = np.zeros((BATCH, 1 + K))
+    margin = (K - 1) * sum(1 / i for i in range(1, K))
+    for b in rows:
+        rewards = theirs["rewards"][b, 1:]
+        best, worst = 1 + rewards.argmax(), 1 + rewards.argmin()
+        delta = ratio[b, 1 + best] - ratio[b, 1 + worst]
+        expected[b, best] = -0.2 - 0.8 * 2 * (margin - delta)
+        expected[b, worst] = 0.8 * 2 * (margin - delta)
+    np.testing.assert_allclose(
+        slope_of(rival, theirs, log_probs[:, 1:]),
+        expected / len(rows),
+        rtol=1e-4,
+        atol=1e-5,
+    )

@@ -1,0 +1,144 @@
+"""Training ends at the exact Best-of-N law, where that can be written down.
+
+The world has 21 completions a prompt, so that every law is a finite sum. The
+first prompt has rewards without ties, the second one has three levels of them.
+"""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+
+import keras_bond
+from examples import enumerable
+
+WORLD = enumerable.World(
+    vocabulary_size=5, max_completion_length=2, num_prompts=2
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """PyTorch's threads wait longer for each other than they compute here."""
+    if keras.config.backend() != "torch":
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_rewards():
+    distinct = enumerable.make_rewards(WORLD, seed=0)
+    tied = enumerable.make_rewards(WORLD, seed=0, levels=3)
+    return np.stack([distinct[0], tied[1]])
+
+
+def make_policy():
+    return enumerable.make_policy(WORLD, seed=0, num_layers=1)
+
+
+def law(policy):
+    return np.exp(enumerable.log_probs(WORLD, policy))
+
+
+def train(policy, rewards, steps, **settings):
+    """Trains against a fixed anchor and returns the trainer."""
+    bond = keras_bond.Bond(
+        policy,
+        enumerable.Table(WORLD, rewards),
+        **WORLD.lengths,
+        num_policy_samples=8,
+        num_anchor_samples=16,
+        seed=0,
+        **settings,
+    )
+    rate = keras.optimizers.schedules.CosineDecay(1e-2, steps, alpha=0.01)
+    bond.compile(keras.optimizers.Adam(rate))
+    copies = 16
+    bond.fit(
+        WORLD.prompts(copies * steps),
+        batch_size=copies * WORLD.num_prompts,
+        verbose=0,
+        callbacks=[keras_bond.callbacks.AnchorFixed()],
+    )
+    return bond
+
+
+def distances(policy, start, rewards, n):
+    """Total variation to Best-of-N of the start, `(prompts,)`."""
+    target = enumerable.best_of_n_law(start, rewards, n)
+    return 0.5 * np.abs(law(policy) - target).sum(axis=1)
+
+
+def test_the_law_is_that_of_picking_the_best():
+    """Brute force over all triples, ties shared; and everything sums to 1."""
+    start, rewards, n = law(make_policy()), make_rewards(), 3
+    np.testing.assert_allclose(start.sum(axis=1), 1.0, atol=1e-5)
+    expected = np.zeros_like(start)
+    for i in range(WORLD.num_prompts):
+        for drawn in itertools.product(range(start.shape[1]), repeat=n):
+            drawn = np.array(drawn)
+            tied = drawn[rewards[i, drawn] == rewards[i, drawn].max()]
+            np.add.at(expected[i], tied, start[i, drawn].prod() / len(tied))
+    actual = enumerable.best_of_n_law(start, rewards, n)
+    np.testing.assert_allclose(actual, expected, atol=1e-12)
+
+
+def test_the_table_finds_every_completion():
+    """Also behind the end, where the ids are junk that only the mask tells."""
+    rewards = make_rewards()
+    token_ids, padding_mask = WORLD.rows()
+    token_ids = np.where(padding_mask, token_ids, 3)
+    found = enumerable.Table(WORLD, rewards)(
+        {
+            "token_ids": keras.ops.convert_to_tensor(token_ids),
+            "padding_mask": keras.ops.convert_to_tensor(padding_mask),
+        }
+    )
+    np.testing.assert_array_equal(
+        keras.ops.convert_to_numpy(found), rewards.astype("float32")
+    )
+
+
+@pytest.mark.parametrize(("n", "steps"), [(2, 200), (4, 200), (8, 250)])
+def test_exact_quantiles_lead_to_the_exact_law(n, steps):
+    """At the optimum no sample moves the policy, so only rounding is left.
+
+    Fails where p_le and p_lt, or policy and anchor, change places.
+    """
+    policy, rewards = make_policy(), make_rewards()
+    start = law(policy)
+    assert min(distances(policy, start, rewards, n)) > 0.15
+    quantiles = enumerable.quantile_logits(start, rewards)
+    bond = train(
+        policy,
+        rewards,
+        steps,
+        best_of_n=n,
+        forward="density_ratio",
+        backward="policy_samples",
+        quantiles=enumerable.Table(WORLD, quantiles),
+    )
+    print("REACHED", n, distances(policy, start, rewards, n))
+    assert max(distances(policy, start, rewards, n)) < 0.01
+    with bond.using("anchor"):
+        np.testing.assert_allclose(law(policy), start, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("forward", "backward"),
+    [("control_variate", "policy_samples"), ("pooled", "pooled")],
+)
+def test_counted_quantiles_come_close_to_the_law(forward, backward):
+    """16 anchor samples tell a quantile to 0.1 only, and leave some noise."""
+    policy, rewards = make_policy(), make_rewards()
+    start = law(policy)
+    train(policy, rewards, 150, forward=forward, backward=backward)
+    reached = distances(policy, start, rewards, 2)
+    print("REACHED", forward, reached)
+    assert max(reached) < 0.05
