@@ -1,6 +1,7 @@
 """The same with a reward of only two values: right or wrong.
 
-    python examples/arithmetic.py [--backend jax|tensorflow|torch] [--seed 0]
+    python examples/arithmetic.py [--backend jax|tensorflow|torch]
+                                  [--trainer jbond|bond] [--seed 0]
 
 The policy solves one-step word problems and was taught with mostly wrong
 answers. Many prompts have three right or three wrong samples: breaking ties at
@@ -25,6 +26,7 @@ if __name__ == "__main__":
         update_rate=0.02,
         kl_weight=0.0,
         epochs=5,
+        trainer=demo.TRAINERS[arguments.trainer],
         steps_per_epoch=30,
     )
     demo.run(task, arguments)

@@ -1,4 +1,4 @@
-"""Measures a policy, trains it with J-BOND, measures it again, shows both.
+"""Measures a policy, trains it with BOND, measures it again, shows both.
 
 What `quickstart.py`, `arithmetic.py` and `integration/` share. The starting
 policy is measured once, by a pool of samples for each held-out prompt, which
@@ -14,13 +14,33 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 POOL_SIZE = 64
-BATCH_SIZE = 64
+SEQUENCES_PER_STEP = 192
 CURVE = (1, 2, 3, 4, 5, 6, 7, 8)
 SHOWN = (1, 2, 4, 8)
 COLUMNS = {
     "reward": "reward",
     "win_rate": "win rate",
     "kl": "KL to the start",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """A class of `keras_bond`, and the samples that it draws for a prompt."""
+
+    name: str
+    class_name: str
+    policy_samples: int
+    anchor_samples: int
+
+    @property
+    def sequences(self):
+        return self.policy_samples + self.anchor_samples
+
+
+TRAINERS = {
+    "jbond": Trainer("J-BOND", "JBond", 1, 2),
+    "bond": Trainer("BOND", "Bond", 4, 4),
 }
 
 
@@ -31,11 +51,13 @@ def parse_arguments(description):
         description: str. The first lines of `--help`.
 
     Returns:
-        a namespace with `backend`, `seed`, `epochs` and `output`.
+        a namespace with `backend`, `trainer`, `seed`, `epochs`, `held_out` and
+        `output`.
     """
     parser = argparse.ArgumentParser(description=description)
     backends = ("jax", "tensorflow", "torch")
     parser.add_argument("--backend", choices=backends, default="jax")
+    parser.add_argument("--trainer", choices=TRAINERS, default="jbond")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, help="default: as documented")
     parser.add_argument("--held-out", type=int, default=64, help="prompts")
@@ -67,7 +89,8 @@ class Task:
         kl_weight: float. See `keras_bond.JBond`.
         epochs: int.
         steps_per_epoch: int.
-        trainer: str. The class in `keras_bond` that learns.
+        trainer: a `Trainer`.
+        sequences_per_step: int. Generated sequences, policy's and anchor's.
     """
 
     world: object
@@ -80,7 +103,13 @@ class Task:
     kl_weight: float
     epochs: int
     steps_per_epoch: int
-    trainer: str = "JBond"
+    trainer: Trainer = TRAINERS["jbond"]
+    sequences_per_step: int = SEQUENCES_PER_STEP
+
+    @property
+    def batch_size(self):
+        """Prompts a step."""
+        return self.sequences_per_step // self.trainer.sequences
 
 
 def run(task, arguments):
@@ -104,7 +133,8 @@ def run(task, arguments):
     pool = sample(bond, task, held_out, POOL_SIZE)
     frontier = keras_bond.evaluation.best_of_n_frontier(pool.rewards, CURVE)
 
-    print(f"J-BOND: {epochs} epochs of {task.steps_per_epoch} steps ...")
+    name = task.trainer.name
+    print(f"{name}: {epochs} epochs of {task.steps_per_epoch} steps ...")
     path = train(bond, task, arguments.seed, epochs)
 
     print("The policy after training, single samples ...")
@@ -115,7 +145,7 @@ def run(task, arguments):
     show_samples(held_out, pool, after)
     print(format_table(rows))
     (arguments.output / "table.md").write_text(format_table(rows))
-    plot(rows, path, arguments.output / "reward_kl.png")
+    plot(rows, path, arguments.output / "reward_kl.png", name=name)
     bond.policy.save_to_preset(str(arguments.output / "policy"))
     print(
         f"\nWrote reward_kl.png, table.md and the trained policy to "
@@ -133,7 +163,7 @@ def build(task, seed, epochs):
 
     preset = HERE / "presets" / task.preset
     policy = keras_hub.models.CausalLM.from_preset(str(preset))
-    bond = getattr(keras_bond, task.trainer)(
+    bond = getattr(keras_bond, task.trainer.class_name)(
         policy,
         reward=task.reward,
         max_prompt_length=task.max_prompt_length,
@@ -204,11 +234,11 @@ def train(bond, task, seed, epochs):
             values = [(name, float(logs[name])) for name in self.shown]
             self.bar.update(batch + 1, values)
 
-    count = task.steps_per_epoch * BATCH_SIZE
+    count = task.steps_per_epoch * task.batch_size
     prompts = task.world.make_examples(count, seed=100 + seed)["prompts"]
     history = bond.fit(
         prompts,
-        batch_size=BATCH_SIZE,
+        batch_size=task.batch_size,
         epochs=epochs,
         verbose=0,
         callbacks=[
@@ -227,9 +257,10 @@ def tabulate(bond, frontier, held_out, pool, after):
         {"name": f"best of {row['n']} of the start", **row} for row in frontier
     ]
     rows[0]["name"] = "before: one sample"
-    # Many draws a prompt, for the log-ratio of one sequence is noisy.
+    # Several draws a prompt: the KL is a mean over completions.
+    repeats = max(1, 8 // bond.num_policy_samples)
     logs = bond.evaluate(
-        held_out * 16, batch_size=256, return_dict=True, verbose=0
+        held_out * repeats, batch_size=64, return_dict=True, verbose=0
     )
     rows.append(
         {

@@ -1,6 +1,7 @@
 """Trains a tiny Gemma 3 until one sample is as good as the best of several.
 
-    python examples/quickstart.py [--backend jax|tensorflow|torch] [--seed 0]
+    python examples/quickstart.py [--backend jax|tensorflow|torch]
+                                  [--trainer jbond|bond] [--seed 0]
 
 The policy turns facts about a hiking trail into a sentence. It was taught with
 flawed sentences, so that one sample states only about 60 % of the facts
@@ -24,7 +25,8 @@ if __name__ == "__main__":
         learning_rate=1.5e-4,
         update_rate=0.02,
         kl_weight=0.5,
-        epochs=7,
+        epochs=6,
+        trainer=demo.TRAINERS[arguments.trainer],
         steps_per_epoch=15,
     )
     demo.run(task, arguments)

@@ -13,7 +13,6 @@ a folder that holds `e2e/`.
 
 import argparse
 import csv
-import dataclasses
 import pathlib
 import sys
 import time
@@ -30,24 +29,6 @@ MEASURE_SEED = 1_000_000
 KL_SAMPLES = 8
 
 
-@dataclasses.dataclass(frozen=True)
-class Trainer:
-    """A class of `keras_bond`, and the samples that it draws for a prompt."""
-
-    name: str
-    class_name: str
-    policy_samples: int
-    anchor_samples: int
-
-    @property
-    def sequences(self):
-        return self.policy_samples + self.anchor_samples
-
-
-TRAINERS = {
-    "jbond": Trainer("J-BOND", "JBond", 1, 2),
-    "bond": Trainer("BOND", "Bond", 4, 4),
-}
 COLUMNS = {**demo.COLUMNS, "perfect": "everything right"}
 PROGRESS = ("sequences", "reward", "win_rate", "kl", "perfect")
 
@@ -60,7 +41,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", help="folder that holds e2e/")
     parser.add_argument("--sft-steps", type=int, default=600)
-    parser.add_argument("--trainer", choices=TRAINERS, default="jbond")
+    parser.add_argument("--trainer", choices=demo.TRAINERS, default="jbond")
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--sequences-per-step", type=int, default=144)
     parser.add_argument("--learning-rate", type=float, default=1.5e-4)
@@ -138,7 +119,8 @@ def make_task(world, preset, arguments):
         kl_weight=arguments.kl_weight,
         epochs=arguments.steps // every,
         steps_per_epoch=every,
-        trainer=TRAINERS[arguments.trainer].class_name,
+        trainer=demo.TRAINERS[arguments.trainer],
+        sequences_per_step=arguments.sequences_per_step,
     )
 
 
@@ -151,7 +133,7 @@ def run(task, arguments):
     pool = demo.sample(bond, task, prompts, arguments.pool)
     frontier = measure_start(pool)
 
-    name = TRAINERS[arguments.trainer].name
+    name = task.trainer.name
     print(f"{name}: {task.epochs} times {task.steps_per_epoch} steps ...")
     path, after = train(bond, task, prompts, pool, arguments)
 
@@ -189,8 +171,7 @@ def train(bond, task, prompts, pool, arguments):
 
     import keras_bond
 
-    trainer = TRAINERS[arguments.trainer]
-    batch_size = arguments.sequences_per_step // trainer.sequences
+    trainer, batch_size = task.trainer, task.batch_size
     path, samples = [], []
 
     def measure(epoch, logs=None):

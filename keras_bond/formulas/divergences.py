@@ -15,6 +15,7 @@ def kl_divergence(probs, other_probs):
     Returns:
         float tensor `(...)`, in nats.
     """
+    probs = ops.convert_to_tensor(probs)
     log_ratio = ops.log(ops.maximum(probs, TINY)) - ops.log(
         ops.maximum(other_probs, TINY)
     )

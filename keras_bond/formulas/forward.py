@@ -62,8 +62,8 @@ def control_variate_scale(weights, ratios, mask):
         float32 tensor `(batch, 1)` in [0, 1].
     """
     mask = ops.cast(mask, "float32")
-    products = _others(ops.sum(weights * ratios, axis=1), mask)
-    squares = _others(ops.sum(ratios * ratios, axis=1), mask)
+    products = _others(ops.sum(ops.multiply(weights, ratios), axis=1), mask)
+    squares = _others(ops.sum(ops.square(ratios), axis=1), mask)
     scale = weights.shape[1] * products / ops.maximum(squares, 1e-12)
     scale = ops.where(squares > 0, ops.clip(scale, 0.0, 1.0), 1.0)
     return ops.expand_dims(scale, -1)
@@ -92,4 +92,4 @@ def control_variate_coefficients(weights, log_ratios, mask):
     """
     ratios = importance_ratios(log_ratios)
     scale = control_variate_scale(weights, ratios, mask)
-    return weights - scale * ratios / weights.shape[1]
+    return ops.subtract(weights, scale * ratios / weights.shape[1])

@@ -78,4 +78,4 @@ def backward_returns(backward_rewards, log_ratios):
     Returns:
         float tensor `(batch, samples)` without gradient.
     """
-    return ops.stop_gradient(backward_rewards - log_ratios)
+    return ops.stop_gradient(ops.subtract(backward_rewards, log_ratios))

@@ -43,7 +43,9 @@ def log_best_of_n_ratio(log_p_le, log_p_lt, n):
     Returns:
         float tensor of the same shape, in nats.
     """
-    log_ratio = ops.clip(log_p_lt - log_p_le, -80.0, NEARLY_EQUAL)
+    log_p_le = ops.convert_to_tensor(log_p_le)
+    log_ratio = ops.subtract(log_p_lt, log_p_le)
+    log_ratio = ops.clip(log_ratio, -80.0, NEARLY_EQUAL)
     factor_b = ops.expm1(n * log_ratio) / ops.expm1(log_ratio)
     return (n - 1.0) * log_p_le + ops.log(factor_b)
 
@@ -59,6 +61,7 @@ def best_of_n_law(probs, rewards, n):
     Returns:
         float tensor `(..., completions)` that sums to 1.
     """
+    probs = ops.convert_to_tensor(probs)
     p_le, p_lt = quantiles(probs, rewards)
     log_p_le = ops.log(ops.maximum(p_le, TINY))
     log_p_lt = ops.log(ops.maximum(p_lt, TINY))

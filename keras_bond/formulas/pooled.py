@@ -61,7 +61,7 @@ def pooled_forward_coefficients(rewards, log_ratios, num_policy_samples):
 def policy_weights(ratios, num_policy_samples):
     """`n ρ / (P ρ + k)`: how much each sample counts as one of the policy."""
     n, p = ratios.shape[1], num_policy_samples
-    return n * ratios / (p * ratios + (n - p))
+    return ops.divide(n * ratios, p * ratios + (n - p))
 
 
 def pooled_returns(rewards, log_ratios, num_policy_samples):
@@ -83,7 +83,8 @@ def pooled_returns(rewards, log_ratios, num_policy_samples):
     weights = ops.expand_dims(anchor_weights, -2)
     beaten = ops.sum(weights * wins(rewards), axis=-1)
     count = ops.sum(weights * _others(rewards), axis=-1)
-    return harmonic_number(beaten) - harmonic_number(count) - log_ratios
+    harmonic = harmonic_number(beaten) - harmonic_number(count)
+    return ops.subtract(harmonic, log_ratios)
 
 
 def pooled_backward_coefficients(rewards, log_ratios, num_policy_samples, mask):

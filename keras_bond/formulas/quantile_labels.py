@@ -42,5 +42,5 @@ def quantile_loss(logits, labels):
     Returns:
         float tensor `(batch,)`, in nats.
     """
-    losses = ops.softplus(logits) - labels * logits
+    losses = ops.softplus(logits) - ops.multiply(labels, logits)
     return ops.mean(losses, axis=(1, 2))

@@ -153,6 +153,7 @@ def harmonic_number(x):
     Returns:
         float tensor of the same shape.
     """
+    x = ops.convert_to_tensor(x)
     steps = sum(1.0 / (x + i) for i in range(1, 7))
     z = x + 7.0
     series = 1.0 / 12 - (1.0 / 120 - 1.0 / (252 * z * z)) / (z * z)

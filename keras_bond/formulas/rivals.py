@@ -18,7 +18,8 @@ def reinforce_returns(rewards, log_ratios, kl_strength):
     Returns:
         float tensor `(batch, samples)` without gradient.
     """
-    return ops.stop_gradient(rewards - kl_strength * log_ratios)
+    penalty = ops.multiply(kl_strength, log_ratios)
+    return ops.stop_gradient(ops.subtract(rewards, penalty))
 
 
 def bonbon_margin(n):
@@ -51,7 +52,7 @@ def bonbon_contrast_coefficients(best, worst, log_ratios):
     Returns:
         float tensor `(batch, n)` without gradient.
     """
-    contrast = best - worst
+    contrast = ops.subtract(best, worst)
     delta = ops.sum(contrast * log_ratios, axis=1, keepdims=True)
     gap = bonbon_margin(log_ratios.shape[1]) - delta
     return ops.stop_gradient(2.0 * gap * contrast)

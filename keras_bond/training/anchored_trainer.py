@@ -280,9 +280,10 @@ class AnchoredTrainer(PolicyTrainer):
             return
         if batches.prompts_per_batch < 2:
             raise ValueError(
-                "A batch must have at least 2 prompts: the baseline of the "
-                "backward KL is the mean of the OTHERS of the batch. Raise "
-                "`batch_size`, or set `jeffreys_beta=0`. Received: batches of "
+                "A batch must have at least 2 prompts: the baseline of one is "
+                "the mean of the OTHERS of the batch. Raise `batch_size`, or "
+                'use `keras_bond.Bond(baseline="mixed")` with several policy '
+                "samples a prompt. Received: batches of "
                 f"{batches.prompts_per_batch} prompt"
             )
 

@@ -18,6 +18,7 @@ sys.path.append(str(pathlib.Path(__file__).parents[2] / "integration"))
 import fact_rules
 import restaurant_world
 import restaurants
+from restaurants import demo
 
 FACTS = {
     "name": "Cotto",
@@ -104,11 +105,11 @@ def test_missing_data_say_what_to_set(monkeypatch, tmp_path):
 
 def test_trainers_are_compared_at_equal_numbers_of_sequences():
     defaults = inspect.signature(keras_bond.Bond).parameters
-    trainer = restaurants.TRAINERS["bond"]
+    trainer = demo.TRAINERS["bond"]
     assert trainer.policy_samples == defaults["num_policy_samples"].default
     assert trainer.anchor_samples == defaults["num_anchor_samples"].default
     # The KL is measured by the same number of samples, too.
-    for trainer in restaurants.TRAINERS.values():
+    for trainer in demo.TRAINERS.values():
         assert restaurants.KL_SAMPLES % trainer.policy_samples == 0
 
 
