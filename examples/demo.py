@@ -37,10 +37,21 @@ class Trainer:
     def sequences(self):
         return self.policy_samples + self.anchor_samples
 
+    def make(self, policy, reward, **arguments):
+        """Builds the trainer; the numbers of `JBond` are its own."""
+        import keras_bond
+
+        if self.class_name == "Bond":
+            arguments["num_policy_samples"] = self.policy_samples
+            arguments["num_anchor_samples"] = self.anchor_samples
+        trainer = getattr(keras_bond, self.class_name)
+        return trainer(policy, reward, **arguments)
+
 
 TRAINERS = {
     "jbond": Trainer("J-BOND", "JBond", 1, 2),
-    "bond": Trainer("BOND", "Bond", 4, 4),
+    "bond-1+2": Trainer("BOND 1+2", "Bond", 1, 2),
+    "bond": Trainer("BOND 4+4", "Bond", 4, 4),
 }
 
 
@@ -159,13 +170,11 @@ def build(task, seed, epochs):
     import keras
     import keras_hub
 
-    import keras_bond
-
     preset = HERE / "presets" / task.preset
     policy = keras_hub.models.CausalLM.from_preset(str(preset))
-    bond = getattr(keras_bond, task.trainer.class_name)(
+    bond = task.trainer.make(
         policy,
-        reward=task.reward,
+        task.reward,
         max_prompt_length=task.max_prompt_length,
         max_completion_length=task.max_completion_length,
         kl_weight=task.kl_weight,

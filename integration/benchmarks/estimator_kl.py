@@ -5,6 +5,8 @@ positions alike, as the weights of a network are shared by them. Its sequence
 KL, and hence the gradient, is a finite recursion.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +17,10 @@ from keras import ops
 from keras_bond import formulas
 
 PROMPTS, VOCABULARY = 16, 8
-LENGTHS = (8, 16, 64)
-# KL of the policy to the anchor, nats a sequence, about that of Best-of-4.
-KL = 0.6
+# Tokens, and KL of the policy to the anchor in nats a sequence: 0.19 is that
+# of Best-of-2, 0.64 of Best-of-4.
+SETTINGS = ((16, 0.05), (16, 0.19), (16, 0.64), (64, 0.19))
+POLICY_SAMPLES = (1, 4)
 NAMES = (
     "log_ratio",
     "centred_log_ratio, batch",
@@ -27,19 +30,20 @@ NAMES = (
 )
 
 
-def make_tables(length, seed=0):
+def make_tables(length, kl, seed=0):
     """Logits of policy and anchor `(prompts, before, token)`."""
     generator = np.random.default_rng(seed)
     shape = PROMPTS, VOCABULARY, VOCABULARY
     anchor = generator.normal(size=shape).astype("float32")
     step = generator.normal(size=shape).astype("float32")
-    scale = np.sqrt(KL / length)
+    scale = np.sqrt(kl / length)
     for _ in range(20):
-        kl = sequence_kl(anchor + scale * step, anchor, length).mean()
-        scale = scale * np.sqrt(KL / float(kl))
+        reached = sequence_kl(anchor + scale * step, anchor, length).mean()
+        scale = scale * np.sqrt(kl / float(reached))
     return anchor + scale * step, anchor
 
 
+@functools.partial(jax.jit, static_argnums=2)
 def sequence_kl(logits, anchor_logits, length):
     """`KL(π ‖ π_anchor)` `(prompts,)`; token 0 is before the first."""
     log_probs = jax.nn.log_softmax(logits)
@@ -92,15 +96,16 @@ def loss(name, logits, anchor_logits, before, tokens):
     return jnp.sum(formulas.score_function_kl_loss(log_probs, log_ratios))
 
 
-def measure_kl(length, num_samples, draws, seed=0):
+def measure_kl(length, kl, num_samples, draws, seed=0):
     """Bias and variance of each estimator from P policy samples.
 
     Yields:
-        dict with `length`, `p`, `name` and the `Moments`.
+        dict with `length`, `kl`, `p`, `name` and the `Moments`.
     """
-    policy, anchor = make_tables(length)
+    policy, anchor = make_tables(length, kl)
     # The mean of a prompt's other samples needs some.
-    names = [n for n in NAMES if num_samples > 1 or not n.endswith("prompt")]
+    alone = ("prompt", "mixed") if num_samples == 1 else ()
+    names = [name for name in NAMES if not name.endswith(alone)]
 
     def gradients(key, logits, anchor_logits):
         before, tokens = draw_tokens(key, logits, num_samples, length)
@@ -123,6 +128,7 @@ def measure_kl(length, num_samples, draws, seed=0):
     for name, result in zip(names, moments):
         yield {
             "length": length,
+            "kl": kl,
             "p": num_samples,
             "name": name,
             **vars(result),
@@ -135,8 +141,8 @@ def add_ratios(records):
         paper = next(
             r
             for r in records
-            if (r["length"], r["p"], r["name"])
-            == (record["length"], 1, "log_ratio")
+            if (r["length"], r["kl"], r["p"], r["name"])
+            == (record["length"], record["kl"], 1, "log_ratio")
         )
         ratio = paper["variance"] / record["variance"]
         record["ratio_prompts"] = ratio
