@@ -68,7 +68,7 @@ def parse_arguments(description):
     parser = argparse.ArgumentParser(description=description)
     backends = ("jax", "tensorflow", "torch")
     parser.add_argument("--backend", choices=backends, default="jax")
-    parser.add_argument("--trainer", choices=TRAINERS, default="jbond")
+    parser.add_argument("--trainer", choices=TRAINERS, default="bond")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, help="default: as documented")
     parser.add_argument("--held-out", type=int, default=64, help="prompts")
@@ -114,7 +114,7 @@ class Task:
     kl_weight: float
     epochs: int
     steps_per_epoch: int
-    trainer: Trainer = TRAINERS["jbond"]
+    trainer: Trainer = TRAINERS["bond"]
     sequences_per_step: int = SEQUENCES_PER_STEP
 
     @property

@@ -226,19 +226,37 @@ def log_probs(world, policy):
     Returns:
         float64 array `(prompts, completions)`, in nats.
     """
-    ids, mask = world.completions()
-    prompts, completions = world.num_prompts, len(ids)
-    arguments = (
-        np.repeat(world.prompt_ids(), completions, axis=0),
-        np.full(prompts * completions, 2, "int32"),
-        np.tile(ids, (prompts, 1)),
-        np.tile(mask, (prompts, 1)),
+    return _as_law(world, _log_probs(policy, *_every_row(world)))
+
+
+def log_probs_reader(world, policy):
+    """Compiles `log_probs` of the policy, for reading it again and again.
+
+    Returns:
+        function without arguments that returns what `log_probs` does.
+    """
+    forward = keras_bond.backend.compile_forward(
+        lambda *rows: _log_probs(policy, *rows), policy.variables
     )
-    result = keras_bond.rollouts.completion_log_probs(
-        policy, *map(ops.convert_to_tensor, arguments), temperature=1.0
+    return lambda: _as_law(world, forward(*_every_row(world)))
+
+
+def _log_probs(policy, *rows):
+    return keras_bond.rollouts.completion_log_probs(
+        policy, *rows, temperature=1.0
     )
-    array = ops.convert_to_numpy(result).astype("float64")
-    return array.reshape(prompts, completions)
+
+
+def _every_row(world):
+    token_ids, mask = (a.reshape(-1, a.shape[-1]) for a in world.rows())
+    lengths = np.full(len(token_ids), 2, "int32")
+    arrays = token_ids[:, :2], lengths, token_ids[:, 2:], mask[:, 2:]
+    return [ops.convert_to_tensor(array) for array in arrays]
+
+
+def _as_law(world, tensor):
+    array = ops.convert_to_numpy(tensor).astype("float64")
+    return array.reshape(world.num_prompts, -1)
 
 
 def quantiles(probs, rewards):

@@ -1,12 +1,13 @@
 """Trains a tiny Gemma 3 until one sample is as good as the best of several.
 
     python examples/quickstart.py [--backend jax|tensorflow|torch]
-                                  [--trainer jbond|bond] [--seed 0]
+                                  [--trainer bond|jbond] [--seed 0]
 
 The policy turns facts about a hiking trail into a sentence. It was taught with
 flawed sentences, so that one sample states only about 60 % of the facts
-rightly, while the best of several samples does much better. J-BOND closes the
-gap in a few minutes on two CPU cores.
+rightly, while the best of several samples does much better. BOND closes the
+gap in a few minutes on two CPU cores; `--trainer jbond` takes the paper's
+settings, at the same number of generated sequences.
 """
 
 import demo

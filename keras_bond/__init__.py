@@ -4,6 +4,7 @@ from keras_bond import callbacks
 from keras_bond import evaluation
 from keras_bond import formulas
 from keras_bond import rewards
+from keras_bond.diagnosis import doctor
 from keras_bond.training import BoNBoN
 from keras_bond.training import Bond
 from keras_bond.training import JBond
@@ -19,6 +20,7 @@ __all__ = [
     "Reinforce",
     "__version__",
     "callbacks",
+    "doctor",
     "evaluation",
     "formulas",
     "rewards",

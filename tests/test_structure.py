@@ -12,6 +12,7 @@ PACKAGE = pathlib.Path(keras_bond.__file__).parent
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "public_api.txt"
 # Lowest first: imports only go down.
 FLOORS = (
+    "version",
     "formulas",
     "backend",
     "rewards",
@@ -20,6 +21,7 @@ FLOORS = (
     "evaluation",
     "callbacks",
     "training",
+    "diagnosis",
 )
 BACKENDS = {"jax", "tensorflow", "torch"}
 

@@ -38,8 +38,8 @@ def make_rewards():
     return np.stack([distinct[0], tied[1]])
 
 
-def make_policy():
-    return enumerable.make_policy(WORLD, seed=0, num_layers=1)
+def make_policy(num_layers=1):
+    return enumerable.make_policy(WORLD, seed=0, num_layers=num_layers)
 
 
 def law(policy):
@@ -57,7 +57,9 @@ def train(policy, rewards, steps, **settings):
         seed=0,
         **settings,
     )
-    rate = keras.optimizers.schedules.CosineDecay(1e-2, steps, alpha=0.01)
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0, steps - 25, alpha=0.01, warmup_target=1e-2, warmup_steps=25
+    )
     bond.compile(keras.optimizers.Adam(rate))
     copies = 16
     bond.fit(
@@ -105,13 +107,14 @@ def test_the_table_finds_every_completion():
     )
 
 
-@pytest.mark.parametrize(("n", "steps"), [(2, 200), (4, 200), (8, 250)])
+@pytest.mark.parametrize(("n", "steps"), [(2, 125), (4, 175), (8, 275)])
 def test_exact_quantiles_lead_to_the_exact_law(n, steps):
     """At the optimum no sample moves the policy, so only rounding is left.
 
-    Fails where p_le and p_lt, or policy and anchor, change places.
+    The draws are the same on every backend. With p_le and p_lt swapped the
+    distance for N = 2 stays at 0.16.
     """
-    policy, rewards = make_policy(), make_rewards()
+    policy, rewards = make_policy(num_layers=2), make_rewards()
     start = law(policy)
     assert min(distances(policy, start, rewards, n)) > 0.15
     quantiles = enumerable.quantile_logits(start, rewards)
@@ -124,7 +127,6 @@ def test_exact_quantiles_lead_to_the_exact_law(n, steps):
         backward="policy_samples",
         quantiles=enumerable.Table(WORLD, quantiles),
     )
-    print("REACHED", n, distances(policy, start, rewards, n))
     assert max(distances(policy, start, rewards, n)) < 0.01
     with bond.using("anchor"):
         np.testing.assert_allclose(law(policy), start, rtol=1e-4)
@@ -140,5 +142,4 @@ def test_counted_quantiles_come_close_to_the_law(forward, backward):
     start = law(policy)
     train(policy, rewards, 150, forward=forward, backward=backward)
     reached = distances(policy, start, rewards, 2)
-    print("REACHED", forward, reached)
-    assert max(reached) < 0.05
+    assert max(reached) < 0.03
