@@ -17,6 +17,13 @@ import pytest
 import scipy.stats
 import sentencepiece
 
+if keras.config.backend() == "torch":
+    import torch
+
+    # On models this small its threads wait longer for each other than they
+    # compute.
+    torch.set_num_threads(1)
+
 PROMPTS = [
     "the quick",
     "fox",

@@ -10,7 +10,7 @@ from keras_bond.diagnosis.stand_ins import NUM_PROMPTS
 from keras_bond.diagnosis.stand_ins import SEED
 
 # Mean |log π - log π_anchor|, in nats a completion.
-LEAST_LOG_RATIO = 0.2
+LEAST_LOG_RATIO = 1.0
 FIRST_SIZE, DOUBLINGS = 0.02, 12
 
 

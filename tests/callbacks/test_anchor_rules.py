@@ -35,14 +35,15 @@ def test_a_rule_belongs_to_a_jbond():
 def test_one_rule_is_enough():
     rules = [callbacks.AnchorEMA(), callbacks.AnchorRefresh(2)]
     with pytest.raises(ValueError, match="one anchor rule"):
-        with_anchor_rule(rules, announce=True)
+        with_anchor_rule(rules, callbacks.AnchorFixed(), announce=True)
 
 
-def test_the_default_rule_is_announced_when_asked(capsys):
-    (rule,) = with_anchor_rule(None, announce=True)
-    assert rule.update_rate == 0.02
+def test_a_default_that_moves_is_announced_when_asked(capsys):
+    default = callbacks.AnchorEMA()
+    assert with_anchor_rule(None, default, announce=True) == [default]
     assert "AnchorEMA(update_rate=0.02)" in capsys.readouterr().out
-    with_anchor_rule(None, announce=False)
+    with_anchor_rule(None, default, announce=False)
+    with_anchor_rule(None, callbacks.AnchorFixed(), announce=True)
     assert capsys.readouterr().out == ""
     own = callbacks.AnchorRefresh(3)
-    assert with_anchor_rule([own], announce=True) == [own]
+    assert with_anchor_rule([own], default, announce=True) == [own]

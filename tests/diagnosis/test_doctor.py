@@ -53,6 +53,12 @@ def assert_wrong(check, name, remedy):
     assert re.search(remedy, check.remedy), check.remedy
 
 
+def change(monkeypatch, name, factor):
+    """Multiplies what a formula returns."""
+    sound = getattr(formulas, name)
+    monkeypatch.setattr(formulas, name, lambda *a: factor * sound(*a))
+
+
 def gradient_checks(patient, look, step):
     lesson = gradients.take_step(patient, step)
     return gradients.check_step(patient, look, step, lesson)
@@ -77,16 +83,8 @@ def test_a_sound_installation_passes_and_the_policy_stays(capsys):
 
 
 def test_a_lost_minus_and_a_lost_factor_show(patient, look, monkeypatch):
-    loss, quantile_loss = (
-        formulas.weighted_likelihood_loss,
-        formulas.quantile_loss,
-    )
-    monkeypatch.setattr(
-        formulas, "weighted_likelihood_loss", lambda *a: -loss(*a)
-    )
-    monkeypatch.setattr(
-        formulas, "quantile_loss", lambda *a: 0.9 * quantile_loss(*a)
-    )
+    change(monkeypatch, "weighted_likelihood_loss", -1.0)
+    change(monkeypatch, "quantile_loss", 0.9)
     forward, quantile = gradient_checks(patient, look, FORWARD)
     assert_wrong(forward, "gradient of forward", "keras_bond/formulas")
     assert_wrong(quantile, "gradient of quantile", "keras_bond/formulas")
@@ -94,10 +92,7 @@ def test_a_lost_minus_and_a_lost_factor_show(patient, look, monkeypatch):
 
 def test_the_wrong_sign_of_the_regulariser_shows(patient, look, monkeypatch):
     """Algorithm 2 prints it so."""
-    loss = formulas.score_function_kl_loss
-    monkeypatch.setattr(
-        formulas, "score_function_kl_loss", lambda *a: -loss(*a)
-    )
+    change(monkeypatch, "score_function_kl_loss", -1.0)
     (check,) = gradient_checks(patient, look, LOG_RATIO)
     assert_wrong(check, "kl, log_ratio", "keras_bond/formulas")
 

@@ -18,20 +18,6 @@ WORLD = enumerable.World(
 )
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """PyTorch's threads wait longer for each other than they compute here."""
-    if keras.config.backend() != "torch":
-        yield
-        return
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def make_rewards():
     distinct = enumerable.make_rewards(WORLD, seed=0)
     tied = enumerable.make_rewards(WORLD, seed=0, levels=3)
