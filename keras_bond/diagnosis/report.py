@@ -53,7 +53,7 @@ class Report:
         """str. One line that says what is wrong, if anything."""
         wrong = [check.name for check in self.checks if not check.passed]
         if not wrong:
-            return f"All {len(self.checks)} checks passed: training is right."
+            return f"All {len(self.checks)} checks passed."
         return (
             f"{len(wrong)} of {len(self.checks)} checks failed: "
             f"{', '.join(wrong)}."
