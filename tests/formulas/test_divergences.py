@@ -68,7 +68,7 @@ def law(first, second):
 def test_the_full_vocabulary_loss_descends_the_kl_of_sequences():
     """By enumeration of the samples; the tail term is half of the truth.
 
-    Pins: a missing tail, a tail that counts its own token, a lost stop.
+    Pins: a missing tail, a lost stop.
     """
     parameters = np.concatenate([FIRST[None], SECOND]).ravel()
     samples = np.array(SEQUENCES)
@@ -103,3 +103,15 @@ def test_the_full_vocabulary_loss_descends_the_kl_of_sequences():
         (truth(parameters + s) - truth(parameters - s)) / 2e-5 for s in steps
     ]
     np.testing.assert_allclose(gradient(loss, parameters), expected, atol=1e-5)
+
+
+def test_the_tail_is_what_comes_after_a_token():
+    """Earlier terms would change no expectation, only add variance."""
+    kls = np.array([[1.0, 2.0, 4.0, 8.0]], "float32")
+    mask = np.array([[True, True, True, False]])
+
+    def loss(log_probs):
+        return ops.sum(formulas.full_vocabulary_kl_loss(kls, log_probs, mask))
+
+    slope = gradient(loss, np.array([[-1.0, -2.0, -3.0, -4.0]]))
+    np.testing.assert_allclose(slope, [[6.0, 4.0, 0.0, 0.0]])
