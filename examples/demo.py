@@ -83,6 +83,10 @@ def set_backend(backend):
     """Makes Keras, once it is imported, run on `backend`."""
     os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if backend == "torch":
+        # On models this small its threads wait longer for each other than
+        # they compute, above all beside other processes.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @dataclasses.dataclass(frozen=True)
