@@ -7,6 +7,7 @@ is `-E_{y ~ π_BoN}[∇ log π(y)]` (BOND, arXiv 2407.14622, eq. 13).
 
 from keras import ops
 
+from keras_bond.formulas.averages import leave_one_out_mean
 from keras_bond.formulas.jbond import best_sample
 
 # Keeps exp() of a log-ratio finite in float32; never reached in a sane run.
@@ -61,17 +62,13 @@ def control_variate_scale(weights, ratios, mask):
     Returns:
         float32 tensor `(batch, 1)` in [0, 1].
     """
-    mask = ops.cast(mask, "float32")
-    products = _others(ops.sum(ops.multiply(weights, ratios), axis=1), mask)
-    squares = _others(ops.sum(ops.square(ratios), axis=1), mask)
+    products = leave_one_out_mean(
+        ops.sum(ops.multiply(weights, ratios), axis=1), mask
+    )
+    squares = leave_one_out_mean(ops.sum(ops.square(ratios), axis=1), mask)
     scale = weights.shape[1] * products / ops.maximum(squares, 1e-12)
     scale = ops.where(squares > 0, ops.clip(scale, 0.0, 1.0), 1.0)
     return ops.expand_dims(scale, -1)
-
-
-def _others(values, mask):
-    kept = ops.where(mask > 0, values, ops.zeros_like(values))
-    return ops.sum(kept) - kept
 
 
 def control_variate_coefficients(weights, log_ratios, mask):

@@ -120,12 +120,7 @@ class AnchoredTrainer(PolicyTrainer):
 
     def _judged_by_others(self, inputs, rollout, training):
         """Log-probabilities, and KLs, of the policy's samples by other sets."""
-        p = self.num_policy_samples
-        drawn = {
-            **inputs,
-            "completion_ids": rollout["completion_ids"][:, :p],
-            "mask": rollout["mask"][:, :p],
-        }
+        drawn = self._policys_own({**inputs, **rollout})
         logits = None if training else self._logits(drawn)
         judged = {}
         for name in self.weight_sets:
@@ -172,6 +167,12 @@ class AnchoredTrainer(PolicyTrainer):
             ops.reshape(inputs["mask"], (-1, length)),
         )
         return ops.reshape(logits, (batch_size, num_samples, length, -1))
+
+    def _policys_own(self, inputs):
+        """`inputs` with the completions that the policy itself drew."""
+        p = self.num_policy_samples
+        own = {k: inputs[k][:, :p] for k in ("completion_ids", "mask")}
+        return {**inputs, **own}
 
     def _token_log_probs(self, logits, inputs):
         return formulas.token_log_probs(

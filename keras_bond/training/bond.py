@@ -250,11 +250,7 @@ class Bond(AnchoredTrainer):
 
     def _exact_kl_losses(self, inputs, logits, token_log_probs):
         p = self.num_policy_samples
-        mine = {
-            **inputs,
-            "completion_ids": inputs["completion_ids"][:, :p],
-            "mask": inputs["mask"][:, :p],
-        }
+        mine = self._policys_own(inputs)
         with self.using("anchor"):
             anchor_logits = ops.stop_gradient(self._logits(mine))
         kls = formulas.token_kls(logits[:, :p], anchor_logits, self.temperature)

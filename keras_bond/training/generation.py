@@ -53,20 +53,21 @@ def _draw(trainer, inputs, rows, seed, num_samples, weights):
     return ids, formulas.completion_mask(ids, trainer.stop_token_ids)
 
 
-def text_of(codec, batches, drawn, num_samples):
+def text_of(codec, source, rows, drawn, num_samples):
     """Prompts, completions and columns of drawn tokens, one for each sample.
 
     Args:
         codec: a `keras_bond.data.TextCodec`, or `None`.
-        batches: a `keras_bond.data.PromptBatches`.
-        drawn: list of lists of int.
+        source: what the prompts came from; tells text and columns of a row.
+        rows: sequence of int. Row numbers of the prompts.
+        drawn: list of lists of int, sample by sample of each prompt.
         num_samples: int.
 
     Returns:
         `(prompts, completions, columns)`: lists of str, `None` without a
         codec, and a dict of lists.
     """
-    prompts, columns = batches.take(range(len(drawn) // num_samples))
+    prompts, columns = source.take(rows)
     prompts = prompts and spread(prompts, num_samples)
     columns = {k: spread(v, num_samples) for k, v in columns.items()}
     return prompts, codec and codec.decode(drawn), columns

@@ -192,7 +192,13 @@ def draw_examples(bond, prompts, num_samples, batch_size):
         bond, prompts, num_samples, batch_size, "anchor", bond.seed, False
     )
     samples = rewards_lib.Samples(
-        *generation.text_of(bond.codec, batches, drawn, num_samples),
+        *generation.text_of(
+            bond.codec,
+            batches,
+            range(len(drawn) // num_samples),
+            drawn,
+            num_samples,
+        ),
         **_pad(bond, batches.columns["token_ids"], drawn, num_samples),
         num_samples=num_samples,
     )

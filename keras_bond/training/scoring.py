@@ -4,7 +4,7 @@ import numpy as np
 from keras import ops
 
 from keras_bond import rewards as rewards_lib
-from keras_bond.training.generation import spread
+from keras_bond.training import generation
 
 # Entries of a batch that only the scoring needs.
 ONLY_THERE = ("rows", "token_ids", "padding_mask")
@@ -45,14 +45,11 @@ def _samples(codec, source, rows, present, rollout):
         _rows_of_samples(rollout[name], present) for name in names
     )
     num_samples = rollout["mask"].shape[1]
-    prompts, columns = source.take(rows[present].tolist())
-    completions = None
-    if codec is not None:
-        completions = codec.decode([i[m] for i, m in zip(ids, mask)])
+    drawn = [row[kept] for row, kept in zip(ids, mask)]
     return rewards_lib.Samples(
-        prompts=prompts and spread(prompts, num_samples),
-        completions=completions,
-        columns={k: spread(v, num_samples) for k, v in columns.items()},
+        *generation.text_of(
+            codec, source, rows[present].tolist(), drawn, num_samples
+        ),
         token_ids=token_ids,
         padding_mask=padding_mask,
         num_samples=num_samples,
