@@ -171,6 +171,47 @@ def gradient(function, point):
     return keras.ops.convert_to_numpy(result)
 
 
+def variable_gradients(loss, variables):
+    """A loss without arguments and its gradients, compiled as in training.
+
+    Returns:
+        `(value, gradients)`: float, and list of arrays.
+    """
+    backend = keras.config.backend()
+    if backend == "jax":
+        import jax
+
+        def stateless(values):
+            mapping = list(zip(variables, values))
+            with keras.StatelessScope(state_mapping=mapping):
+                return loss()
+
+        values = [v.value for v in variables]
+        value, gradients = jax.jit(jax.value_and_grad(stateless))(values)
+    elif backend == "tensorflow":
+        import tensorflow as tf
+
+        @tf.function(jit_compile=True, autograph=False)
+        def compiled():
+            sources = [v.value for v in variables]
+            with tf.GradientTape() as tape:
+                value = loss()
+            gradients = tape.gradient(value, sources)
+            return value, [tf.convert_to_tensor(g) for g in gradients]
+
+        value, gradients = compiled()
+    else:
+        import torch
+
+        value = loss()
+        gradients = torch.autograd.grad(value, [v.value for v in variables])
+    return float(value), [ops_to_numpy(g) for g in gradients]
+
+
+def ops_to_numpy(tensor):
+    return np.array(keras.ops.convert_to_numpy(tensor))
+
+
 def chi_square_p_value(observed, probabilities):
     """How likely counts at least this far from their law are.
 

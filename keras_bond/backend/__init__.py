@@ -5,6 +5,7 @@ One module a backend, with the same names in each:
 - `StagedTrainer`: a mix-in before `keras.Model` whose `train_step` runs
   rollout, rewards and learning as separately compiled stages.
 - `decode_loop`: the loop over the tokens of a completion.
+- `rematerialize`, `map_parts`: memory for computation, in the backward pass.
 - `compile_forward`: a compiled, gradient-free call of a Keras model.
 """
 
@@ -16,14 +17,20 @@ if name == "jax":
     from keras_bond.backend.jax import StagedTrainer
     from keras_bond.backend.jax import compile_forward
     from keras_bond.backend.jax import decode_loop
+    from keras_bond.backend.jax import map_parts
+    from keras_bond.backend.jax import rematerialize
 elif name == "tensorflow":
     from keras_bond.backend.tensorflow import StagedTrainer
     from keras_bond.backend.tensorflow import compile_forward
     from keras_bond.backend.tensorflow import decode_loop
+    from keras_bond.backend.tensorflow import map_parts
+    from keras_bond.backend.tensorflow import rematerialize
 elif name == "torch":
     from keras_bond.backend.torch import StagedTrainer
     from keras_bond.backend.torch import compile_forward
     from keras_bond.backend.torch import decode_loop
+    from keras_bond.backend.torch import map_parts
+    from keras_bond.backend.torch import rematerialize
 else:
     raise ImportError(
         "keras_bond runs on the JAX, TensorFlow and PyTorch backends of Keras: "
@@ -31,4 +38,11 @@ else:
         f"keras. Received: KERAS_BACKEND={name!r}"
     )
 
-__all__ = ["StagedTrainer", "compile_forward", "decode_loop", "name"]
+__all__ = [
+    "StagedTrainer",
+    "compile_forward",
+    "decode_loop",
+    "map_parts",
+    "name",
+    "rematerialize",
+]

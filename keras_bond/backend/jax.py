@@ -7,16 +7,54 @@ import keras
 from keras import ops
 
 
-def decode_loop(body, finished, start, stop, state):
-    """Runs `state = body(index, state)` until `stop` or `finished(state)`."""
+def decode_loop(body, start, stop, state, cache):
+    """Runs `state, cache = body(index, state, cache)` for each token.
 
-    def goes_on(index, state):
-        return ops.logical_and(index < stop, ops.logical_not(finished(state)))
+    Args:
+        body: callable.
+        start, stop: int scalar tensor and int. Indices of the tokens.
+        state: dict of tensors `(rows, ...)`; `"ended"`, bool, marks rows that
+            need no further token. When all have ended, the loop does too.
+        cache: nested structure of tensors `(rows, ...)`.
 
-    def advance(index, state):
-        return index + 1, body(index, state)
+    Returns:
+        the last `state`.
+    """
 
-    return ops.while_loop(goes_on, advance, (start, state))[1]
+    def goes_on(index, state, cache):
+        all_ended = ops.all(state["ended"])
+        return ops.logical_and(index < stop, ops.logical_not(all_ended))
+
+    def advance(index, state, cache):
+        return index + 1, *body(index, state, cache)
+
+    return ops.while_loop(goes_on, advance, (start, state, cache))[1]
+
+
+def rematerialize(function, variables):
+    """Lets the backward pass compute a function again, not remember it.
+
+    Args:
+        function: callable of tensors.
+        variables: list of `keras.Variable`, all that it reads.
+    """
+    del variables
+    return jax.checkpoint(function)
+
+
+def map_parts(function, tensors, variables):
+    """Applies a function to one part after the other, rematerialized.
+
+    Args:
+        function: callable of one part, a structure of tensors without their
+            first axis, that returns a structure of tensors.
+        tensors: nested structure of tensors `(parts, ...)`.
+        variables: list of `keras.Variable`, all that it reads.
+
+    Returns:
+        structure of tensors `(parts, ...)`.
+    """
+    return jax.lax.map(rematerialize(function, variables), tensors)
 
 
 def compile_forward(function, variables, static_argnums=()):
@@ -49,18 +87,15 @@ class StagedTrainer:
 
     def test_step(self, state, data):
         batch = self._collect(state, data, training=False)
-        return self._stage("judge", self._judge)(state, batch)
+        return self._stage("test", self._test)(state, batch)
 
     def _collect(self, state, data, training):
+        def run(name, function, *arguments):
+            stage = self._stage(name, self._stateless(function))
+            return stage(state[0], state[1], *arguments)
+
         try:
-            stage = self._stage(
-                f"rollout {training}",
-                lambda trainable, frozen, inputs: self._rollout(
-                    trainable, frozen, inputs, training
-                ),
-            )
-            rollout = stage(state[0], state[1], data[0])
-            return self.score(data[0], rollout, training)
+            return self.collect(run, data[0], training)
         except BaseException:
             self._keep_state(state)
             raise
@@ -86,13 +121,16 @@ class StagedTrainer:
                 )
         return self._stages[name]
 
-    def _rollout(self, trainable, frozen, inputs, training):
-        mapping = [
-            *zip(self.trainable_variables, trainable),
-            *zip(self.non_trainable_variables, frozen),
-        ]
-        with keras.StatelessScope(state_mapping=mapping):
-            return self.rollout(inputs, training)
+    def _stateless(self, function):
+        def stateless(trainable, frozen, *arguments):
+            mapping = [
+                *zip(self.trainable_variables, trainable),
+                *zip(self.non_trainable_variables, frozen),
+            ]
+            with keras.StatelessScope(state_mapping=mapping):
+                return function(*arguments)
+
+        return stateless
 
     def _learn(self, state, batch):
         batch = self.targets(batch)
@@ -106,7 +144,7 @@ class StagedTrainer:
         metrics = _current(scope, self.metrics_variables, metrics)
         return logs, (trainable, frozen, optimizer, metrics)
 
-    def _judge(self, state, batch):
+    def _test(self, state, batch):
         return super().test_step(state, (self.targets(batch),))
 
     def _mapping(self, state):

@@ -1,19 +1,158 @@
 """TensorFlow: every stage is one `tf.function`, XLA-compiled by default."""
 
+import keras
 import tensorflow as tf
 from keras import ops
+from keras import tree
 
 
-def decode_loop(body, finished, start, stop, state):
-    """Runs `state = body(index, state)` until `stop` or `finished(state)`."""
+def decode_loop(body, start, stop, state, cache):
+    """Runs `state, cache = body(index, state, cache)` for each token.
 
-    def goes_on(index, state):
-        return ops.logical_and(index < stop, ops.logical_not(finished(state)))
+    Args:
+        body: callable.
+        start, stop: int scalar tensor and int. Indices of the tokens.
+        state: dict of tensors `(rows, ...)`; `"ended"`, bool, marks rows that
+            need no further token. When all have ended, the loop does too.
+        cache: nested structure of tensors `(rows, ...)`.
 
-    def advance(index, state):
-        return index + 1, body(index, state)
+    Returns:
+        the last `state`.
+    """
 
-    return ops.while_loop(goes_on, advance, (start, state))[1]
+    def goes_on(index, state, cache):
+        all_ended = ops.all(state["ended"])
+        return ops.logical_and(index < stop, ops.logical_not(all_ended))
+
+    def advance(index, state, cache):
+        return index + 1, *body(index, state, cache)
+
+    return ops.while_loop(goes_on, advance, (start, state, cache))[1]
+
+
+def rematerialize(function, variables):
+    """Lets the backward pass compute a function again, not remember it.
+
+    Args:
+        function: callable of tensors that returns a tensor.
+        variables: list of `keras.Variable`, all that it reads.
+    """
+
+    def rematerialized(*tensors):
+        one_part = tree.map_structure(lambda x: x[None], tensors)
+        mapped = map_parts(lambda part: function(*part), one_part, variables)
+        return tree.map_structure(lambda x: x[0], mapped)
+
+    return rematerialized
+
+
+def map_parts(function, tensors, variables):
+    """Applies a function to one part after the other, rematerialized.
+
+    `tf.recompute_grad` loses variables inside a loop, and tensors that its
+    function closes over. Here variables become arguments, and both loops,
+    forward and backward, are written out, so that nothing is differentiated
+    through a loop.
+
+    Args:
+        function: callable of one part, a structure of tensors without their
+            first axis, that returns a structure of tensors.
+        tensors: nested structure of tensors `(parts, ...)`.
+        variables: list of `keras.Variable`, all that it reads.
+
+    Returns:
+        structure of tensors `(parts, ...)`.
+    """
+    values = [tf.convert_to_tensor(variable.value) for variable in variables]
+    num_values = len(values)
+    flat = [tf.convert_to_tensor(x) for x in tree.flatten(tensors)]
+    num_parts = flat[0].shape[0]
+    structure = None
+
+    def apply(values, part):
+        nonlocal structure
+        mapping = list(zip(variables, values))
+        with keras.StatelessScope(state_mapping=mapping):
+            structure = function(tree.pack_sequence_as(tensors, part))
+        return [tf.convert_to_tensor(x) for x in tree.flatten(structure)]
+
+    @tf.custom_gradient
+    def mapped(*arguments):
+        values, flat = arguments[:num_values], arguments[num_values:]
+        outputs = _loop(
+            lambda i: apply(values, [x[i] for x in flat]), num_parts
+        )
+
+        def gradient(*upstream):
+            differentiable = [x.dtype.is_floating for x in arguments]
+            trained = [
+                v.trainable and is_float
+                for v, is_float in zip(variables, differentiable)
+            ]
+
+            def pull_back(i):
+                part = [x[i] for x in flat]
+                watched = [v for v, chosen in zip(values, trained) if chosen]
+                watched += [x for x in part if x.dtype.is_floating]
+                with tf.GradientTape(watch_accessed_variables=False) as tape:
+                    tape.watch(watched)
+                    results = apply(values, part)
+                gradients = tape.gradient(
+                    results,
+                    watched,
+                    output_gradients=[x[i] for x in upstream],
+                    unconnected_gradients="zero",
+                )
+                return [tf.convert_to_tensor(x) for x in gradients]
+
+            found = iter(_loop(pull_back, num_parts, num_sums=sum(trained)))
+            chosen = [*trained, *differentiable[num_values:]]
+            return [next(found) if yes else None for yes in chosen]
+
+        return outputs, gradient
+
+    results = mapped(*values, *flat)
+    if not isinstance(results, (list, tuple)):
+        results = [results]
+    return tree.pack_sequence_as(structure, list(results))
+
+
+def _loop(function, num_parts, num_sums=0):
+    """Runs `function(i)` for each part: first results summed, the rest stacked.
+
+    Args:
+        function: callable of an int scalar that returns a list of tensors.
+        num_parts: int.
+        num_sums: int. How many of the results are added up.
+
+    Returns:
+        list of tensors.
+    """
+    first = function(tf.constant(0))
+    sums, stacks = first[:num_sums], first[num_sums:]
+    if num_parts == 1:
+        return [*sums, *[x[None] for x in stacks]]
+    stacks = [
+        tf.concat([x[None], tf.zeros((num_parts - 1, *x.shape), x.dtype)], 0)
+        for x in stacks
+    ]
+
+    def advance(i, sums, stacks):
+        results = function(i)
+        sums = [old + new for old, new in zip(sums, results)]
+        stacks = [
+            ops.slice_update(old, (i, *[0] * len(new.shape)), new[None])
+            for old, new in zip(stacks, results[num_sums:])
+        ]
+        return i + 1, sums, stacks
+
+    _, sums, stacks = tf.while_loop(
+        lambda i, *_: i < num_parts,
+        advance,
+        (tf.constant(1), sums, stacks),
+        maximum_iterations=num_parts - 1,
+    )
+    return [*sums, *stacks]
 
 
 def compile_forward(function, variables, static_argnums=()):
@@ -35,19 +174,15 @@ class StagedTrainer:
     """
 
     def train_step(self, data):
-        batch = self._collect(data, training=True)
-        return self._stage("learn", self._learn)(batch)
+        batch = self.collect(self._run, data[0], training=True)
+        return self._run("learn", self._learn, batch)
 
     def test_step(self, data):
-        batch = self._collect(data, training=False)
-        return self._stage("judge", self._judge)(batch)
+        batch = self.collect(self._run, data[0], training=False)
+        return self._run("test", self._test, batch)
 
-    def _collect(self, data, training):
-        stage = self._stage(
-            f"rollout {training}",
-            lambda inputs: self.rollout(inputs, training),
-        )
-        return self.score(data[0], stage(data[0]), training)
+    def _run(self, name, function, *arguments):
+        return self._stage(name, function)(*arguments)
 
     def _stage(self, name, function):
         if name not in self._stages:
@@ -67,5 +202,5 @@ class StagedTrainer:
         super().train_step((batch,))
         return self.after_update(batch, before)
 
-    def _judge(self, batch):
+    def _test(self, batch):
         return super().test_step((self.targets(batch),))

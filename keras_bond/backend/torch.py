@@ -1,19 +1,113 @@
 """PyTorch: every stage runs eagerly, the rollout without a graph."""
 
 import torch
+from keras import tree
+from torch.utils.checkpoint import checkpoint
+
+# Asking whether rows have ended waits for the device: ask once in so many
+# tokens.
+CHECK_EVERY = 16
+# Rows are only worth moving together once a good part of them has ended.
+WORTH_DROPPING = 0.25
 
 
-def decode_loop(body, finished, start, stop, state, check_every=16):
-    """Runs `state = body(index, state)` until `stop` or `finished(state)`.
+def decode_loop(body, start, stop, state, cache):
+    """Runs `state, cache = body(index, state, cache)` for each token.
 
-    Asking whether all rows have ended waits for the device, so it is asked
-    only once in `check_every` tokens.
+    Args:
+        body: callable.
+        start, stop: int scalar tensor and int. Indices of the tokens.
+        state: dict of tensors `(rows, ...)`; `"ended"`, bool, marks rows that
+            need no further token, and are dropped on the way. When all have
+            ended, the loop does too.
+        cache: nested structure of tensors `(rows, ...)`.
+
+    Returns:
+        the last `state`.
     """
+    rows, rest = None, state
     for index in range(int(start), stop):
-        state = body(index, state)
-        if index % check_every == 0 and bool(finished(state)):
-            break
-    return state
+        cache = tree.map_structure(_Updatable.of, cache)
+        rest, cache = body(index, rest, cache)
+        if index % CHECK_EVERY == 0:
+            going_on = torch.nonzero(~rest["ended"])[:, 0]
+            if len(going_on) == 0:
+                break
+            if len(going_on) <= (1 - WORTH_DROPPING) * len(rest["ended"]):
+                state = _put(state, rows, rest)
+                rows = going_on if rows is None else rows[going_on]
+                rest, cache = _take((rest, cache), going_on)
+    return _put(state, rows, rest)
+
+
+def _take(tensors, rows):
+    return tree.map_structure(lambda x: x[rows], tensors)
+
+
+def _put(state, rows, values):
+    """Writes the values of some rows into the state of all of them."""
+    if rows is None:
+        return values
+    return {
+        name: tensor.index_copy(0, rows, values[name])
+        for name, tensor in state.items()
+    }
+
+
+class _Updatable(torch.Tensor):
+    """A tensor that is updated in place where Keras would copy it.
+
+    `keras.ops.slice_update` clones what it updates, the whole key-value cache
+    once a token. Nobody reads an old cache again: a clone is the thing itself.
+    """
+
+    @classmethod
+    def of(cls, tensor):
+        return tensor.as_subclass(cls)
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function in (torch.clone, torch.Tensor.clone):
+            return args[0]
+        with torch._C.DisableTorchFunctionSubclass():
+            result = function(*args, **(kwargs or {}))
+        if function is torch.Tensor.__getitem__:
+            return result.as_subclass(cls)
+        return result
+
+
+def rematerialize(function, variables):
+    """Lets the backward pass compute a function again, not remember it.
+
+    Args:
+        function: callable of tensors.
+        variables: list of `keras.Variable`, all that it reads.
+    """
+    del variables
+    return lambda *tensors: checkpoint(
+        function, *tensors, use_reentrant=False, preserve_rng_state=False
+    )
+
+
+def map_parts(function, tensors, variables):
+    """Applies a function to one part after the other, rematerialized.
+
+    Args:
+        function: callable of one part, a structure of tensors without their
+            first axis, that returns a structure of tensors.
+        tensors: nested structure of tensors `(parts, ...)`.
+        variables: list of `keras.Variable`, all that it reads.
+
+    Returns:
+        structure of tensors `(parts, ...)`.
+    """
+    apply = rematerialize(function, variables)
+    num_parts = len(tree.flatten(tensors)[0])
+    results = [
+        apply(tree.map_structure(lambda x, i=i: x[i], tensors))
+        for i in range(num_parts)
+    ]
+    return tree.map_structure(lambda *parts: torch.stack(parts), *results)
 
 
 def compile_forward(function, variables, static_argnums=()):
@@ -31,17 +125,27 @@ class StagedTrainer:
     """
 
     def train_step(self, data):
+        batch = self.collect(self._run, data[0], training=True)
+        return self._stage("learn", self._learn)(batch)
+
+    def test_step(self, data):
+        batch = self.collect(self._run, data[0], training=False)
+        return self._stage("test", self._test)(batch)
+
+    def _run(self, name, function, *arguments):
         with torch.no_grad():
-            batch = self.targets(self._collect(data, training=True))
+            return self._stage(name, function)(*arguments)
+
+    def _stage(self, name, function):
+        return self._stages.setdefault(name, function)
+
+    def _learn(self, batch):
+        with torch.no_grad():
+            batch = self.targets(batch)
             before = self.watched_weights()
         super().train_step((batch,))
         with torch.no_grad():
             return self.after_update(batch, before)
 
-    def test_step(self, data):
-        batch = self.targets(self._collect(data, training=False))
-        return super().test_step((batch,))
-
-    def _collect(self, data, training):
-        rollout = self.rollout(data[0], training)
-        return self.score(data[0], rollout, training)
+    def _test(self, batch):
+        return super().test_step((self.targets(batch),))

@@ -56,7 +56,7 @@ class ParallelPass:
         policy, samples = self.patient.policy, batch["mask"].shape[1]
         length = batch["mask"].shape[2]
         with self._scope(values, in_float32), _precision(policy, in_float32):
-            logits = rollouts.completion_logits(
+            hidden = rollouts.completion_hidden(
                 policy,
                 sequences.repeat_rows(batch["prompt_ids"], samples),
                 sequences.repeat_rows(batch["prompt_lengths"], samples),
@@ -64,7 +64,7 @@ class ParallelPass:
                 ops.reshape(batch["mask"], (-1, length)),
             )
             bond = self.patient.bond
-            return logits, quantile_model.judge(
+            return bond.head.logits(hidden), quantile_model.judge(
                 bond.quantile_model, batch, bond.stop_token_ids
             )
 

@@ -53,8 +53,7 @@ class Probe(Bond):
 
     def compile(self, *arguments, **kwargs):
         # How a batch is drawn does not change with what is learned from it.
-        name = "rollout True"
-        kept = {k: v for k, v in self._stages.items() if k == name}
+        kept = {k: v for k, v in self._stages.items() if k != "learn"}
         super().compile(*arguments, **kwargs)
         self._stages.update(kept)
 

@@ -16,6 +16,8 @@ from keras_bond.training.weight_sets import WeightSet
 
 # Where the trained values are at most this share, a reference costs nothing.
 FREE_REFERENCE_SHARE = 0.1
+# What the network reads: prompts, and completions of them.
+COMPLETIONS = ("prompt_ids", "prompt_lengths", "completion_ids", "mask")
 
 
 class AnchoredTrainer(PolicyTrainer):
@@ -35,7 +37,7 @@ class AnchoredTrainer(PolicyTrainer):
         **kwargs: for `PolicyTrainer`.
 
     Call arguments:
-        inputs: dict with `prompt_ids` int32 `(batch, max_prompt_length)`,
+        inputs: dict with `prompt_ids` int32 `(batch, prompt_length)`,
             `prompt_lengths` int32 `(batch,)`, and `completion_ids` int32 and
             `mask` bool `(batch, samples, max_completion_length)`.
 
@@ -75,98 +77,165 @@ class AnchoredTrainer(PolicyTrainer):
         )
         self._default_rule_announced = False
 
-    def rollout(self, inputs, training):
+    def rollout(self, run, inputs, training):
         """Draws the policy's and the anchor's samples of each prompt.
 
         Steps 1 to 3 of algorithm 2 up to the rewards; nothing here has a
         gradient.
 
         Args:
+            run: callable `run(name, function, *tensors)` that calls the
+                function as a compiled stage.
             inputs: dict of int32 tensors: `prompt_ids` `(batch,
-                max_prompt_length)`, `prompt_lengths` and `rows` `(batch,)`.
+                prompt_length)`, and `prompt_lengths`, `rows` and `places`
+                `(batch,)`.
             training: bool. In training the draws depend on how many prompts
                 were seen before, in evaluation on the row numbers.
 
         Returns:
             dict of tensors: over `(batch, P + k)`, the P policy samples first,
-            `completion_ids`, `mask`, `terminated`, `token_ids`, `padding_mask`,
-            `tie_breakers` and `anchor_log_probs`; over `(batch, P)`
-            `entropies`, with a reference `reference_log_probs`, and in
+            `completion_ids`, `mask`, `terminated`, `token_ids`, `padding_mask`
+            and `tie_breakers`; over `(batch, P)` `entropies`; over `(batch,
+            k)` `own_log_probs`, those of the anchor for its own samples.
+        """
+        counts = {"policy": self.num_policy_samples}
+        if self.num_anchor_samples:
+            counts["anchor"] = self.num_anchor_samples
+        drawn = {
+            weights: run(
+                _stage_name(f"rollout {weights}", training),
+                lambda inputs, weights=weights, count=count: self._draw(
+                    inputs, weights, count, training
+                ),
+                inputs,
+            )
+            for weights, count in counts.items()
+        }
+        return run(
+            _stage_name("lay out", training),
+            lambda inputs, drawn: self._lay_out(inputs, drawn, training),
+            inputs,
+            drawn,
+        )
+
+    def _draw(self, inputs, weights, num_samples, training):
+        uniforms = self._uniforms(
+            inputs, weights, num_samples, self.max_completion_length, training
+        )
+        with self.using(weights):
+            return self.decoder(
+                inputs["prompt_ids"], inputs["prompt_lengths"], uniforms
+            )
+
+    def _lay_out(self, inputs, drawn, training):
+        completion_ids = ops.concatenate(
+            [draws["completion_ids"] for draws in drawn.values()], axis=1
+        )
+        num_samples = completion_ids.shape[1]
+        lots = self._uniforms(inputs, "ties", num_samples, 1, training)
+        rollout = {
+            **sequences.lay_out(
+                inputs["prompt_ids"],
+                inputs["prompt_lengths"],
+                completion_ids,
+                self.stop_token_ids,
+            ),
+            "tie_breakers": lots[:, :, 0],
+            "entropies": drawn["policy"]["entropies"],
+        }
+        if "anchor" in drawn:
+            rollout["own_log_probs"] = drawn["anchor"]["log_probs"]
+        return rollout
+
+    def judge(self, run, inputs, rollout, training):
+        """Asks the other weight sets about the policy's samples.
+
+        Args:
+            run, inputs, training: see `rollout`.
+            rollout: dict of tensors, what `rollout` returned.
+
+        Returns:
+            dict of tensors: over `(batch, P + k)` `anchor_log_probs`; over
+            `(batch, P)`, with a reference, `reference_log_probs`, and in
             evaluation `anchor_kls` and `reference_kls`, exact over the
             vocabulary.
         """
-        prompts = inputs["prompt_ids"], inputs["prompt_lengths"]
-        uniforms = self._uniforms(inputs["rows"], training)
-        mine = self.decoder(*prompts, uniforms["policy"])
-        completion_ids = mine["completion_ids"]
-        if self.num_anchor_samples:
-            with self.using("anchor"):
-                theirs = self.decoder(*prompts, uniforms["anchor"])
-            completion_ids = ops.concatenate(
-                [completion_ids, theirs["completion_ids"]], axis=1
-            )
-        rollout = {
-            **sequences.lay_out(*prompts, completion_ids, self.stop_token_ids),
-            "tie_breakers": uniforms["ties"][:, :, 0],
-            "entropies": mine["entropies"],
-        }
-        rollout.update(self._judged_by_others(inputs, rollout, training))
-        if self.num_anchor_samples:
-            # The decoder knows the anchor's own samples already.
-            rollout["anchor_log_probs"] = ops.concatenate(
-                [rollout["anchor_log_probs"], theirs["log_probs"]], axis=1
-            )
-        return rollout
-
-    def _judged_by_others(self, inputs, rollout, training):
-        """Log-probabilities, and KLs, of the policy's samples by other sets."""
         drawn = self._policys_own({**inputs, **rollout})
-        logits = None if training else self._logits(drawn)
+        judged = run(
+            _stage_name("judge", training),
+            lambda drawn: self._judge(drawn, training),
+            {name: drawn[name] for name in COMPLETIONS},
+        )
+        if "own_log_probs" in rollout:
+            # The decoder knows the anchor's own samples already.
+            judged["anchor_log_probs"] = ops.concatenate(
+                [judged["anchor_log_probs"], rollout["own_log_probs"]], axis=1
+            )
+        return judged
+
+    def _judge(self, drawn, training):
+        hidden = None if training else self._hidden(drawn)
         judged = {}
         for name in self.weight_sets:
             with self.using(name):
-                other_logits = self._logits(drawn)
-            log_probs = self._token_log_probs(other_logits, drawn)
+                other = self._hidden(drawn)
+                log_probs = self.head.token_log_probs(
+                    other, drawn["completion_ids"]
+                )
             judged[f"{name}_log_probs"] = formulas.sequence_log_probs(
                 log_probs, drawn["mask"]
             )
             if not training:
-                kls = formulas.token_kls(logits, other_logits, self.temperature)
+                kls = self._token_kls(hidden, other, name, drawn)
                 judged[f"{name}_kls"] = formulas.sequence_log_probs(
                     kls, drawn["mask"]
                 )
         return judged
 
-    def _uniforms(self, rows, training):
-        prefix = "" if training else "evaluate "
+    def _token_kls(self, hidden, other_hidden, weights, inputs):
+        """KL of the policy to another weight set, `(batch, samples, length)`.
+
+        Args:
+            hidden, other_hidden: what `_hidden` returned with each.
+            weights: str. Name of the other.
+            inputs: dict with `completion_ids`.
+        """
+
+        def kls(part):
+            logits = self.head.logits(part["hidden"])
+            with self.using(weights):
+                other_logits = self.head.logits(part["other"])
+            other_logits = ops.stop_gradient(other_logits)
+            return formulas.token_kls(logits, other_logits, self.temperature)
+
+        tensors = {"hidden": hidden, "other": ops.stop_gradient(other_hidden)}
+        tensors["ids"] = inputs["completion_ids"]
+        return self.head.map_tokens(kls, tensors)
+
+    def _uniforms(self, inputs, purpose, num_samples, num_positions, training):
+        rows = inputs["rows"]
         if training:
-            offsets = ops.arange(rows.shape[0], dtype="int32")
-            rows = ops.convert_to_tensor(self.prompts_seen) + offsets
+            rows = ops.convert_to_tensor(self.prompts_seen) + inputs["places"]
+        return rollouts.uniform(
+            self.seed,
+            purpose if training else f"evaluate {purpose}",
+            rows,
+            num_samples,
+            num_positions,
+        )
 
-        def uniform(purpose, num_samples, num_positions):
-            return rollouts.uniform(
-                self.seed, prefix + purpose, rows, num_samples, num_positions
-            )
-
-        p, k = self.num_policy_samples, self.num_anchor_samples
-        length = self.max_completion_length
-        return {
-            "policy": uniform("policy", p, length),
-            "anchor": uniform("anchor", k, length),
-            "ties": uniform("ties", p + k, 1),
-        }
-
-    def _logits(self, inputs):
-        """Logits `(batch, samples, length, vocabulary)` of completions."""
+    def _hidden(self, inputs, rematerialize=False):
+        """Hidden states `(batch, samples, length, width)` of completions."""
         batch_size, num_samples, length = inputs["completion_ids"].shape
-        logits = rollouts.completion_logits(
+        hidden = rollouts.completion_hidden(
             self.policy,
             sequences.repeat_rows(inputs["prompt_ids"], num_samples),
             sequences.repeat_rows(inputs["prompt_lengths"], num_samples),
             ops.reshape(inputs["completion_ids"], (-1, length)),
             ops.reshape(inputs["mask"], (-1, length)),
+            rematerialize,
         )
-        return ops.reshape(logits, (batch_size, num_samples, length, -1))
+        return ops.reshape(hidden, (batch_size, num_samples, length, -1))
 
     def _policys_own(self, inputs):
         """`inputs` with the completions that the policy itself drew."""
@@ -174,25 +243,27 @@ class AnchoredTrainer(PolicyTrainer):
         own = {k: inputs[k][:, :p] for k in ("completion_ids", "mask")}
         return {**inputs, **own}
 
-    def _token_log_probs(self, logits, inputs):
-        return formulas.token_log_probs(
-            logits, inputs["completion_ids"], self.temperature
-        )
-
     def call(self, inputs):
         if "completion_ids" not in inputs:
             # Keras builds a model by calling it on a batch of its data, which
             # here are prompts still without completions.
             return {"log_probs": ops.zeros((inputs["prompt_ids"].shape[0], 0))}
-        logits = self._logits(inputs)
-        token_log_probs = self._token_log_probs(logits, inputs)
+        inputs = {name: inputs[name] for name in COMPLETIONS}
+        return self.in_parts(self._read, inputs)
+
+    def _read(self, inputs):
+        """What `call` returns, of some prompts."""
+        hidden = self._hidden(inputs, self.rematerialize)
+        token_log_probs = self.head.token_log_probs(
+            hidden, inputs["completion_ids"]
+        )
         log_probs = formulas.sequence_log_probs(token_log_probs, inputs["mask"])
         return {
             "log_probs": log_probs,
-            **self.more_outputs(inputs, logits, token_log_probs),
+            **self.more_outputs(inputs, hidden, token_log_probs),
         }
 
-    def more_outputs(self, inputs, logits, token_log_probs):
+    def more_outputs(self, inputs, hidden, token_log_probs):
         """What else a child's loss wants to know about the completions."""
         return {}
 
@@ -305,6 +376,10 @@ class AnchoredTrainer(PolicyTrainer):
             "num_anchor_samples": self.num_anchor_samples,
             "reference": self.has_reference,
         }
+
+
+def _stage_name(name, training):
+    return name if training else f"evaluate {name}"
 
 
 def _trained_share(policy):

@@ -236,7 +236,7 @@ class Bond(AnchoredTrainer):
         kept = {name: batch[name] for name in PER_SAMPLE if name in batch}
         return {**batch, **sequences.take_samples(kept, chosen)}
 
-    def more_outputs(self, inputs, logits, token_log_probs):
+    def more_outputs(self, inputs, hidden, token_log_probs):
         outputs = {}
         if self.quantile_model is not None:
             outputs["quantile_logits"] = quantile_model.judge(
@@ -244,16 +244,16 @@ class Bond(AnchoredTrainer):
             )
         if self.kl_weight and self.estimators.kl_estimator == "full_vocabulary":
             outputs["kl_losses"] = self._exact_kl_losses(
-                inputs, logits, token_log_probs
+                inputs, hidden, token_log_probs
             )
         return outputs
 
-    def _exact_kl_losses(self, inputs, logits, token_log_probs):
+    def _exact_kl_losses(self, inputs, hidden, token_log_probs):
         p = self.num_policy_samples
         mine = self._policys_own(inputs)
         with self.using("anchor"):
-            anchor_logits = ops.stop_gradient(self._logits(mine))
-        kls = formulas.token_kls(logits[:, :p], anchor_logits, self.temperature)
+            anchor_hidden = self._hidden(mine)
+        kls = self._token_kls(hidden[:, :p], anchor_hidden, "anchor", mine)
         return formulas.full_vocabulary_kl_loss(
             kls, token_log_probs[:, :p], mine["mask"]
         )

@@ -20,9 +20,10 @@ class PolicyTrainer(StagedModel):
     """A Keras model whose training data are prompts.
 
     One training step is rollout -> rewards -> targets -> Keras's own step. A
-    child says which completions are drawn (`rollout`), what is learned from
-    them (`targets`, `call`, `compute_loss`) and what follows an update
-    (`watched_weights`, `after_update`).
+    child says which completions are drawn (`rollout`) and what else is to be
+    known of them (`judge`), what is learned from them (`targets`, `call`,
+    `compute_loss`) and what follows an update (`watched_weights`,
+    `after_update`).
 
     The arguments are those of `keras_bond.JBond`.
     """
@@ -75,11 +76,11 @@ class PolicyTrainer(StagedModel):
         )
         self.decoder = rollouts.Decoder(
             policy,
-            self.max_prompt_length,
             self.max_completion_length,
             self.stop_token_ids,
             self.temperature,
         )
+        self.head = rollouts.Head(policy, self.temperature)
 
     @property
     def reward(self):

@@ -7,7 +7,7 @@ from keras_bond import rewards as rewards_lib
 from keras_bond.training import generation
 
 # Entries of a batch that only the scoring needs.
-ONLY_THERE = ("rows", "token_ids", "padding_mask")
+ONLY_THERE = ("rows", "places", "token_ids", "padding_mask")
 
 
 def score_rollout(scorer, codec, source, rows, rollout):

@@ -1,15 +1,18 @@
 """A Keras model whose step is Python between separately compiled stages."""
 
 import keras
+from keras import ops
+from keras import tree
 
 from keras_bond import backend
 from keras_bond.training import checks
 
 
 class StagedModel(backend.StagedTrainer, keras.Model):
-    """Adds `compile` to the stages of `keras_bond.backend.StagedTrainer`.
+    """Says how a step runs: its stages, their order, and in how many parts.
 
-    A child has a `policy` and its sampling `temperature`.
+    A child has a `policy` and its sampling `temperature`, and the stages
+    themselves: `rollout`, `judge`, `score`, and what `keras.Model` learns by.
     """
 
     def __init__(self, **kwargs):
@@ -17,23 +20,43 @@ class StagedModel(backend.StagedTrainer, keras.Model):
         self._stages = {}
         self._compiles_stages = True
         self._jit_compiles_stages = True
+        self.rollout_batch_size = None
+        self.gradient_accumulation_steps = 1
+        self.rematerialize = False
 
     def compile(
         self,
         optimizer="adam",
         *,
+        rollout_batch_size=None,
+        gradient_accumulation_steps=1,
+        rematerialize=False,
         run_eagerly=False,
         jit_compile="auto",
         steps_per_execution=1,
         sampler="random",
         auto_scale_loss=True,
     ):
-        """Sets the optimizer. The loss is the trainer's own.
+        """Sets the optimizer, and how a step is run. The loss is the trainer's.
+
+        The three arguments behind the optimizer trade memory for time and
+        change no result.
 
         Args:
             optimizer: `keras.optimizers.Optimizer`, or its name. The paper uses
                 Adam with a learning rate of 3e-6 and 100 warm-up steps for
                 Gemma 2B and 7B.
+            rollout_batch_size: int, or `None` for the whole batch. Prompts
+                whose completions are drawn at a time: bounds the key-value
+                cache. Must divide the batch. Defaults to `None`.
+            gradient_accumulation_steps: int. Parts in which a batch is learned
+                from: only the activations of one are in memory, at the price
+                of one more forward pass. Baselines are those of the whole
+                batch, unlike with the optimizer's argument of that name, which
+                counts batches. Must divide the batch. Defaults to 1.
+            rematerialize: bool. Whether every block of the network keeps only
+                its inputs for the backward pass and computes the rest again,
+                at the price of one more forward pass. Defaults to False.
             run_eagerly: bool. Whether to run the stages of a step uncompiled,
                 for debugging. Defaults to False.
             jit_compile: bool or `"auto"`. Whether TensorFlow compiles the
@@ -43,13 +66,19 @@ class StagedModel(backend.StagedTrainer, keras.Model):
             auto_scale_loss: bool. See `keras.Model.compile`.
 
         Raises:
-            ValueError: if the optimizer cannot move the policy's variables, or
-                `sampler` does not draw from the full distribution.
+            ValueError: if the optimizer cannot move the policy's variables,
+                `sampler` does not draw from the full distribution, or a number
+                is out of its range.
         """
         checks.check_sampler(sampler, self.temperature)
         optimizer = keras.optimizers.get(optimizer)
         checks.check_optimizer(optimizer, self.policy.trainable_variables)
         checks.warn_high_learning_rate(optimizer)
+        if rollout_batch_size is not None:
+            checks.check_count("rollout_batch_size", rollout_batch_size, 1)
+        checks.check_count(
+            "gradient_accumulation_steps", gradient_accumulation_steps, 1
+        )
         # The step itself is Python between compiled stages, on every backend.
         super().compile(
             optimizer=optimizer,
@@ -60,10 +89,16 @@ class StagedModel(backend.StagedTrainer, keras.Model):
         )
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
+        self.rollout_batch_size = rollout_batch_size
+        self.gradient_accumulation_steps = gradient_accumulation_steps
+        self.rematerialize = rematerialize
         self._compiles_stages = not run_eagerly
         self._jit_compiles_stages = jit_compile in ("auto", True)
         self._stages = {}
         self._compile_arguments = {
+            "rollout_batch_size": rollout_batch_size,
+            "gradient_accumulation_steps": gradient_accumulation_steps,
+            "rematerialize": rematerialize,
             "run_eagerly": run_eagerly,
             "jit_compile": jit_compile,
             "steps_per_execution": steps_per_execution,
@@ -79,3 +114,67 @@ class StagedModel(backend.StagedTrainer, keras.Model):
     def compile_from_config(self, config):
         optimizer = keras.saving.deserialize_keras_object(config["optimizer"])
         self.compile(**{**config, "optimizer": optimizer})
+
+    def collect(self, run, inputs, training):
+        """Rolls out a batch of prompts, and has it judged and scored.
+
+        The device gets all its work before the host scores anything: where it
+        works ahead of the host, the reward of one part is computed while the
+        next part is rolled out.
+
+        Args:
+            run: callable `run(name, function, *tensors)` that calls the
+                function as a compiled stage.
+            inputs: dict of tensors `(batch, ...)`, a batch of prompts.
+            training: bool.
+
+        Returns:
+            dict of tensors, see `rollout`, `judge` and `score`.
+        """
+        batch_size = inputs["rows"].shape[0]
+        places = ops.arange(batch_size, dtype="int32")
+        parts = self._rollout_parts({**inputs, "places": places})
+        rollouts = [self.rollout(run, part, training) for part in parts]
+        judged = [
+            self.judge(run, part, rollout, training)
+            for part, rollout in zip(parts, rollouts)
+        ]
+        scored = [
+            {**self.score(part, rollout, training), **judgement}
+            for part, rollout, judgement in zip(parts, rollouts, judged)
+        ]
+        if len(scored) == 1:
+            return scored[0]
+        return tree.map_structure(lambda *x: ops.concatenate(x), *scored)
+
+    def _rollout_parts(self, inputs):
+        batch_size = inputs["rows"].shape[0]
+        size = self.rollout_batch_size or batch_size
+        checks.check_divides("rollout_batch_size", size, batch_size)
+        return [
+            {name: tensor[i : i + size] for name, tensor in inputs.items()}
+            for i in range(0, batch_size, size)
+        ]
+
+    def in_parts(self, function, inputs):
+        """Applies a function to a batch, in `gradient_accumulation_steps`.
+
+        Args:
+            function: callable that takes a dict of tensors and returns one.
+            inputs: dict of tensors `(batch, ...)`.
+
+        Returns:
+            dict of tensors `(batch, ...)`.
+        """
+        steps = self.gradient_accumulation_steps
+        if steps == 1:
+            return function(inputs)
+        batch_size = len(next(iter(inputs.values())))
+        checks.check_divides("gradient_accumulation_steps", steps, batch_size)
+        parts = tree.map_structure(
+            lambda x: ops.reshape(x, (steps, -1, *x.shape[1:])), inputs
+        )
+        mapped = backend.map_parts(function, parts, self.variables)
+        return tree.map_structure(
+            lambda x: ops.reshape(x, (batch_size, *x.shape[2:])), mapped
+        )

@@ -5,7 +5,7 @@ import pytest
 from keras import ops
 
 from keras_bond.rollouts import uniform
-from keras_bond.rollouts.decoder import inverse_cdf_sample
+from keras_bond.rollouts.sampling import inverse_cdf_sample
 from tests.conftest import chi_square_p_value
 
 LAST = 1 - 2.0**-24
@@ -17,7 +17,7 @@ def sample(probabilities, uniforms):
         log_probs = np.log(np.asarray(probabilities, "float64"))
     rows = np.tile(log_probs.astype("float32"), (len(uniforms), 1))
     uniforms = np.asarray(uniforms, "float32")
-    tokens = inverse_cdf_sample(
+    tokens, _ = inverse_cdf_sample(
         ops.convert_to_tensor(rows), ops.convert_to_tensor(uniforms)
     )
     return ops.convert_to_numpy(tokens)
@@ -85,7 +85,7 @@ def test_rows_follow_their_own_laws():
     """Pins: the cumulative sum taken over rows instead of tokens."""
     log_probs = np.log([[0.9, 0.1], [0.1, 0.9]]).astype("float32")
     half = np.array([0.5, 0.5], "float32")
-    tokens = inverse_cdf_sample(
+    tokens, _ = inverse_cdf_sample(
         ops.convert_to_tensor(log_probs), ops.convert_to_tensor(half)
     )
     assert ops.convert_to_numpy(tokens).tolist() == [0, 1]

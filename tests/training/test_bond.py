@@ -60,8 +60,10 @@ def test_evaluate_reports_the_exact_kl_over_the_vocabulary(bond):
     batches = bond._to_batches(PROMPTS, None, 8)
     (inputs,) = batches[0]
     inputs = {k: ops.convert_to_tensor(v) for k, v in inputs.items()}
-    rollout = bond.rollout(inputs, training=False)
-    kls = ops.convert_to_numpy(rollout["anchor_kls"])
+    inputs["places"] = ops.arange(8, dtype="int32")
+    rollout = bond.rollout(uncompiled, inputs, training=False)
+    judged = bond.judge(uncompiled, inputs, rollout, training=False)
+    kls = ops.convert_to_numpy(judged["anchor_kls"])
     assert kls.shape == (8, 4)
     for b in (0, 5):
         ids = ops.convert_to_numpy(rollout["token_ids"])[b, 1]
@@ -77,6 +79,10 @@ def test_evaluate_reports_the_exact_kl_over_the_vocabulary(bond):
         np.testing.assert_allclose(kls[b, 1], exact, rtol=1e-3)
     logs = bond.evaluate(PROMPTS, batch_size=8, return_dict=True, verbose=0)
     assert logs["kl"] == pytest.approx(kls.mean(), rel=1e-4)
+
+
+def uncompiled(name, function, *tensors):
+    return function(*tensors)
 
 
 def log_softmax(logits):

@@ -1,0 +1,151 @@
+"""The head in parts, and blocks that forget: the plain gradient, less memory."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_bond import backend
+from keras_bond import formulas
+from keras_bond import rollouts
+from keras_bond.rollouts import head as head_lib
+from keras_bond.rollouts import layers
+from tests.conftest import make_policy
+from tests.conftest import variable_gradients
+
+ROWS, LENGTH = 3, 7
+
+
+def inputs():
+    generator = np.random.default_rng(0)
+    ids = generator.integers(5, 40, (ROWS, 4)).astype("int32")
+    completions = generator.integers(5, 40, (ROWS, LENGTH)).astype("int32")
+    lengths = np.array([4, 2, 3], "int32")
+    mask = np.arange(LENGTH) < np.array([7, 5, 1])[:, None]
+    arrays = (ids, lengths, completions, mask)
+    return [ops.convert_to_tensor(array) for array in arrays]
+
+
+def loss_of(policy, rematerialize=False, temperature=0.7):
+    """A sum in which every token has a weight of its own."""
+    arrays = inputs()
+    weights = np.random.default_rng(1).normal(size=(ROWS, LENGTH))
+
+    def loss():
+        hidden = rollouts.completion_hidden(policy, *arrays, rematerialize)
+        head = rollouts.Head(policy, temperature)
+        log_probs = head.token_log_probs(hidden, arrays[2])
+        return ops.sum(log_probs * ops.convert_to_tensor(weights, "float32"))
+
+    return loss
+
+
+@pytest.mark.parametrize("family", ["gemma", "gemma3"])
+@pytest.mark.parametrize("most_logits", [1, 300, 700])
+def test_parts_change_neither_values_nor_gradients(
+    monkeypatch, family, most_logits
+):
+    """1e-5 of the plain ones; 21 tokens also in parts that do not divide them.
+
+    Pins: a gradient that a part's variables lose on one of the backends, and
+    padding tokens that count.
+    """
+    policy = make_policy(family, scale=3.0)
+    variables = policy.trainable_variables
+    plain = variable_gradients(loss_of(policy), variables)
+    monkeypatch.setattr(head_lib, "MOST_LOGITS", most_logits)
+    monkeypatch.setattr(
+        rollouts.Head, "tokens_at_once", lambda self: 1 + most_logits // 60
+    )
+    parted = variable_gradients(loss_of(policy), variables)
+    assert parted[0] == pytest.approx(plain[0], rel=1e-5)
+    for a, b in zip(plain[1], parted[1]):
+        np.testing.assert_allclose(b, a, atol=1e-5 * max(1.0, np.abs(a).max()))
+
+
+@pytest.mark.parametrize("family", ["gemma", "gemma3"])
+@pytest.mark.parametrize("lora", [False, True])
+def test_rematerialized_blocks_change_no_gradient(family, lora):
+    """Adapters and full weights alike, to 1e-5."""
+    policy = make_policy(family, scale=3.0)
+    if lora:
+        keras.utils.set_random_seed(0)
+        policy.backbone.enable_lora(2)
+        for variable in policy.trainable_variables:
+            variable.assign(variable + 0.1)
+    variables = policy.trainable_variables
+    plain = variable_gradients(loss_of(policy), variables)
+    again = variable_gradients(loss_of(policy, rematerialize=True), variables)
+    assert again[0] == pytest.approx(plain[0], rel=1e-5)
+    for a, b in zip(plain[1], again[1]):
+        np.testing.assert_allclose(b, a, atol=1e-5 * max(1.0, np.abs(a).max()))
+
+
+def test_replaced_calls_come_back_after_an_error():
+    policy = make_policy()
+    blocks = policy.backbone.transformer_layers
+    before = [block.call for block in blocks]
+    with pytest.raises(KeyError), layers.rematerialized(blocks):
+        assert [block.call for block in blocks] != before
+        raise KeyError
+    assert [block.call for block in blocks] == before
+
+
+def test_no_more_logits_than_allowed_are_held(monkeypatch):
+    """Also: never less than one token, and `width` where it is trained."""
+    policy = make_policy()
+    head = rollouts.Head(policy)
+    vocabulary = policy.backbone.vocabulary_size
+    monkeypatch.setattr(head_lib, "MOST_LOGITS", 100 * vocabulary)
+    assert head.tokens_at_once() == 100
+    monkeypatch.setattr(head_lib, "MOST_LOGITS", 1)
+    assert head.tokens_at_once() == policy.backbone.hidden_dim
+    policy.backbone.trainable = False
+    assert head.tokens_at_once() == 1
+
+
+def test_a_part_sees_few_tokens(monkeypatch):
+    """Pins: parts that are made but computed all at once."""
+    policy = make_policy()
+    head, seen = rollouts.Head(policy), []
+    monkeypatch.setattr(rollouts.Head, "tokens_at_once", lambda self: 4)
+
+    def function(part):
+        seen.append(part["hidden"].shape[0])
+        return formulas.token_log_probs(
+            head.logits(part["hidden"]), part["ids"]
+        )
+
+    hidden = ops.ones((2, 5, policy.backbone.hidden_dim))
+    ids = ops.ones((2, 5), "int32")
+    assert head.map_tokens(function, {"hidden": hidden, "ids": ids}).shape == (
+        2,
+        5,
+    )
+    assert set(seen) == {4}
+
+
+def test_nested_parts_have_the_plain_gradient():
+    """Parts of a batch, with the head in parts within each."""
+    layer = keras.layers.Dense(4, use_bias=True)
+    layer.build((None, 3))
+    x = np.random.default_rng(0).normal(size=(2, 2, 2, 3)).astype("float32")
+    x = ops.convert_to_tensor(x)
+
+    def plain():
+        return ops.sum(ops.square(ops.tanh(layer(x))))
+
+    def nested():
+        def inner(part):
+            return ops.sum(ops.square(ops.tanh(layer(part))), axis=-1)
+
+        def outer(part):
+            return backend.map_parts(inner, part, layer.variables)
+
+        return ops.sum(backend.map_parts(outer, x, layer.variables))
+
+    value, gradients = variable_gradients(plain, layer.trainable_variables)
+    value_2, gradients_2 = variable_gradients(nested, layer.trainable_variables)
+    assert value_2 == pytest.approx(value, rel=1e-5)
+    for a, b in zip(gradients, gradients_2):
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
