@@ -22,8 +22,8 @@ class PromptEncoder:
 
     Args:
         codec: a `TextCodec`, or `None` where the policy has no tokenizer.
-        max_prompt_length: int. Tokens in a padded prompt, start token
-            included.
+        buckets: tuple of int, increasing. Tokens in a padded prompt, start
+            token included; a batch takes the first that covers its prompts.
         truncate: `None`, or `"left"` to keep the end of a prompt that is too
             long, behind its start token.
 
@@ -32,9 +32,10 @@ class PromptEncoder:
             for strings without a tokenizer.
     """
 
-    def __init__(self, codec, max_prompt_length, truncate=None):
+    def __init__(self, codec, buckets, truncate=None):
         self.codec = codec
-        self.max_prompt_length = max_prompt_length
+        self.buckets = tuple(buckets)
+        self.max_prompt_length = self.buckets[-1]
         self.truncate = truncate
 
     def add_token_ids(self, columns):
@@ -73,6 +74,10 @@ class PromptEncoder:
         kept = self.max_prompt_length - len(start)
         return [*start, *ids[len(ids) - kept :]]
 
+    def bucket(self, length):
+        """The shortest padded length that covers a prompt."""
+        return next(b for b in self.buckets if b >= length)
+
     def to_batch(self, token_ids, rows, batch_size):
         """Pads prompts to one shape, and the batch to `batch_size` rows.
 
@@ -82,10 +87,10 @@ class PromptEncoder:
         missing = batch_size - len(rows)
         rows = [*rows, *[-1] * missing]
         token_ids = [*token_ids, *[token_ids[-1]] * missing]
-        padded = np.zeros((batch_size, self.max_prompt_length), "int32")
+        lengths = np.array([len(ids) for ids in token_ids], "int32")
+        padded = np.zeros((batch_size, self.bucket(lengths.max())), "int32")
         for i, ids in enumerate(token_ids):
             padded[i, : len(ids)] = ids
-        lengths = np.array([len(ids) for ids in token_ids], "int32")
         inputs = {
             "prompt_ids": padded,
             "prompt_lengths": lengths,
@@ -149,6 +154,27 @@ class PromptBatches(keras.utils.PyDataset):
         if self.order_seed is not None:
             generator = np.random.default_rng(self.order_seed())
             self.order = generator.permutation(self.order)
+            if len(self.encoder.buckets) > 1:
+                self._bring_buckets_together(generator)
+
+    def _bring_buckets_together(self, generator):
+        """Makes whole batches of prompts of one bucket, in random order.
+
+        What is left of a bucket moves on to the next longer one, so that only
+        the very last batch may be smaller.
+        """
+        size, prompts = self.prompts_per_batch, self.columns["token_ids"]
+        buckets = np.array(
+            [self.encoder.bucket(len(prompts[row])) for row in self.order]
+        )
+        batches, waiting = [], np.array([], self.order.dtype)
+        for bucket in self.encoder.buckets:
+            waiting = np.append(waiting, self.order[buckets == bucket])
+            whole = len(waiting) - len(waiting) % size
+            batches += list(waiting[:whole].reshape(-1, size))
+            waiting = waiting[whole:]
+        shuffled = [batches[i] for i in generator.permutation(len(batches))]
+        self.order = np.concatenate([*shuffled, waiting])
 
     def __getitem__(self, index):
         start = index * self.prompts_per_batch

@@ -128,8 +128,12 @@ class AnchoredTrainer(PolicyTrainer):
             )
 
     def _lay_out(self, inputs, drawn, training):
+        # By name: JAX hands dicts to a compiled function in another order.
+        in_order = [
+            drawn[name] for name in ("policy", "anchor") if name in drawn
+        ]
         completion_ids = ops.concatenate(
-            [draws["completion_ids"] for draws in drawn.values()], axis=1
+            [draws["completion_ids"] for draws in in_order], axis=1
         )
         num_samples = completion_ids.shape[1]
         lots = self._uniforms(inputs, "ties", num_samples, 1, training)

@@ -95,6 +95,11 @@ class Bond(AnchoredTrainer):
             LoRA. Defaults to `"auto"`.
         temperature: float. Of the samples and their log-probabilities alike.
             Defaults to 1.
+        prompt_buckets: tuple of int, increasing, the last of them
+            `max_prompt_length`. A batch is padded to the shortest that covers
+            its prompts, and prompts of one bucket come together when they are
+            shuffled; each length is compiled once. Defaults to `None`:
+            `max_prompt_length` alone.
         truncate: `None` to refuse prompts that are too long, `"left"` to keep
             their end. Defaults to `None`.
         stop_token_ids: tuple of int, or `"auto"` for the tokenizer's end token
@@ -146,6 +151,7 @@ class Bond(AnchoredTrainer):
         reward_weights=None,
         reference="auto",
         temperature=1.0,
+        prompt_buckets=None,
         truncate=None,
         stop_token_ids="auto",
         seed=None,
@@ -173,6 +179,7 @@ class Bond(AnchoredTrainer):
             reward_weights=reward_weights,
             max_prompt_length=max_prompt_length,
             max_completion_length=max_completion_length,
+            prompt_buckets=prompt_buckets,
             truncate=truncate,
             stop_token_ids=stop_token_ids,
             temperature=temperature,

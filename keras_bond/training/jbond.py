@@ -61,6 +61,11 @@ class JBond(Bond):
             LoRA. Defaults to `"auto"`.
         temperature: float. Of the samples and their log-probabilities alike.
             Defaults to 1.
+        prompt_buckets: tuple of int, increasing, the last of them
+            `max_prompt_length`. A batch is padded to the shortest that covers
+            its prompts, and prompts of one bucket come together when they are
+            shuffled; each length is compiled once. Defaults to `None`:
+            `max_prompt_length` alone.
         truncate: `None` to refuse prompts that are too long, `"left"` to keep
             their end. Defaults to `None`.
         stop_token_ids: tuple of int, or `"auto"` for the tokenizer's end token
@@ -106,6 +111,7 @@ class JBond(Bond):
         ties="random",
         reference="auto",
         temperature=1.0,
+        prompt_buckets=None,
         truncate=None,
         stop_token_ids="auto",
         seed=None,
@@ -122,6 +128,7 @@ class JBond(Bond):
             ties=ties,
             reference=reference,
             temperature=temperature,
+            prompt_buckets=prompt_buckets,
             truncate=truncate,
             stop_token_ids=stop_token_ids,
             seed=seed,

@@ -1,7 +1,6 @@
 """Prompts in, completions scored: what every trainer of a policy shares."""
 
 import contextlib
-import random
 
 import numpy as np
 from keras import ops
@@ -13,6 +12,7 @@ from keras_bond.training import checks
 from keras_bond.training import generation
 from keras_bond.training import saving
 from keras_bond.training import scoring
+from keras_bond.training import standardize
 from keras_bond.training.staged_model import StagedModel
 
 
@@ -36,6 +36,7 @@ class PolicyTrainer(StagedModel):
         max_prompt_length,
         max_completion_length,
         reward_weights=None,
+        prompt_buckets=None,
         truncate=None,
         stop_token_ids="auto",
         temperature=1.0,
@@ -49,9 +50,12 @@ class PolicyTrainer(StagedModel):
         self.policy = policy
         self.max_prompt_length = max_prompt_length
         self.max_completion_length = max_completion_length
+        self.prompt_buckets = standardize.prompt_buckets_of(
+            prompt_buckets, max_prompt_length
+        )
         self.truncate = truncate
         self.temperature = float(temperature)
-        self.seed = _standardize_seed(seed)
+        self.seed = standardize.seed_of(seed)
         self._set_up_text(policy, stop_token_ids)
         self.reward_weights = reward_weights
         self.reward = reward
@@ -70,9 +74,11 @@ class PolicyTrainer(StagedModel):
     def _set_up_text(self, policy, stop_token_ids):
         preprocessor = getattr(policy, "preprocessor", None)
         self.codec = preprocessor and data.TextCodec(preprocessor)
-        self.stop_token_ids = _standardize_stops(stop_token_ids, self.codec)
+        self.stop_token_ids = standardize.stop_token_ids_of(
+            stop_token_ids, self.codec
+        )
         self.encoder = data.PromptEncoder(
-            self.codec, self.max_prompt_length, self.truncate
+            self.codec, self.prompt_buckets, self.truncate
         )
         self.decoder = rollouts.Decoder(
             policy,
@@ -303,7 +309,7 @@ class PolicyTrainer(StagedModel):
             list of str, one for each prompt; of lists of `num_samples` str if
             that is above 1. Lists of token ids where there is no tokenizer.
         """
-        seed = self.seed if seed is None else _standardize_seed(seed)
+        seed = self.seed if seed is None else standardize.seed_of(seed)
         shows_progress = verbose in (1, "auto")
         _, rows = generation.draw_tokens(
             self,
@@ -355,6 +361,7 @@ class PolicyTrainer(StagedModel):
             "reward_weights": self.reward_weights,
             "max_prompt_length": self.max_prompt_length,
             "max_completion_length": self.max_completion_length,
+            "prompt_buckets": list(self.prompt_buckets),
             "truncate": self.truncate,
             "stop_token_ids": list(self.stop_token_ids),
             "temperature": self.temperature,
@@ -368,26 +375,3 @@ class PolicyTrainer(StagedModel):
         reward = saving.deserialize_reward(config.pop("reward"))
         policy = saving.deserialize_policy(config)
         return cls(policy, reward, **config)
-
-
-def _standardize_seed(seed):
-    if seed is None:
-        return random.randrange(2**31)
-    if not isinstance(seed, int) or not 0 <= seed < 2**31:
-        raise ValueError(
-            "`seed` must be an integer in [0, 2**31), or None to draw one. "
-            f"Received: seed={seed!r}"
-        )
-    return seed
-
-
-def _standardize_stops(stop_token_ids, codec):
-    if stop_token_ids != "auto":
-        return tuple(int(stop) for stop in stop_token_ids)
-    if codec is None:
-        raise ValueError(
-            "`stop_token_ids` must be given for a policy without a tokenizer: "
-            "pass the ids that end a completion, () for none. "
-            'Received: stop_token_ids="auto"'
-        )
-    return codec.stop_token_ids()

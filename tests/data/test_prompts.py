@@ -17,7 +17,7 @@ def codec():
 
 @pytest.fixture(scope="module")
 def encoder(codec):
-    return data.PromptEncoder(codec, max_prompt_length=12)
+    return data.PromptEncoder(codec, (12,))
 
 
 class Sequence(keras.utils.PyDataset):
@@ -123,7 +123,7 @@ def test_tokenised_prompts_are_taken_as_they_are(encoder, codec):
 
 
 def test_truncation_keeps_the_start_token_and_the_end(codec):
-    encoder = data.PromptEncoder(codec, 4, truncate="left")
+    encoder = data.PromptEncoder(codec, (4,), truncate="left")
     (tokens,) = codec.encode(["the quick brown fox"])
     (inputs,) = data.to_batches(["the quick brown fox"], encoder)[0]
     assert inputs["prompt_ids"][0].tolist() == [tokens[0], *tokens[-3:]]
@@ -168,4 +168,4 @@ def test_unbatched_data_are_refused(encoder):
 
 def test_strings_need_a_tokenizer():
     with pytest.raises(ValueError, match="no tokenizer"):
-        data.to_batches(TEXTS, data.PromptEncoder(None, 12))
+        data.to_batches(TEXTS, data.PromptEncoder(None, (12,)))
