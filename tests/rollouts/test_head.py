@@ -1,4 +1,4 @@
-"""The head in parts, and blocks that forget: the plain gradient, in less room."""
+"""The head in parts, and blocks that forget: the plain gradient, less room."""
 
 import keras
 import numpy as np
