@@ -1,11 +1,15 @@
 """What may serve as a reward: functions, Keras models, and sums of these."""
 
+import asyncio
+import functools
 import inspect
 
 import keras
 import numpy as np
 
 from keras_bond import backend
+from keras_bond.rewards import threads
+from keras_bond.rewards.validation import RewardValueError
 from keras_bond.rewards.validation import as_scores
 
 
@@ -87,7 +91,7 @@ class FunctionReward(Reward):
     `function(prompts, completions, **columns)` takes lists of equal length
     and returns one number for each completion, or `None` for one that it
     cannot score. It gets those columns of the data set that it names, all of
-    them if it has `**columns`.
+    them if it has `**columns`. It may be an `async def`.
 
     Args:
         function: the callable.
@@ -111,6 +115,8 @@ class FunctionReward(Reward):
             **samples.columns,
         }
         values = self.function(**self._accepted(arguments))
+        if inspect.iscoroutine(values):
+            values = _run(values)
         return as_scores(values, self.name, len(samples))
 
     def _accepted(self, arguments):
@@ -123,7 +129,7 @@ class FunctionReward(Reward):
                 inspect.Parameter.VAR_POSITIONAL,
             )
             if name not in arguments and not optional and not variadic:
-                raise ValueError(
+                raise RewardValueError(
                     f"The reward `{self.name}` asks for `{name}`, which the "
                     "data do not have: pass the prompts as a dict with that "
                     "column. Received: columns "
@@ -132,6 +138,16 @@ class FunctionReward(Reward):
         if inspect.Parameter.VAR_KEYWORD in kinds:
             return arguments
         return {k: v for k, v in arguments.items() if k in parameters}
+
+
+def _run(coroutine):
+    """Runs a coroutine to its end, also where a loop runs: in a notebook."""
+    run = functools.partial(asyncio.run, coroutine)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return run()
+    return threads.start(run).result()
 
 
 class ModelReward(Reward):

@@ -28,3 +28,26 @@ class Samples:
 
     def __len__(self):
         return len(self.token_ids)
+
+    def split(self, num_prompts):
+        """Splits into parts that keep the completions of a prompt together.
+
+        Args:
+            num_prompts: int. Prompts in a part; the last may have fewer.
+
+        Returns:
+            list of `Samples`, in order.
+        """
+        step = num_prompts * self.num_samples
+        starts = range(0, len(self), step)
+        return [self._take(slice(i, i + step)) for i in starts]
+
+    def _take(self, rows):
+        return Samples(
+            prompts=self.prompts and self.prompts[rows],
+            completions=self.completions and self.completions[rows],
+            columns={k: v[rows] for k, v in self.columns.items()},
+            token_ids=self.token_ids[rows],
+            padding_mask=self.padding_mask[rows],
+            num_samples=self.num_samples,
+        )

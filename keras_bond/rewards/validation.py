@@ -6,6 +6,18 @@ import numbers
 import numpy as np
 
 
+class RewardError(Exception):
+    """A reward is written wrongly: asking it again would not help."""
+
+
+class RewardTypeError(RewardError, TypeError):
+    """A reward answers with what are no numbers."""
+
+
+class RewardValueError(RewardError, ValueError):
+    """A reward answers with wrong numbers, or asks for data there are not."""
+
+
 def as_scores(values, name, expected):
     """Turns what a reward returned into an array, or says what is wrong.
 
@@ -23,7 +35,7 @@ def as_scores(values, name, expected):
     """
     values = _as_list(values, name)
     if len(values) != expected:
-        raise ValueError(
+        raise RewardValueError(
             f"The reward `{name}` must return one number for each completion. "
             f"Received: {len(values)} numbers for {expected} completions"
         )
@@ -45,7 +57,7 @@ def _as_list(values, name):
             values = values.tolist()
         if isinstance(values, (list, tuple)):
             return list(values)
-    raise TypeError(
+    raise RewardTypeError(
         f"The reward `{name}` must return a list or an array with one number "
         "for each completion. "
         f"Received: {values!r} of type {type(values).__name__}"
@@ -58,14 +70,14 @@ def _as_score(value, name, i):
     if hasattr(value, "item"):
         value = value.item()
     if not isinstance(value, numbers.Real):
-        raise TypeError(
+        raise RewardTypeError(
             f"The reward `{name}` must return numbers, or None for a "
             "completion that it cannot score. "
             f"Received: {value!r} of type {type(value).__name__} for "
             f"completion {i}"
         )
     if not math.isfinite(value):
-        raise ValueError(
+        raise RewardValueError(
             f"The reward `{name}` must return finite numbers; return None for "
             "a completion that it cannot score. "
             f"Received: {value} for completion {i}"

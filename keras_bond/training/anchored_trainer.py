@@ -307,7 +307,7 @@ class AnchoredTrainer(PolicyTrainer):
         log_probs = y_pred["log_probs"][:, : self.num_policy_samples]
         values = metrics_lib.step_values(x, log_probs)
         values.update({name: losses for name, (_, losses) in terms.items()})
-        metrics_lib.update(self.trackers, values, x["valid"])
+        metrics_lib.update(self.trackers, values, x)
         loss = sum(weight * losses for weight, losses in terms.values())
         return formulas.masked_mean(loss, x["valid"])
 

@@ -5,7 +5,8 @@ import math
 import keras
 from keras import ops
 
-# Means over the samples of prompts that were scored.
+# Means over the samples of prompts that were scored, but for the share of
+# prompts that were not.
 NAMES = (
     "reward",
     "reward_std",
@@ -14,6 +15,7 @@ NAMES = (
     "completions/mean_length",
     "completions/clipped_ratio",
     "frac_reward_zero_std",
+    "frac_prompts_unscored",
     "train/updated_fraction",
 )
 ANCHOR_NAMES = ("anchor/reward", "bond/win_rate")
@@ -78,6 +80,7 @@ def step_values(batch, log_probs):
         "frac_reward_zero_std": ops.equal(
             ops.max(rewards, axis=1), ops.min(rewards, axis=1)
         ),
+        "frac_prompts_unscored": ops.logical_not(batch["valid"]),
     }
     if rewards.shape[1] > p:
         values.update(_against_anchor(batch, p))
@@ -106,13 +109,13 @@ def _against_anchor(batch, p):
     }
 
 
-def update(trackers, values, valid):
+def update(trackers, values, batch):
     """Feeds `values`, one a prompt or a sample, to the trackers they name."""
-    valid = ops.cast(valid, "float32")
     for name, value in values.items():
-        weight = valid
+        counted = "present" if name == "frac_prompts_unscored" else "valid"
+        weight = ops.cast(batch[counted], "float32")
         if len(value.shape) == 2:
-            weight = ops.broadcast_to(valid[:, None], value.shape)
+            weight = ops.broadcast_to(weight[:, None], value.shape)
         # What could not be scored may hold anything, a NaN too.
         value = ops.where(weight > 0, value, ops.zeros_like(value))
         trackers[name].update_state(value, sample_weight=weight)

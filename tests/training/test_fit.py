@@ -25,6 +25,7 @@ LOGGED = {
     "completions/mean_length",
     "completions/clipped_ratio",
     "frac_reward_zero_std",
+    "frac_prompts_unscored",
     "train/updated_fraction",
 }
 LENGTHS = {"max_prompt_length": 12, "max_completion_length": 5}

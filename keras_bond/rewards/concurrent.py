@@ -1,0 +1,214 @@
+"""A slow reward, such as a judge behind a network, asked in parallel."""
+
+import collections
+import functools
+import threading
+import warnings
+
+import keras
+import numpy as np
+
+from keras_bond.rewards import threads
+from keras_bond.rewards.reward import Reward
+from keras_bond.rewards.reward import get
+from keras_bond.rewards.validation import RewardError
+
+
+@keras.saving.register_keras_serializable(package="keras_bond")
+class ConcurrentReward(Reward):
+    """Asks a slow Python reward in threads, with time limit and retries.
+
+    For rewards that wait, for a network or a subprocess: the completions of a
+    batch are split by prompts, and `max_workers` calls run at once. Those of
+    one prompt are always in one call. The reward must stand being called from
+    several threads at a time.
+
+    A call that exceeds `timeout` is given up: its place is free for the next
+    one and its answer is ignored, but its thread lives on until the call
+    returns, for Python cannot stop a thread. It keeps neither training nor the
+    process from ending. Give network clients a time limit of their own, so
+    that such threads do not pile up.
+
+    An answer against the contract of rewards (too few numbers, a NaN, a column
+    that the data lack) is a mistake in the reward, and always raised at once.
+
+    Args:
+        reward: what `keras_bond.rewards.get` takes: a function with the
+            signature `reward(prompts, completions, **columns)`, `async def` or
+            not (each call has an event loop of its own), a `Reward`, or a list
+            of these. A Keras model gains nothing here.
+        max_workers: int. Calls at a time. Defaults to 8.
+        batch_size: int. Prompts in one call, with all their completions: what
+            is timed, tried again and dropped together. More than 1 suits a
+            judge that takes many completions in one request. Defaults to 1.
+        timeout: float. Seconds for one attempt of one call, or `None` for no
+            limit. A batch takes at most `timeout`, times `retries + 1`, times
+            the calls that each worker makes, and the delays. Defaults to
+            `None`.
+        retries: int. Further attempts of a call that raised an exception or
+            took too long. Defaults to 0.
+        retry_delay: float. Seconds before the first further attempt; they
+            double with each. Defaults to 1.
+        on_failure: what to do after the last attempt. `"raise"` ends training,
+            with the weights of the last complete step. `"drop"` goes on as if
+            the reward had said `None`: the prompts drop out of the batch, are
+            counted in `dropped` and logged as `frac_prompts_unscored`; in a
+            list of rewards, the others count alone for these prompts. Defaults
+            to `"raise"`.
+
+    Attributes:
+        dropped: `collections.Counter`. Prompts dropped so far, by the name of
+            the exception of their last attempt.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+        TimeoutError: when scoring, if the last attempt took too long.
+        RuntimeError: when scoring, if it raised anything else.
+
+    Example:
+
+    ```python
+    def judge(prompts, completions):
+        return [ask_the_judge(p, c) for p, c in zip(prompts, completions)]
+
+    reward = keras_bond.rewards.ConcurrentReward(
+        judge, max_workers=16, timeout=30.0, retries=2, on_failure="drop"
+    )
+    bond = keras_bond.Bond(
+        policy, reward, max_prompt_length=256, max_completion_length=256
+    )
+    ```
+    """
+
+    def __init__(
+        self,
+        reward,
+        max_workers=8,
+        batch_size=1,
+        timeout=None,
+        retries=0,
+        retry_delay=1.0,
+        on_failure="raise",
+    ):
+        _check_count("max_workers", max_workers, 1)
+        _check_count("batch_size", batch_size, 1)
+        _check_count("retries", retries, 0)
+        _check_seconds(timeout, retry_delay)
+        if on_failure not in ("raise", "drop"):
+            raise ValueError(
+                '`on_failure` must be "raise" or "drop". '
+                f"Received: on_failure={on_failure!r}"
+            )
+        self.reward = get(reward)
+        self.name = self.reward.name
+        self.needs_text = self.reward.needs_text
+        self.max_workers = max_workers
+        self.batch_size = batch_size
+        self.timeout = timeout
+        self.retries = retries
+        self.retry_delay = retry_delay
+        self.on_failure = on_failure
+        self.dropped = collections.Counter()
+        self._lock = threading.Lock()
+
+    def score(self, samples):
+        answers = threads.map_concurrently(
+            self._ask, samples.split(self.batch_size), self.max_workers
+        )
+        scores = np.full(len(samples), np.nan, "float32")
+        rows = self.batch_size * samples.num_samples
+        dropped = collections.Counter()
+        for i, answer in enumerate(answers):
+            part = scores[i * rows : (i + 1) * rows]
+            if isinstance(answer, Exception):
+                num_prompts = len(part) // samples.num_samples
+                dropped[type(answer).__name__] += num_prompts
+            else:
+                part[:] = answer
+        self._count(dropped)
+        return scores
+
+    def _ask(self, samples, stopped):
+        """Returns the scores, or the exception for which they are dropped."""
+        for attempt in range(self.retries + 1):
+            if attempt:
+                # Not a sleep: where another call has failed, this one ends.
+                stopped.wait(self.retry_delay * 2 ** (attempt - 1))
+            if stopped.is_set():
+                return None
+            try:
+                return threads.call_within(
+                    self.timeout, functools.partial(self.reward, samples)
+                )
+            except RewardError:
+                raise
+            except Exception as error:
+                failure = error
+        if self.on_failure == "drop":
+            return failure
+        late = isinstance(failure, TimeoutError)
+        kind = TimeoutError if late else RuntimeError
+        raise kind(self._complaint(failure)) from failure
+
+    def _complaint(self, failure):
+        return (
+            f"The reward `{self.name}` must answer: mend what it raised, raise "
+            '`timeout` or `retries`, or pass on_failure="drop" to go on '
+            f"without the prompts that it fails for. Received: {failure!r} in "
+            f"attempt {self.retries + 1} of {self.retries + 1}, with "
+            f"timeout={self.timeout} seconds"
+        )
+
+    def _count(self, dropped):
+        with self._lock:
+            new = dropped.keys() - self.dropped.keys()
+            self.dropped.update(dropped)
+        for kind in sorted(new):
+            warnings.warn(
+                f"The reward `{self.name}` failed in all of "
+                f"{self.retries + 1} attempts for {dropped[kind]} prompt(s), "
+                f"which drop out: {kind}. Further ones are dropped without a "
+                "warning; see `frac_prompts_unscored` in the logs, and "
+                "`dropped` of the reward.",
+                stacklevel=3,
+            )
+
+    def variables(self):
+        return self.reward.variables()
+
+    def get_config(self):
+        return {
+            "reward": keras.saving.serialize_keras_object(self.reward.origin),
+            "max_workers": self.max_workers,
+            "batch_size": self.batch_size,
+            "timeout": self.timeout,
+            "retries": self.retries,
+            "retry_delay": self.retry_delay,
+            "on_failure": self.on_failure,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        reward = keras.saving.deserialize_keras_object(config["reward"])
+        return cls(**{**config, "reward": reward})
+
+
+def _check_count(name, value, least):
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(
+            f"`{name}` must be an integer of at least {least}. "
+            f"Received: {name}={value!r}"
+        )
+
+
+def _check_seconds(timeout, retry_delay):
+    if timeout is not None and not timeout > 0:
+        raise ValueError(
+            "`timeout` must be a number of seconds above 0, or None for no "
+            f"limit. Received: timeout={timeout!r}"
+        )
+    if not retry_delay >= 0:
+        raise ValueError(
+            "`retry_delay` must be a number of seconds, at least 0. "
+            f"Received: retry_delay={retry_delay!r}"
+        )

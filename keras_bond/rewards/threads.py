@@ -1,0 +1,88 @@
+"""Calls that may fail or hang, in threads that nobody has to wait for.
+
+The threads of `concurrent.futures` are joined when Python exits, so that one
+call that hangs would keep the process alive; these are daemons.
+"""
+
+import functools
+import threading
+from concurrent import futures
+
+NAME = "keras_bond reward"
+
+
+def start(function):
+    """Calls `function()` in a thread of its own.
+
+    Returns:
+        a `concurrent.futures.Future` of what it returns or raises.
+    """
+    future = futures.Future()
+
+    def run():
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name=NAME, daemon=True).start()
+    return future
+
+
+def call_within(timeout, function):
+    """Calls `function()`, and gives up on it after a time.
+
+    Args:
+        timeout: float, in seconds, or `None` for no limit.
+        function: the callable. When given up, it runs on unheard, for Python
+            cannot stop a thread.
+
+    Returns:
+        what it returns.
+
+    Raises:
+        TimeoutError: if it is not done in time.
+    """
+    if timeout is None:
+        return function()
+    future = start(function)
+    futures.wait([future], timeout)
+    if not future.done():
+        raise TimeoutError(f"no answer within {timeout} seconds")
+    return future.result()
+
+
+def map_concurrently(function, items, max_workers):
+    """Calls `function(item, stopped)` for every item, several at a time.
+
+    Args:
+        function: callable of an item and of a `threading.Event`, which is set
+            once the results no longer matter.
+        items: list.
+        max_workers: int. Calls at a time.
+
+    Returns:
+        list of results, in the order of the items.
+
+    Raises:
+        what the first call to fail raises, without waiting for the others.
+    """
+    stopped = threading.Event()
+    calls, running = [], set()
+    try:
+        for item in items:
+            if len(running) == max_workers:
+                running = _wait(running, futures.FIRST_COMPLETED)
+            calls.append(start(functools.partial(function, item, stopped)))
+            running.add(calls[-1])
+        _wait(running, futures.FIRST_EXCEPTION)
+        return [call.result() for call in calls]
+    finally:
+        stopped.set()
+
+
+def _wait(running, return_when):
+    done, running = futures.wait(running, return_when=return_when)
+    for call in done:
+        call.result()
+    return running
