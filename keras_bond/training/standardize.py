@@ -1,0 +1,59 @@
+"""What a user may leave out or write in several ways, made definite."""
+
+import random
+
+
+def seed_of(seed):
+    """Returns a seed of a run, drawn where it is `None`.
+
+    Raises:
+        ValueError: if it is no integer in [0, 2³¹).
+    """
+    if seed is None:
+        return random.randrange(2**31)
+    if not isinstance(seed, int) or not 0 <= seed < 2**31:
+        raise ValueError(
+            "`seed` must be an integer in [0, 2**31), or None to draw one. "
+            f"Received: seed={seed!r}"
+        )
+    return seed
+
+
+def stop_token_ids_of(stop_token_ids, codec):
+    """Returns the ids that end a completion, those of a tokenizer on "auto".
+
+    Raises:
+        ValueError: if there is no tokenizer to ask.
+    """
+    if stop_token_ids != "auto":
+        return tuple(int(stop) for stop in stop_token_ids)
+    if codec is None:
+        raise ValueError(
+            "`stop_token_ids` must be given for a policy without a tokenizer: "
+            "pass the ids that end a completion, () for none. "
+            'Received: stop_token_ids="auto"'
+        )
+    return codec.stop_token_ids()
+
+
+def prompt_buckets_of(prompt_buckets, max_prompt_length):
+    """Returns the lengths to which prompts are padded, shortest first.
+
+    Raises:
+        ValueError: if they are not increasing integers that end with
+            `max_prompt_length`.
+    """
+    if prompt_buckets is None:
+        return (max_prompt_length,)
+    buckets = tuple(prompt_buckets)
+    whole = all(isinstance(b, int) and b >= 1 for b in buckets)
+    if whole and list(buckets) == sorted(set(buckets)):
+        if buckets and buckets[-1] == max_prompt_length:
+            return buckets
+    raise ValueError(
+        "`prompt_buckets` must be increasing numbers of tokens, the last of "
+        "them `max_prompt_length`, so that every prompt has one that covers "
+        f"it: (..., {max_prompt_length}). Received: "
+        f"prompt_buckets={prompt_buckets!r}, "
+        f"max_prompt_length={max_prompt_length}"
+    )
