@@ -169,3 +169,41 @@ def test_unbatched_data_are_refused(encoder):
 def test_strings_need_a_tokenizer():
     with pytest.raises(ValueError, match="no tokenizer"):
         data.to_batches(TEXTS, data.PromptEncoder(None, (12,)))
+
+
+def test_buckets_cover_their_prompts_and_fill_batches():
+    """Whole batches of one bucket; what is left moves to a longer one.
+
+    Pins: a prompt that is lost or comes twice, batches that are not filled.
+    """
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(1, 13, 50)
+    prompts = [[5] * length for length in lengths]
+    encoder = data.PromptEncoder(None, (4, 8, 12))
+    batches = data.to_batches(
+        {"token_ids": prompts}, encoder, 4, order_seed=lambda: 3
+    )
+    batches.on_epoch_begin()
+    rows, shapes, orders = [], [], []
+    for i in range(batches.num_batches):
+        (batch,) = batches[i]
+        real = batch["rows"] >= 0
+        longest = lengths[batch["rows"][real]].max()
+        shapes.append(batch["prompt_ids"].shape[1])
+        assert shapes[-1] == min(b for b in (4, 8, 12) if b >= longest)
+        orders.append(
+            set(np.searchsorted((4, 8), lengths[batch["rows"][real]]))
+        )
+        rows += batch["rows"][real].tolist()
+    assert sorted(rows) == list(range(50)) and batches.num_batches == 13
+    assert sum(len(kinds) > 1 for kinds in orders) <= 3
+    assert shapes != sorted(shapes)
+
+
+def test_unshuffled_prompts_keep_their_order_whatever_the_buckets():
+    encoder = data.PromptEncoder(None, (2, 6))
+    prompts = [[5] * length for length in (1, 6, 2, 1)]
+    batches = data.to_batches({"token_ids": prompts}, encoder, 2)
+    batches.on_epoch_begin()
+    assert [batches[i][0]["rows"].tolist() for i in (0, 1)] == [[0, 1], [2, 3]]
+    assert [batches[i][0]["prompt_ids"].shape[1] for i in (0, 1)] == [6, 2]

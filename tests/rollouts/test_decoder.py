@@ -1,8 +1,10 @@
 """The decoder draws exactly from the policy that is trained."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
+from keras import tree
 
 from keras_bond import formulas
 from keras_bond import rollouts
@@ -130,6 +132,66 @@ def test_splitting_the_batch_changes_no_completion():
         ops.convert_to_numpy(whole),
         np.concatenate([ops.convert_to_numpy(half) for half in halves]),
     )
+
+
+def test_prompts_are_read_once_at_their_own_length():
+    """Pins: a prefill of every sample, or into a cache of the whole length.
+
+    Shapes are recorded while the loop is traced, or at every token.
+    """
+    policy, calls = make_policy(), []
+    plain = policy.call_with_cache
+
+    def recorded(token_ids, cache, *arguments):
+        leaf = tree.flatten(cache)[0]
+        calls.append((token_ids.shape, leaf.shape[:2]))
+        logits, hidden, cache = plain(token_ids, cache, *arguments)
+        assert len(calls) > 1 or logits.shape == hidden.shape, "head computed"
+        return logits, hidden, cache
+
+    decoder = rollouts.Decoder(policy, 8, STOPS)
+    policy.call_with_cache = recorded
+    decoder(*ragged_prompts(), ops.full((4, 3, 8), 0.5))
+    assert calls[0] == ((4, 6), (4, 6))
+    assert calls[1] == ((12, 1), (12, 14))
+    rows = {shape[0] for shape, _ in calls[1:]}
+    assert max(rows) == 12 and all(shape[1] == 1 for shape, _ in calls[1:])
+
+
+@pytest.mark.skipif(
+    keras.config.backend() != "torch", reason="shapes are free on PyTorch only"
+)
+def test_pytorch_drops_ended_rows_and_copies_no_cache(monkeypatch):
+    """Fewer rows, the same completions; one block of memory for each cache."""
+    from keras_bond.backend import torch as torch_backend
+
+    policy, seen = make_policy("gemma3", seed=1), []
+    plain = policy.call_with_cache
+
+    def recorded(token_ids, cache, *arguments):
+        result = plain(token_ids, cache, *arguments)
+        before, after = (tree.flatten(c)[0] for c in (cache, result[2]))
+        seen.append((token_ids.shape[0], before.data_ptr(), after.data_ptr()))
+        return result
+
+    decoder = rollouts.Decoder(policy, 8, range(5, 25))
+    rows = ops.arange(4, dtype="int32")
+    uniforms = rollouts.uniform(0, "policy", rows, 8, 8)
+    monkeypatch.setattr(torch_backend, "WORTH_DROPPING", 2.0)
+    whole = decoder(*ragged_prompts(), uniforms)
+    monkeypatch.setattr(torch_backend, "WORTH_DROPPING", 0.1)
+    monkeypatch.setattr(torch_backend, "CHECK_EVERY", 1)
+    policy.call_with_cache = recorded
+    dropping = decoder(*ragged_prompts(), uniforms)
+    for name, tensor in whole.items():
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(dropping[name]),
+            ops.convert_to_numpy(tensor),
+            rtol=1e-5,
+        )
+    rows = [row for row, _, _ in seen[1:]]
+    assert rows[0] == 32 and rows[-1] < 16 and rows == sorted(rows)[::-1]
+    assert all(before == after for _, before, after in seen[1:])
 
 
 def test_one_token_completions():

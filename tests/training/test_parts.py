@@ -1,0 +1,213 @@
+"""How a step is run changes no result: parts, buckets, order of the stages."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_bond
+from tests.conftest import PROMPTS
+from tests.conftest import length_reward
+from tests.conftest import make_policy
+from tests.conftest import values_of
+
+KINDS = {
+    "jbond": (keras_bond.JBond, {}),
+    "pooled, exact KL": (
+        keras_bond.Bond,
+        {
+            "num_policy_samples": 2,
+            "num_anchor_samples": 2,
+            "kl_weight": 0.5,
+            "kl_estimator": "full_vocabulary",
+            "quantiles": "learned",
+            "jeffreys_beta": 0.4,
+        },
+    ),
+}
+
+
+def train(kind, lora=False, reward=length_reward, x=PROMPTS, **arguments):
+    """Weights and logs of a short run; plain SGD, so that errors show."""
+    trainer, settings = KINDS[kind]
+    policy = make_policy(scale=2.0)
+    if lora:
+        keras.utils.set_random_seed(0)
+        policy.backbone.enable_lora(2)
+    bond = trainer(
+        policy,
+        reward,
+        max_prompt_length=12,
+        max_completion_length=5,
+        seed=1,
+        **settings,
+    )
+    rate = keras.optimizers.schedules.ExponentialDecay(1e-2, 1000, 1.0)
+    bond.compile(keras.optimizers.SGD(rate), **arguments)
+    history = bond.fit(x, batch_size=4, epochs=1, verbose=0).history
+    return values_of(bond.policy.trainable_variables), history
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parts_change_no_result(kind):
+    """Same completions, and weights within 1e-5 of those of whole batches.
+
+    Pins: a baseline of a part alone, random numbers by the row of a part, a
+    gradient that some part loses.
+    """
+    texts = {"whole": [], "parted": []}
+
+    def reward_into(list_of_texts):
+        def reward(prompts, completions):
+            list_of_texts.extend(zip(prompts, completions))
+            return length_reward(prompts, completions)
+
+        return reward
+
+    whole, logs = train(kind, reward=reward_into(texts["whole"]))
+    parted, parted_logs = train(
+        kind,
+        reward=reward_into(texts["parted"]),
+        rollout_batch_size=2,
+        gradient_accumulation_steps=2,
+        rematerialize=True,
+    )
+    assert texts["whole"] == texts["parted"]
+    for a, b in zip(whole, parted):
+        np.testing.assert_allclose(b, a, atol=1e-5)
+    for name, values in logs.items():
+        assert parted_logs[name] == pytest.approx(values, rel=1e-4, abs=1e-5)
+
+
+def test_parts_of_adapters():
+    """With frozen weights, whose gradients nobody asks for."""
+    whole, _ = train("jbond", lora=True)
+    parted, _ = train(
+        "jbond", lora=True, gradient_accumulation_steps=4, rematerialize=True
+    )
+    for a, b in zip(whole, parted):
+        np.testing.assert_allclose(b, a, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "arguments, text",
+    [
+        ({"rollout_batch_size": 3}, "`rollout_batch_size` must divide"),
+        (
+            {"gradient_accumulation_steps": 3},
+            "`gradient_accumulation_steps` must divide",
+        ),
+        ({"rollout_batch_size": 0}, "an integer of at least 1"),
+        ({"gradient_accumulation_steps": 1.5}, "an integer of at least 1"),
+    ],
+)
+def test_parts_that_do_not_divide_are_named(arguments, text):
+    with pytest.raises(ValueError, match=text):
+        train("jbond", **arguments)
+
+
+def test_the_device_has_its_work_before_the_reward_is_asked():
+    """Pins: a reward that is waited for before what does not depend on it."""
+    order = []
+
+    class Watched(keras_bond.JBond):
+        def _stage(self, name, function, **kwargs):
+            order.append(name)
+            return super()._stage(name, function, **kwargs)
+
+    def reward(prompts, completions):
+        order.append("reward")
+        return length_reward(prompts, completions)
+
+    bond = Watched(
+        make_policy(),
+        reward,
+        max_prompt_length=12,
+        max_completion_length=5,
+        seed=1,
+    )
+    bond.compile("sgd", rollout_batch_size=2)
+    bond.fit(PROMPTS[:4], batch_size=4, verbose=0)
+    rollout = ["rollout policy", "rollout anchor", "lay out"]
+    assert order == [*rollout * 2, *["judge"] * 2, *["reward"] * 2, "learn"]
+
+
+def compilations(bond):
+    """How often each stage was compiled, where the backend compiles."""
+    counts = {}
+    for name, stage in bond._stages.items():
+        if keras.config.backend() == "jax":
+            counts[name] = stage._cache_size()
+        elif keras.config.backend() == "tensorflow":
+            counts[name] = stage.experimental_get_tracing_count()
+    return counts
+
+
+def test_the_second_epoch_compiles_nothing():
+    """One program for each stage and bucket, last smaller batch included."""
+    bond = keras_bond.JBond(
+        make_policy(),
+        length_reward,
+        max_prompt_length=12,
+        max_completion_length=5,
+        prompt_buckets=(5, 12),
+        seed=1,
+    )
+    bond.compile("sgd")
+    counts = []
+    bond.fit(
+        [*PROMPTS, "the lazy dog"],
+        batch_size=2,
+        epochs=3,
+        verbose=0,
+        callbacks=[
+            keras.callbacks.LambdaCallback(
+                on_epoch_end=lambda epoch, logs: counts.append(
+                    compilations(bond)
+                )
+            )
+        ],
+    )
+    assert counts[0] == counts[1] == counts[2]
+    if keras.config.backend() != "torch":
+        assert set(counts[0].values()) == {2}
+
+
+def test_buckets_change_no_evaluation():
+    """The draws depend on the row number, the law not on the padding."""
+    texts, logs = [], []
+    for buckets in (None, (3, 6, 12)):
+        seen = []
+
+        def reward(prompts, completions, seen=seen):
+            seen.extend(zip(prompts, completions))
+            return length_reward(prompts, completions)
+
+        bond = keras_bond.JBond(
+            make_policy(scale=2.0),
+            reward,
+            max_prompt_length=12,
+            max_completion_length=5,
+            prompt_buckets=buckets,
+            seed=1,
+        )
+        bond.compile("sgd")
+        logs.append(
+            bond.evaluate(PROMPTS, batch_size=2, return_dict=True, verbose=0)
+        )
+        texts.append(seen)
+    assert texts[0] == texts[1]
+    assert logs[1] == pytest.approx(logs[0], rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "buckets", [(), (4, 8), (8, 4, 12), (4, 4, 12), (4.0, 12), (0, 12)]
+)
+def test_buckets_that_do_not_cover_are_named(buckets):
+    with pytest.raises(ValueError, match="`prompt_buckets` must be increasing"):
+        keras_bond.JBond(
+            make_policy(),
+            length_reward,
+            max_prompt_length=12,
+            max_completion_length=5,
+            prompt_buckets=buckets,
+        )
