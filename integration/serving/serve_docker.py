@@ -80,7 +80,7 @@ def main():
     name = model.parent.name
     command = ["docker", "run", "--rm", "--detach"]
     command += ["--publish", f"{arguments.port}:8501"]
-    command += ["--volume", f"{model.parent}:/models/{name}:ro"]
+    command += ["--volume", f"{model}:/models/{name}/{model.name}:ro"]
     command += ["--env", f"MODEL_NAME={name}", IMAGE]
     started = subprocess.run(command, capture_output=True, text=True)
     if started.returncode:

@@ -270,7 +270,7 @@ def check_absent(name, path):
         )
 
 
-def check_disk(policy, path, dtype):
+def check_disk(variables, path, dtype):
     """Refuses to begin what the disk cannot hold.
 
     Twice the weights are written: once for the process that traces, and once
@@ -282,7 +282,7 @@ def check_disk(policy, path, dtype):
     served = keras.DTypePolicy(dtype).variable_dtype
     needed = SPARE_BYTES + sum(
         math.prod(variable.shape) * (_bytes(variable.dtype) + _bytes(served))
-        for variable in policy.variables
+        for variable in variables
     )
     while not os.path.exists(path):
         path = os.path.dirname(path)

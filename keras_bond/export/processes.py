@@ -38,20 +38,22 @@ def verify(path):
 
 
 def _run(arguments):
+    environment = {
+        **os.environ,
+        # Whatever the caller can import: its own classes of rewards.
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
+        "KERAS_BACKEND": "tensorflow",
+        # The caller's own model may fill the accelerator.
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+    # TensorFlow dies of a flag that only the XLA of JAX knows.
+    environment.pop("XLA_FLAGS", None)
     process = subprocess.run(
         [sys.executable, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
-        env={
-            **os.environ,
-            # Whatever the caller can import: its own classes of rewards.
-            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
-            "KERAS_BACKEND": "tensorflow",
-            # The caller's own model may fill the accelerator.
-            "CUDA_VISIBLE_DEVICES": "-1",
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-        },
+        env=environment,
     )
     if process.returncode:
         raise RuntimeError(

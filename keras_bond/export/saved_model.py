@@ -126,7 +126,9 @@ def export_saved_model(
     }
     job["examples"] = _examples(codec, job, prompts)
     version = str(checks.resolve_version(path, version))
-    checks.check_disk(policy, path, job["dtype"])
+    models = [policy] if reward is None else [policy, reward]
+    variables = [v for model in models for v in model.variables]
+    checks.check_disk(variables, path, job["dtype"])
     return _write(policy, reward, job, os.path.join(path, version), verify)
 
 

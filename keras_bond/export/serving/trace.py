@@ -73,7 +73,8 @@ def load_reward(folder, job):
 
 def save(policy, reward, job, path):
     """Traces the signatures and writes weights and tokenizer, each once."""
-    variables = policy.variables + (reward.variables if reward else [])
+    models = [policy] if reward is None else [policy, reward]
+    variables = [v for model in models for v in model.variables]
     with without_xla():
         signatures = Signatures(policy, job, reward)
         traced = signatures.trace()
