@@ -91,6 +91,7 @@ def served(tmp_path_factory):
         best_of_n=4,
         reward=reward,
         prompts=PROMPTS,
+        verify=False,
         **LENGTHS,
     )
     path = pathlib.Path(path)

@@ -58,11 +58,9 @@ def test_what_is_no_language_model_is_refused(policy, tmp_path):
 
 
 def test_text_needs_a_tokenizer_that_runs_in_the_graph(policy, tmp_path):
-    tokenizer = policy.preprocessor.tokenizer
-    policy.preprocessor.tokenizer = object()
+    policy.preprocessor.tokenizer.proto = None
     with pytest.raises(ValueError, match="SentencePiece tokenizer"):
         export(policy, tmp_path)
-    policy.preprocessor.tokenizer = tokenizer
     policy.preprocessor = None
     with pytest.raises(ValueError, match="must have a preprocessor"):
         export(policy, tmp_path)

@@ -6,12 +6,12 @@ import shutil
 import subprocess
 import sys
 
-import keras
 import pytest
 import tensorflow as tf
 
 import keras_bond
 from keras_bond.export import processes
+from keras_bond.export.serving import verify
 from tests.conftest import PROMPTS
 from tests.conftest import make_policy
 from tests.export.conftest import LENGTHS
@@ -54,20 +54,31 @@ def test_a_fresh_process_with_tensorflow_alone_agrees(served):
     assert report["warmup_requests"] == len(report["signatures"]) == 6
 
 
-@pytest.mark.parametrize("what", ["tokens", "warm-up"])
-def test_verification_can_fail(served, tmp_path, what):
-    shutil.copytree(served.path, tmp_path / "1")
-    file = tmp_path / "1" / DESCRIPTION
-    job = json.loads(file.read_text())
-    if what == "tokens":
+def change(served, folder, edit):
+    """Copies a served model with another description; returns its folder."""
+    shutil.copytree(served.path, folder)
+    job = json.loads((folder / DESCRIPTION).read_text())
+    edit(job)
+    (folder / DESCRIPTION).write_text(json.dumps(job))
+    return folder
+
+
+def test_other_tokens_do_not_pass(served, tmp_path):
+    def edit(job):
         job["examples"][-1]["completion_ids"][-1] ^= 1
-        message = "must answer as `policy.generate` does"
-    else:
+
+    path = change(served, tmp_path / "1", edit)
+    with pytest.raises(ValueError, match="must answer as `policy.generate`"):
+        keras_bond.export.verify_saved_model(path)
+
+
+def test_other_warm_up_requests_do_not_pass(served, tmp_path):
+    def edit(job):
         job["requests"][1][1]["seed"] = [1]
-        message = "warm-up file must hold the requests"
-    file.write_text(json.dumps(job))
-    with pytest.raises(ValueError, match=message):
-        keras_bond.export.verify_saved_model(tmp_path / "1")
+
+    path = change(served, tmp_path / "1", edit)
+    with pytest.raises(ValueError, match="warm-up file must hold the request"):
+        verify.verify(path)
 
 
 XLA_MODEL = """
@@ -129,9 +140,8 @@ def test_the_description_tells_what_is_served(served, plain):
     assert os.listdir(served.path.parent) == ["1"]
 
 
-def test_low_precision_is_compared_on_tensorflow(tmp_path):
-    if keras.config.backend() != "tensorflow":
-        pytest.skip("the same on every backend: only the weights come from it")
+def test_low_precision_is_that_of_keras_on_tensorflow(tmp_path):
+    """Compared there, as every backend rounds in its own way."""
     policy = make_policy("gemma3", scale=3.0, dtype="bfloat16")
     path = keras_bond.export.export_saved_model(
         policy, tmp_path / "low", prompts=PROMPTS, **LENGTHS
@@ -177,6 +187,18 @@ def test_a_failure_leaves_nothing_behind(policy, tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "trace", trace)
     with pytest.raises(RuntimeError, match="out of luck"):
         export(policy, tmp_path / "policy")
+    assert os.listdir(tmp_path / "policy") == []
+
+
+def test_what_does_not_pass_does_not_appear(
+    policy, tmp_path, monkeypatch, without_processes
+):
+    def refuse(path):
+        raise ValueError("not as `policy.generate` does")
+
+    monkeypatch.setattr(processes, "verify", refuse)
+    with pytest.raises(ValueError, match="not as `policy.generate`"):
+        export(policy, tmp_path / "policy", verify=True)
     assert os.listdir(tmp_path / "policy") == []
 
 

@@ -49,9 +49,8 @@ class RowSampler:
 
         start = ops.min(self.lengths)
         ended = ops.zeros_like(self.lengths, dtype="bool")
-        return ops.while_loop(goes_on, advance, (prompt, cache, start, ended))[
-            0
-        ]
+        state = (prompt, cache, start, ended)
+        return ops.while_loop(goes_on, advance, state)[0]
 
     def _pick(self, logits, position):
         logits = ops.cast(logits, "float32")

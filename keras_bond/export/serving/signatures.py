@@ -66,11 +66,7 @@ class Signatures:
         if self.best_of_n:
             inputs["sample"] = {"prompts": texts, **sampling}
         return {
-            name: tf.function(
-                getattr(self, name), autograph=False
-            ).get_concrete_function(
-                **{k: _named(k, spec) for k, spec in specs.items()}
-            )
+            name: _trace(getattr(self, name), specs)
             for name, specs in inputs.items()
         }
 
@@ -102,14 +98,11 @@ class Signatures:
         self, prompt_ids, prompt_lengths, completion_ids, completion_lengths
     ):
         """The same on token ids."""
-        completions = _given(
-            completion_ids,
-            completion_lengths,
-            self.max_new_tokens,
-            "completion",
-            0,
-        )
         prompts = self._given_prompts(prompt_ids, prompt_lengths)
+        limit = self.max_new_tokens
+        completions = _given(
+            "completion", completion_ids, completion_lengths, 0, limit
+        )
         return self._score(*prompts, *completions)
 
     def sample(self, prompts, temperature, seed):
@@ -145,9 +138,8 @@ class Signatures:
         return tf.cast(self.reward(inputs, training=False), tf.float32)
 
     def _given_prompts(self, prompt_ids, prompt_lengths):
-        return _given(
-            prompt_ids, prompt_lengths, self.max_prompt_length, "prompt", 1
-        )
+        limit = self.max_prompt_length
+        return _given("prompt", prompt_ids, prompt_lengths, 1, limit)
 
     def _draw(self, ids, lengths, temperature, seed, num_samples=1):
         # The numbers of the first prompt of `Bond.generate`: the same seed
@@ -205,11 +197,12 @@ class Signatures:
         return log_probs[0], end_log_prob
 
 
-def _named(name, spec):
-    return tf.TensorSpec(spec.shape, spec.dtype, name)
+def _trace(function, specs):
+    named = {k: tf.TensorSpec(s.shape, s.dtype, k) for k, s in specs.items()}
+    return tf.function(function, autograph=False).get_concrete_function(**named)
 
 
-def _given(token_ids, lengths, limit, name, least):
+def _given(name, token_ids, lengths, least, limit):
     """Cuts or pads the ids of a request to `limit`, and checks their lengths.
 
     A server may have padded them with anything, so only lengths count.

@@ -3,8 +3,6 @@
 import tensorflow as tf
 import tensorflow_text as tf_text
 
-from keras_bond import formulas
-
 
 class GraphText:
     """What `keras_bond.data.TextCodec` does, in TensorFlow operations.
@@ -20,6 +18,7 @@ class GraphText:
         self.tokenizer = tf_text.SentencepieceTokenizer(
             model=proto, out_type=tf.int32
         )
+        self.vocabulary_size = int(self.tokenizer.vocab_size())
         self.before, self.after = job["prompt_template"].split("{prompt}")
         self.start = job["start_token_ids"]
         self.special_token_ids = job["special_token_ids"]
@@ -42,9 +41,12 @@ class GraphText:
 
     def decode(self, completion_ids, lengths):
         """Ids `(rows, max_new_tokens)` to strings, special tokens left out."""
-        special = formulas.is_any_of(completion_ids, self.special_token_ids)
+        silent = tf.constant(self.special_token_ids, tf.int32)
+        silent = tf.reduce_any(completion_ids[:, :, None] == silent, axis=-1)
+        # An embedding may be padded to more rows than there are tokens.
+        known = completion_ids < self.vocabulary_size
         counts = tf.sequence_mask(lengths, self.max_new_tokens)
-        kept = tf.ragged.boolean_mask(completion_ids, counts & ~special)
+        kept = tf.ragged.boolean_mask(completion_ids, counts & known & ~silent)
         return self.tokenizer.detokenize(kept)
 
 

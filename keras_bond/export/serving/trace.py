@@ -113,6 +113,7 @@ def requests(job):
 
 
 def main(folder):
+    """Does the job of `folder`."""
     with open(os.path.join(folder, "job.json")) as file:
         job = json.load(file)
     path = os.path.join(folder, "model")
@@ -124,7 +125,7 @@ def main(folder):
     extra = os.path.join(path, verify.EXTRA)
     os.makedirs(extra, exist_ok=True)
     with open(os.path.join(extra, verify.DESCRIPTION), "w") as file:
-        json.dump(job, file, indent=1)
+        json.dump(job, file)
     if job["warmup"]:
         verify.write_warmup(path, job)
     verify.check_operations(path)

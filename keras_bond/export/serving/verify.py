@@ -57,36 +57,37 @@ def check_operations(path):
 def check_greedy(signatures, examples):
     """Compares the served greedy output with what was recorded at export.
 
+    Returns:
+        int, the number of examples.
+
     Raises:
         ValueError: with the prompt and both completions.
     """
-    for example in examples:
-        ids = example["prompt_ids"]
-        tokens = signatures["generate_tokens"](
-            **as_tensors(
-                {
-                    "prompt_ids": [ids],
-                    "prompt_lengths": [len(ids)],
-                    "temperature": [0.0],
-                    "seed": [0],
-                }
-            )
-        )
-        length = tokens["completion_lengths"][0]
-        served = tokens["completion_ids"][0, :length].numpy().tolist()
-        text = signatures["serving_default"](
-            **as_tensors({"prompts": [example["prompt"]]})
-        )["completions"]
-        text = text[0].numpy().decode()
+    prompts = [example["prompt"] for example in examples]
+    ids = tf.ragged.constant([e["prompt_ids"] for e in examples], tf.int32)
+    tokens = signatures["generate_tokens"](
+        prompt_ids=ids.to_tensor(),
+        prompt_lengths=tf.cast(ids.row_lengths(), tf.int32),
+        temperature=tf.zeros(len(examples)),
+        seed=tf.zeros(len(examples), tf.int32),
+    )
+    texts = signatures["serving_default"](prompts=tf.constant(prompts))
+    for example, row, length, text in zip(
+        examples,
+        tokens["completion_ids"].numpy().tolist(),
+        tokens["completion_lengths"].numpy(),
+        texts["completions"].numpy(),
+    ):
+        served = row[:length], text.decode()
         expected = example["completion_ids"], example["completion"]
-        if (served, text) != expected:
+        if served != expected:
             raise ValueError(
                 "The served model must answer as `policy.generate` does with "
                 "greedy sampling. Where an accelerator computes less exactly "
                 "than its dtype says, a near-tie may fall the other way; then "
                 "`verify=False` exports nevertheless. Received: "
-                f"prompt {example['prompt']!r}, served {(served, text)}, "
-                f"expected {expected}"
+                f"prompt={example['prompt']!r}, {served} served, {expected} "
+                "expected"
             )
     return len(examples)
 
@@ -94,12 +95,16 @@ def check_greedy(signatures, examples):
 def replay_warmup(path, signatures, job):
     """Runs the warm-up requests: one that fails stops a server's loading.
 
+    Returns:
+        int, the number of requests.
+
     Raises:
-        ValueError: if the file holds other requests than the description.
+        ValueError: if the file holds other requests than the description, or
+            an answer is not finite.
     """
-    file = os.path.join(path, EXTRA, WARMUP)
-    if not os.path.exists(file):
+    if not job["warmup"]:
         return 0
+    file = os.path.join(path, EXTRA, WARMUP)
     found = [r.numpy() for r in tf.data.TFRecordDataset(file)]
     if found != [encode_request(job["name"], *r) for r in job["requests"]]:
         raise ValueError(
