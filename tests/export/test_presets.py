@@ -6,16 +6,21 @@ import keras_hub
 import numpy as np
 import pytest
 from keras import ops
+from safetensors.numpy import load_file
 
 import keras_bond
 from tests.conftest import PROMPTS
 from tests.conftest import make_policy
 from tests.export.conftest import make_adapted_policy
 
-AS_IN_TRANSFORMERS = {
-    "use_post_ffw_norm": True,
-    "use_post_attention_norm": True,
-    "use_query_key_norm": True,
+# Of backbones as Transformers builds them.
+SETTINGS = {
+    "gemma": {},
+    "gemma3": {
+        "use_post_ffw_norm": True,
+        "use_post_attention_norm": True,
+        "use_query_key_norm": True,
+    },
 }
 
 
@@ -34,7 +39,7 @@ def test_a_preset_says_the_same_with_its_adapters_merged(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["ours", "stock"]
 
 
-def test_nothing_is_written_over_and_nothing_half(policy, tmp_path):
+def test_nothing_is_written_over_and_nothing_half(tmp_path):
     (tmp_path / "taken").mkdir()
     for save in (
         keras_bond.export.save_preset,
@@ -64,17 +69,17 @@ def adapt(policy):
     return policy
 
 
-def test_safetensors_hold_the_adapted_kernels(tmp_path):
+@pytest.mark.parametrize("family", SETTINGS)
+def test_safetensors_hold_the_adapted_kernels(family, tmp_path):
     """By hand from kernel and adapters; KerasHub's own call leaves them out."""
-    load = pytest.importorskip("safetensors.numpy").load_file
-    policy = adapt(make_policy("gemma", scale=3.0))
-    keras_bond.export.save_safetensors(policy, tmp_path / "hf")
-    weights = load(tmp_path / "hf" / "model.safetensors")
+    policy = adapt(make_policy(family, scale=3.0, **SETTINGS[family]))
     layer = policy.backbone.transformer_layers[0].attention.query_dense
     kernel, a, b = (
         ops.convert_to_numpy(x)
         for x in (layer._kernel, layer.lora_kernel_a, layer.lora_kernel_b)
     )
+    keras_bond.export.save_safetensors(policy, tmp_path / "hf")
+    weights = load_file(tmp_path / "hf" / "model.safetensors")
     # (heads, hidden, head size) to (heads x head size, hidden).
     adapted = (kernel + a @ b).transpose(0, 2, 1).reshape(16, 16)
     np.testing.assert_allclose(
@@ -83,12 +88,11 @@ def test_safetensors_hold_the_adapted_kernels(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["hf"]
 
 
-@pytest.mark.parametrize("family", ["gemma", "gemma3"])
+@pytest.mark.parametrize("family", SETTINGS)
 def test_transformers_computes_the_same(family, tmp_path):
     transformers = pytest.importorskip("transformers")
     torch = pytest.importorskip("torch")
-    settings = AS_IN_TRANSFORMERS if family == "gemma3" else {}
-    policy = adapt(make_policy(family, scale=3.0, **settings))
+    policy = adapt(make_policy(family, scale=3.0, **SETTINGS[family]))
     path = str(tmp_path / "hf")
     keras_bond.export.save_safetensors(policy, path)
     model = transformers.AutoModelForCausalLM.from_pretrained(
