@@ -2,6 +2,7 @@
 
 from keras_bond import callbacks
 from keras_bond import evaluation
+from keras_bond import export
 from keras_bond import formulas
 from keras_bond import rewards
 from keras_bond.diagnosis import doctor
@@ -22,6 +23,7 @@ __all__ = [
     "callbacks",
     "doctor",
     "evaluation",
+    "export",
     "formulas",
     "rewards",
 ]

@@ -21,9 +21,14 @@ FLOORS = (
     "evaluation",
     "callbacks",
     "training",
+    "export",
     "diagnosis",
 )
 BACKENDS = {"jax", "tensorflow", "torch"}
+# Scripts and modules of processes of their own, whose backend is TensorFlow
+# whatever that of the user: they write and read what TensorFlow Serving runs.
+# The package itself never imports them, so it needs no TensorFlow.
+SERVING = pathlib.Path("export", "serving")
 
 
 def modules():
@@ -56,8 +61,15 @@ def test_only_backend_knows_the_backends():
     for path, source in modules():
         for name in imported(source):
             assert not name.startswith(("keras.src", "keras_hub.src")), path
-            if path.parts[0] != "backend":
+            if path.parts[0] != "backend" and path.parent != SERVING:
                 assert name.split(".")[0] not in BACKENDS, f"{path}: {name}"
+
+
+def test_serving_processes_are_never_imported():
+    for path, source in modules():
+        if path.parent != SERVING:
+            for name in imported(source):
+                assert not name.startswith("keras_bond.export.serving"), path
 
 
 def test_formulas_are_keras_ops_only():

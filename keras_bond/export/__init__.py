@@ -1,0 +1,13 @@
+"""A trained policy for the world outside: served, or as files."""
+
+from keras_bond.export.presets import save_preset
+from keras_bond.export.presets import save_safetensors
+from keras_bond.export.saved_model import export_saved_model
+from keras_bond.export.saved_model import verify_saved_model
+
+__all__ = [
+    "export_saved_model",
+    "save_preset",
+    "save_safetensors",
+    "verify_saved_model",
+]

@@ -1,0 +1,69 @@
+"""How the served model picks tokens, row by row."""
+
+import keras
+from keras import ops
+
+from keras_bond import formulas
+from keras_bond.rollouts.decoder import inverse_cdf_sample
+
+
+class RowSampler:
+    """Takes the place of a KerasHub sampler in `generate_step`.
+
+    A row is independent of its neighbours: it has its own temperature, random
+    numbers and budget of tokens. A sampler of KerasHub has one seed for the
+    whole batch, as a variable, which a server cannot set.
+
+    Args:
+        lengths: int32 tensor `(rows,)`. Tokens in each prompt.
+        temperature: float32 tensor `(rows,)`. 0 takes the likeliest token.
+        uniforms: float32 tensor `(rows, max_new_tokens)` in [0, 1).
+        stop_token_ids: tuple of int.
+    """
+
+    def __init__(self, lengths, temperature, uniforms, stop_token_ids):
+        self.lengths = lengths
+        self.temperature = temperature
+        self.uniforms = uniforms
+        self.stop_token_ids = stop_token_ids
+
+    def __call__(self, next, prompt, cache, mask, **kwargs):
+        """Fills `prompt` as KerasHub's samplers do; 0 behind each end."""
+        columns = ops.arange(prompt.shape[1], dtype="int32")
+
+        def goes_on(token_ids, cache, index, ended):
+            unfinished = ops.logical_not(ops.all(ended))
+            return ops.logical_and(index < prompt.shape[1], unfinished)
+
+        def advance(token_ids, cache, index, ended):
+            logits, _, cache = next(token_ids, cache, index)
+            position = index - self.lengths
+            drawn = self._pick(logits, position)
+            drawn = ops.where(ended, ops.zeros_like(drawn), drawn)
+            here = ops.logical_and(columns == index, ops.logical_not(mask))
+            token_ids = ops.where(here, drawn[:, None], token_ids)
+            ends = formulas.is_any_of(drawn, self.stop_token_ids)
+            ends = ops.logical_or(ends, position + 1 >= self.uniforms.shape[1])
+            ends = ops.logical_and(ends, position >= 0)
+            return token_ids, cache, index + 1, ops.logical_or(ended, ends)
+
+        start = ops.min(self.lengths)
+        ended = ops.zeros_like(self.lengths, dtype="bool")
+        state = (prompt, cache, start, ended)
+        return ops.while_loop(goes_on, advance, state)[0]
+
+    def _pick(self, logits, position):
+        logits = ops.cast(logits, "float32")
+        # The likeliest by probability, as KerasHub's greedy sampler has it:
+        # rounding can make a tie of what is none among the logits.
+        likeliest = ops.argmax(keras.activations.softmax(logits), axis=-1)
+        is_greedy = self.temperature <= 0
+        divisor = ops.where(is_greedy, 1.0, self.temperature)[:, None]
+        last = self.uniforms.shape[1] - 1
+        numbers = ops.take_along_axis(
+            self.uniforms, ops.clip(position, 0, last)[:, None], axis=1
+        )
+        drawn = inverse_cdf_sample(
+            ops.log_softmax(logits / divisor, axis=-1), numbers[:, 0]
+        )
+        return ops.where(is_greedy, ops.cast(likeliest, "int32"), drawn)

@@ -1,0 +1,59 @@
+"""Strings to token ids and back, inside the graph."""
+
+import tensorflow as tf
+import tensorflow_text as tf_text
+
+
+class GraphText:
+    """What `keras_bond.data.TextCodec` does, in TensorFlow operations.
+
+    Args:
+        proto: bytes. The SentencePiece model.
+        job: dict. See `keras_bond.export.saved_model`.
+    """
+
+    def __init__(self, proto, job):
+        # A tokenizer that lives in a Keras model may have been let go by
+        # `keras.utils.set_random_seed`; this one is new.
+        self.tokenizer = tf_text.SentencepieceTokenizer(
+            model=proto, out_type=tf.int32
+        )
+        self.vocabulary_size = int(self.tokenizer.vocab_size())
+        self.before, self.after = job["prompt_template"].split("{prompt}")
+        self.start = job["start_token_ids"]
+        self.special_token_ids = job["special_token_ids"]
+        self.max_prompt_length = job["max_prompt_length"]
+        self.max_new_tokens = job["max_new_tokens"]
+
+    def encode_prompts(self, prompts):
+        """Strings `(rows,)` to ids `(rows, max_prompt_length)` and lengths."""
+        texts = tf.strings.join([self.before, prompts, self.after])
+        tokens = self.tokenizer.tokenize(texts)
+        rows = tf.shape(prompts)[0]
+        start = tf.tile(tf.constant([self.start], tf.int32), [rows, 1])
+        tokens = tf.concat([start, tokens], axis=1)
+        return _pad(tokens, "prompts", self.max_prompt_length)
+
+    def encode_completions(self, completions):
+        """Strings `(rows,)` to ids `(rows, max_new_tokens)` and lengths."""
+        tokens = self.tokenizer.tokenize(completions)
+        return _pad(tokens, "completions", self.max_new_tokens)
+
+    def decode(self, completion_ids, lengths):
+        """Ids `(rows, max_new_tokens)` to strings, special tokens left out."""
+        silent = tf.constant(self.special_token_ids, tf.int32)
+        silent = tf.reduce_any(completion_ids[:, :, None] == silent, axis=-1)
+        # An embedding may be padded to more rows than there are tokens.
+        known = completion_ids < self.vocabulary_size
+        counts = tf.sequence_mask(lengths, self.max_new_tokens)
+        kept = tf.ragged.boolean_mask(completion_ids, counts & known & ~silent)
+        return self.tokenizer.detokenize(kept)
+
+
+def _pad(tokens, name, limit):
+    lengths = tf.cast(tokens.row_lengths(), tf.int32)
+    fits = tf.debugging.assert_less_equal(
+        lengths, limit, f"`{name}` must have at most {limit} tokens each."
+    )
+    with tf.control_dependencies([fits]):
+        return tokens.to_tensor(shape=(None, limit)), tf.identity(lengths)

@@ -1,0 +1,71 @@
+"""The tokenizer in the graph against the one that training uses."""
+
+import pytest
+import tensorflow as tf
+
+from keras_bond.data import TextCodec
+from keras_bond.export.serving.text import GraphText
+from tests.conftest import make_policy
+
+STRINGS = [
+    "",
+    " ",
+    "the quick",
+    "  the   quick  ",
+    "the quick\nbrown\tfox",
+    "Füchse 狐 🦊",
+    "<end_of_turn>",
+    "a<end_of_turn>b<bos><eos>",
+    "\u2581x",
+    "e\u0301",
+    "0123456789",
+    "\ufeffa\u200bb",
+]
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return TextCodec(make_policy().preprocessor)
+
+
+@pytest.fixture(scope="module")
+def text(codec):
+    return GraphText(
+        codec.tokenizer.proto,
+        {
+            "prompt_template": "{prompt}",
+            "start_token_ids": codec.start,
+            "special_token_ids": sorted(codec.special_token_ids()),
+            "max_prompt_length": 40,
+            "max_new_tokens": 40,
+        },
+    )
+
+
+def test_strings_become_the_same_tokens(codec, text):
+    ids, lengths = text.encode_prompts(tf.constant(STRINGS))
+    rows = [row[:n].tolist() for row, n in zip(ids.numpy(), lengths.numpy())]
+    assert rows == codec.encode(STRINGS)
+    assert not any(row[n:].any() for row, n in zip(ids.numpy(), lengths))
+
+
+def test_tokens_become_the_same_strings(codec, text):
+    rows = [[*row, 1, 0, 4] for row in codec.encode(STRINGS)]
+    padded = tf.ragged.constant(rows).to_tensor(shape=(None, 40))
+    texts = text.decode(padded, tf.constant([len(row) for row in rows]))
+    assert [t.decode() for t in texts.numpy()] == codec.decode(rows)
+
+
+def test_ids_without_a_token_say_nothing(text):
+    """An embedding padded to a round size can draw them."""
+    ids, lengths = text.encode_completions(tf.constant(["the quick"]))
+    ids = tf.where(ids == 0, 60, ids)
+    assert text.decode(ids, tf.constant([40])).numpy() == [b"the quick"]
+    assert lengths.numpy() < 40
+
+
+def test_templates_stand_around_the_prompt(codec, text):
+    text.before, text.after = "a ", " b"
+    ids, lengths = text.encode_prompts(tf.constant(["fox"]))
+    text.before = text.after = ""
+    assert ids[0, : lengths[0]].numpy().tolist() == codec.encode(["a fox b"])[0]
