@@ -2,8 +2,8 @@
 
 Keras has one backend a process, and compiled functions are kept as long as a
 process lives: so every folder, and every file of the largest one, gets its own
-process on every backend, two at a time. Each prints its last line when it is
-done, and everything if it failed.
+process on every backend, two at a time. They share what JAX has compiled. Each
+prints its last line when it is done, and everything if it failed.
 """
 
 import concurrent.futures
@@ -12,6 +12,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 BACKENDS = ("tensorflow", "jax", "torch")
 AT_A_TIME = 2
@@ -51,7 +52,11 @@ def run(job, arguments):
 
 def main(arguments):
     jobs = list(itertools.product(parts(), BACKENDS))
-    with concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as pool:
+    with (
+        tempfile.TemporaryDirectory() as cache,
+        concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as pool,
+    ):
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
         statuses = list(pool.map(lambda job: run(job, arguments), jobs))
     passed = statuses.count(PASSED)
     failed = len(statuses) - passed - statuses.count(NOTHING_SELECTED)
