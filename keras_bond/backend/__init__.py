@@ -6,6 +6,8 @@ One module a backend, with the same names in each:
   rollout, rewards and learning as separately compiled stages.
 - `decode_loop`: the loop over the tokens of a completion.
 - `rematerialize`, `map_parts`: memory for computation, in the backward pass.
+- `prefers_flat_products`: whether dense layers had better see one axis of
+  tokens.
 - `compile_forward`: a compiled, gradient-free call of a Keras model.
 """
 
@@ -18,18 +20,21 @@ if name == "jax":
     from keras_bond.backend.jax import compile_forward
     from keras_bond.backend.jax import decode_loop
     from keras_bond.backend.jax import map_parts
+    from keras_bond.backend.jax import prefers_flat_products
     from keras_bond.backend.jax import rematerialize
 elif name == "tensorflow":
     from keras_bond.backend.tensorflow import StagedTrainer
     from keras_bond.backend.tensorflow import compile_forward
     from keras_bond.backend.tensorflow import decode_loop
     from keras_bond.backend.tensorflow import map_parts
+    from keras_bond.backend.tensorflow import prefers_flat_products
     from keras_bond.backend.tensorflow import rematerialize
 elif name == "torch":
     from keras_bond.backend.torch import StagedTrainer
     from keras_bond.backend.torch import compile_forward
     from keras_bond.backend.torch import decode_loop
     from keras_bond.backend.torch import map_parts
+    from keras_bond.backend.torch import prefers_flat_products
     from keras_bond.backend.torch import rematerialize
 else:
     raise ImportError(
@@ -44,5 +49,6 @@ __all__ = [
     "decode_loop",
     "map_parts",
     "name",
+    "prefers_flat_products",
     "rematerialize",
 ]

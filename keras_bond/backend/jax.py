@@ -57,6 +57,11 @@ def map_parts(function, tensors, variables):
     return jax.lax.map(rematerialize(function, variables), tensors)
 
 
+def prefers_flat_products():
+    """Whether gradients of products over two axes are slow: XLA on CPUs."""
+    return jax.default_backend() == "cpu"
+
+
 def compile_forward(function, variables, static_argnums=()):
     """Compiles a function of tensors that reads `variables`, updates none.
 

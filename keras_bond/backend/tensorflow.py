@@ -155,6 +155,12 @@ def _loop(function, num_parts, num_sums=0):
     return [*sums, *stacks]
 
 
+def prefers_flat_products():
+    """Whether gradients of products over two axes are slow: XLA on CPUs."""
+    kinds = {device.device_type for device in tf.config.list_logical_devices()}
+    return kinds == {"CPU"}
+
+
 def compile_forward(function, variables, static_argnums=()):
     """Compiles a function of tensors that reads `variables`, updates none.
 

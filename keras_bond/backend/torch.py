@@ -110,6 +110,11 @@ def map_parts(function, tensors, variables):
     return tree.map_structure(lambda *parts: torch.stack(parts), *results)
 
 
+def prefers_flat_products():
+    """Whether gradients of products over two axes are slow: not here."""
+    return False
+
+
 def compile_forward(function, variables, static_argnums=()):
     """Wraps a function of tensors so that it builds no graph."""
     del variables, static_argnums

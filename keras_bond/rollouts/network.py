@@ -1,7 +1,5 @@
 """What a rollout asks of a KerasHub language model."""
 
-import contextlib
-
 from keras import ops
 
 from keras_bond import formulas
@@ -39,10 +37,8 @@ def completion_hidden(
         "token_ids": token_ids,
         "padding_mask": positions[None, :] < lengths[:, None],
     }
-    context = contextlib.nullcontext()
-    if rematerialize:
-        context = layers.rematerialized(policy.backbone.transformer_layers)
-    with context:
+    blocks = policy.backbone.transformer_layers if rematerialize else []
+    with layers.flattened(policy), layers.rematerialized(blocks):
         hidden = policy.backbone(inputs, training=False)
     return sequences.completion_window(
         hidden, prompt_lengths, completion_ids.shape[1], shift=-1

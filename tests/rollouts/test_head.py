@@ -149,3 +149,33 @@ def test_nested_parts_have_the_plain_gradient():
     assert value_2 == pytest.approx(value, rel=1e-5)
     for a, b in zip(gradients, gradients_2):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["gemma", "gemma3"])
+def test_flat_products_change_nothing(monkeypatch, family):
+    """Every dense layer of a block takes part, and has its equation back."""
+    policy = make_policy(family, scale=3.0)
+    policy.backbone.enable_lora(2)
+    variables = policy.trainable_variables
+    results, equations = [], set()
+    for flat in (False, True):
+        monkeypatch.setattr(backend, "prefers_flat_products", lambda f=flat: f)
+        with layers.flattened(policy):
+            names = {
+                layer.name
+                for layer in policy.backbone._flatten_layers()
+                if "call" in vars(layer)
+            }
+        results.append(variable_gradients(loss_of(policy), variables))
+        equations.add(
+            tuple(
+                layer.equation
+                for layer in policy.backbone._flatten_layers()
+                if isinstance(layer, keras.layers.EinsumDense)
+            )
+        )
+    assert {"query", "value", "ffw_gating", "ffw_linear"} <= names
+    assert len(equations) == 1
+    assert results[1][0] == pytest.approx(results[0][0], rel=1e-5)
+    for a, b in zip(results[0][1], results[1][1]):
+        np.testing.assert_allclose(b, a, atol=1e-5 * max(1.0, np.abs(a).max()))
