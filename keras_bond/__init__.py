@@ -5,6 +5,8 @@ from keras_bond import evaluation
 from keras_bond import formulas
 from keras_bond import rewards
 from keras_bond.diagnosis import doctor
+from keras_bond.planning import Plan
+from keras_bond.planning import plan
 from keras_bond.training import BoNBoN
 from keras_bond.training import Bond
 from keras_bond.training import JBond
@@ -16,6 +18,7 @@ __all__ = [
     "BoNBoN",
     "Bond",
     "JBond",
+    "Plan",
     "QuantileModel",
     "Reinforce",
     "__version__",
@@ -23,5 +26,6 @@ __all__ = [
     "doctor",
     "evaluation",
     "formulas",
+    "plan",
     "rewards",
 ]

@@ -22,6 +22,7 @@ FLOORS = (
     "callbacks",
     "training",
     "diagnosis",
+    "planning",
 )
 BACKENDS = {"jax", "tensorflow", "torch"}
 

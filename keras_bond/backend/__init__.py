@@ -7,6 +7,7 @@ One module a backend, with the same names in each:
 - `decode_loop`: the loop over the tokens of a completion.
 - `rematerialize`, `map_parts`: memory for computation, in the backward pass.
 - `compile_forward`: a compiled, gradient-free call of a Keras model.
+- `device_memory`: which device computes, and how many bytes it has.
 """
 
 import keras
@@ -17,18 +18,21 @@ if name == "jax":
     from keras_bond.backend.jax import StagedTrainer
     from keras_bond.backend.jax import compile_forward
     from keras_bond.backend.jax import decode_loop
+    from keras_bond.backend.jax import device_memory
     from keras_bond.backend.jax import map_parts
     from keras_bond.backend.jax import rematerialize
 elif name == "tensorflow":
     from keras_bond.backend.tensorflow import StagedTrainer
     from keras_bond.backend.tensorflow import compile_forward
     from keras_bond.backend.tensorflow import decode_loop
+    from keras_bond.backend.tensorflow import device_memory
     from keras_bond.backend.tensorflow import map_parts
     from keras_bond.backend.tensorflow import rematerialize
 elif name == "torch":
     from keras_bond.backend.torch import StagedTrainer
     from keras_bond.backend.torch import compile_forward
     from keras_bond.backend.torch import decode_loop
+    from keras_bond.backend.torch import device_memory
     from keras_bond.backend.torch import map_parts
     from keras_bond.backend.torch import rematerialize
 else:
@@ -42,6 +46,7 @@ __all__ = [
     "StagedTrainer",
     "compile_forward",
     "decode_loop",
+    "device_memory",
     "map_parts",
     "name",
     "rematerialize",
