@@ -58,7 +58,7 @@ class Shapes:
     """Rows and tokens of each pass.
 
     Attributes:
-        prompt_length, length: int. Tokens of a prompt, and with its completion.
+        prompt_length, completion_length: int. Padded, in tokens.
         rows: dict from each of `PASSES` to int.
     """
 
@@ -264,12 +264,13 @@ def _learning(bond, settings, shapes, network):
 def _gradients(bond, steps):
     """Gradients; where they are added up, the sum and what comes to it."""
     num_bytes = sizes.num_bytes(bond.trainable_variables)
-    text = "one for each trained value"
+    text = "one a value"
     if steps > 1:
         num_bytes, text = 2 * num_bytes, f"{text}, and their sum"
     else:
         # Looked up at the start and multiplied by at the end.
         num_bytes += sizes.num_bytes(bond.head.embedding.trainable_variables)
+        text = f"{text}, two for a trained embedding"
     return Entry("gradients", num_bytes, ("learning",), text)
 
 
