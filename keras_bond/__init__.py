@@ -6,6 +6,8 @@ from keras_bond import export
 from keras_bond import formulas
 from keras_bond import rewards
 from keras_bond.diagnosis import doctor
+from keras_bond.planning import Plan
+from keras_bond.planning import plan
 from keras_bond.training import BoNBoN
 from keras_bond.training import Bond
 from keras_bond.training import JBond
@@ -17,6 +19,7 @@ __all__ = [
     "BoNBoN",
     "Bond",
     "JBond",
+    "Plan",
     "QuantileModel",
     "Reinforce",
     "__version__",
@@ -25,5 +28,6 @@ __all__ = [
     "evaluation",
     "export",
     "formulas",
+    "plan",
     "rewards",
 ]

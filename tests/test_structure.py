@@ -23,6 +23,7 @@ FLOORS = (
     "training",
     "export",
     "diagnosis",
+    "planning",
 )
 BACKENDS = {"jax", "tensorflow", "torch"}
 # Scripts and modules of processes of their own, whose backend is TensorFlow

@@ -9,6 +9,7 @@ One module a backend, with the same names in each:
 - `prefers_flat_products`: whether dense layers had better see one axis of
   tokens.
 - `compile_forward`: a compiled, gradient-free call of a Keras model.
+- `device_memory`: which device computes, and how many bytes it has.
 """
 
 import keras
@@ -19,6 +20,7 @@ if name == "jax":
     from keras_bond.backend.jax import StagedTrainer
     from keras_bond.backend.jax import compile_forward
     from keras_bond.backend.jax import decode_loop
+    from keras_bond.backend.jax import device_memory
     from keras_bond.backend.jax import map_parts
     from keras_bond.backend.jax import prefers_flat_products
     from keras_bond.backend.jax import rematerialize
@@ -26,6 +28,7 @@ elif name == "tensorflow":
     from keras_bond.backend.tensorflow import StagedTrainer
     from keras_bond.backend.tensorflow import compile_forward
     from keras_bond.backend.tensorflow import decode_loop
+    from keras_bond.backend.tensorflow import device_memory
     from keras_bond.backend.tensorflow import map_parts
     from keras_bond.backend.tensorflow import prefers_flat_products
     from keras_bond.backend.tensorflow import rematerialize
@@ -33,6 +36,7 @@ elif name == "torch":
     from keras_bond.backend.torch import StagedTrainer
     from keras_bond.backend.torch import compile_forward
     from keras_bond.backend.torch import decode_loop
+    from keras_bond.backend.torch import device_memory
     from keras_bond.backend.torch import map_parts
     from keras_bond.backend.torch import prefers_flat_products
     from keras_bond.backend.torch import rematerialize
@@ -47,6 +51,7 @@ __all__ = [
     "StagedTrainer",
     "compile_forward",
     "decode_loop",
+    "device_memory",
     "map_parts",
     "name",
     "prefers_flat_products",

@@ -6,6 +6,8 @@ import jax
 import keras
 from keras import ops
 
+from keras_bond.backend.host import host_memory
+
 
 def decode_loop(body, start, stop, state, cache):
     """Runs `state, cache = body(index, state, cache)` for each token.
@@ -76,6 +78,20 @@ def compile_forward(function, variables, static_argnums=()):
             return function(*arguments)
 
     return lambda *arguments: forward([v.value for v in variables], *arguments)
+
+
+def device_memory():
+    """Returns the name of the device that computes, and its memory.
+
+    Returns:
+        `(name, bytes)`: str, and int, or `None` where it is not known.
+    """
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return host_memory()
+    # The part of it that JAX may use.
+    stats = device.memory_stats() or {}
+    return device.device_kind, stats.get("bytes_limit")
 
 
 class StagedTrainer:

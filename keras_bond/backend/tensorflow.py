@@ -4,6 +4,9 @@ import keras
 import tensorflow as tf
 from keras import ops
 from keras import tree
+from tensorflow.python.client import device_lib
+
+from keras_bond.backend.host import host_memory
 
 
 def decode_loop(body, start, stop, state, cache):
@@ -169,6 +172,30 @@ def compile_forward(function, variables, static_argnums=()):
     """
     del variables, static_argnums
     return tf.function(function, jit_compile=True, autograph=False)
+
+
+def device_memory():
+    """Returns the name of the device that computes, and its memory.
+
+    Returns:
+        `(name, bytes)`: str, and int, or `None` where it is not known.
+    """
+    accelerators = [
+        device
+        for device in device_lib.list_local_devices()
+        if device.device_type in ("GPU", "TPU")
+    ]
+    if not accelerators:
+        return host_memory()
+    device = accelerators[0]
+    # "device: 0, name: NVIDIA L4, pci bus id: ..."
+    described = dict(
+        part.split(": ", 1)
+        for part in device.physical_device_desc.split(", ")
+        if ": " in part
+    )
+    name = described.get("name", device.name)
+    return name, device.memory_limit or None
 
 
 class StagedTrainer:

@@ -4,6 +4,8 @@ import torch
 from keras import tree
 from torch.utils.checkpoint import checkpoint
 
+from keras_bond.backend.host import host_memory
+
 # Asking whether rows have ended waits for the device: ask once in so many
 # tokens.
 CHECK_EVERY = 16
@@ -119,6 +121,17 @@ def compile_forward(function, variables, static_argnums=()):
     """Wraps a function of tensors so that it builds no graph."""
     del variables, static_argnums
     return torch.no_grad()(function)
+
+
+def device_memory():
+    """Returns the name of the device that computes, and its memory.
+
+    Returns:
+        `(name, bytes)`: str, and int, or `None` where it is not known.
+    """
+    if not torch.cuda.is_available():
+        return host_memory()
+    return torch.cuda.get_device_name(), torch.cuda.mem_get_info()[1]
 
 
 class StagedTrainer:

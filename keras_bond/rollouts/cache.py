@@ -1,11 +1,13 @@
 """The key-value cache of a KerasHub language model, whatever its layout."""
 
 import inspect
+import math
 
 import keras
 from keras import ops
 
 from keras_bond.rollouts import sequences
+from keras_bond.rollouts import sizes
 
 # Two lengths that tell which axis of a cache is that of the tokens.
 PROBES = (8, 16)
@@ -49,6 +51,17 @@ class CacheBuilder(keras.Operation):
             ),
             self.spec,
             self.length_axes,
+        )
+
+    def num_bytes(self, batch_size, length):
+        """Bytes of a cache for `batch_size` rows of `length` tokens."""
+        leaves = zip(
+            keras.tree.flatten(self.spec), keras.tree.flatten(self.length_axes)
+        )
+        return sum(
+            math.prod(_resized(leaf.shape, axis, batch_size, length))
+            * sizes.itemsize(leaf.dtype)
+            for leaf, axis in leaves
         )
 
     def grow(self, cache, num_samples, length):

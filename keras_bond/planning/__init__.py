@@ -1,0 +1,7 @@
+"""Whether a run fits: what is in memory, and what does not divide."""
+
+from keras_bond.planning.entries import Entry
+from keras_bond.planning.planner import plan
+from keras_bond.planning.report import Plan
+
+__all__ = ["Entry", "Plan", "plan"]
