@@ -12,7 +12,7 @@ LEARNING = ("learning",)
 
 
 def problems_of(bond, settings, compiler, device, device_bytes):
-    """Lists what does not divide, does not cover and does not fit.
+    """Lists what does not divide and what does not fit.
 
     Args:
         bond: a `keras_bond` trainer.
@@ -35,7 +35,6 @@ def problems_of(bond, settings, compiler, device, device_bytes):
             bond.max_prompt_length,
             bond.max_completion_length,
         ),
-        (check_buckets, bond),
         (bond.check_batch, batches),
         *(
             (
@@ -64,25 +63,6 @@ def _answer(check, *arguments):
     except ValueError as error:
         return str(error)
     return None
-
-
-def check_buckets(bond):
-    """Refuses padded prompt lengths that leave prompts out.
-
-    Raises:
-        ValueError: if they do not increase to `max_prompt_length`.
-    """
-    buckets = getattr(bond, "prompt_buckets", None)
-    if buckets is None:
-        return
-    longest = bond.max_prompt_length
-    if list(buckets) == sorted(set(buckets)) and longest in buckets[-1:]:
-        return
-    raise ValueError(
-        "`prompt_buckets` must increase and end with `max_prompt_length`, so "
-        f"that every prompt has one that covers it: (..., {longest}). "
-        f"Received: prompt_buckets={tuple(buckets)}"
-    )
 
 
 class Fitting:

@@ -56,7 +56,8 @@ class StagedModel(backend.StagedTrainer, keras.Model):
                 counts batches. Must divide the batch. Defaults to 1.
             rematerialize: bool. Whether every block of the network keeps only
                 its inputs for the backward pass and computes the rest again,
-                at the price of one more forward pass. Defaults to False.
+                at the price of one more forward pass. XLA on a CPU undoes it.
+                Defaults to False.
             run_eagerly: bool. Whether to run the stages of a step uncompiled,
                 for debugging. Defaults to False.
             jit_compile: bool or `"auto"`. Whether TensorFlow compiles the
