@@ -195,19 +195,22 @@ def xla_flops(function, policy):
     values = [v.value for v in policy.variables]
     return [
         jax.jit(f).lower(values).cost_analysis()["flops"]
-        for f in (pure, jax.grad(lambda v: ops.sum(pure(v))))
+        # Squared, so that the gradient wants the value.
+        for f in (pure, jax.grad(lambda v: ops.sum(pure(v) ** 2)))
     ]
 
 
 def test_flops_are_those_that_xla_counts():
     """The forward pass; and forward and backward, three times as many."""
-    shape = dataclasses.replace(SMALL, width=128, intermediate=512)
+    shape = dataclasses.replace(
+        SMALL, vocabulary=2048, width=128, intermediate=256, head_dim=64
+    )
     policy = speed_policy.build(shape)
-    ids = ops.ones((4, 32), "int32")
+    ids = ops.ones((2, 128), "int32")
     forward, both = xla_flops(
         lambda: speed_kerashub.logits_of(policy, ids), policy
     )
-    expected = speed_costs.forward(shape, 4, 32, 32).flops
+    expected = speed_costs.forward(shape, 2, 128, 128).flops
     np.testing.assert_allclose(forward, expected, rtol=0.1)
     np.testing.assert_allclose(both, 3 * expected, rtol=0.1)
 
