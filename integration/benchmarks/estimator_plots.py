@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from estimator_gradients import places_of
 from estimator_tables import PLACE_NAMES
+from reports import save
 
 BARS = (
     ("paper", (4, 4)),
@@ -107,12 +108,3 @@ def excess_by_win_rate(curve, level):
         for wins, values in zip(curve["win_rate"], curve["excess"])
     ]
     return win_rates, np.mean(excess, axis=0)
-
-
-def save(figure, path):
-    for axis in figure.axes:
-        axis.grid(alpha=0.3)
-        axis.set_axisbelow(True)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)

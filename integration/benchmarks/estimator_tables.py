@@ -6,16 +6,11 @@ from estimator_gradients import places_of
 from estimator_gradients import tie_records
 from estimator_world import PLACES
 from estimator_world import SUCCESS_RATE
+from reports import markdown
 
 PLACE_NAMES = ("π = anchor", "halfway", "π = Best-of-2")
 TIE_RULES = ("strict", "random", "midrank")
 DASH = "–"
-
-
-def markdown(columns, rows):
-    """A Markdown table of strings."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def ratio(record):

@@ -10,10 +10,12 @@ meant to be; that happens by chance with a probability below 1e-4.
 """
 
 import argparse
-import csv
 import os
 import pathlib
 import time
+
+from reports import progress
+from reports import write_csv
 
 FALSE_ALARM = 1e-4
 OUTPUT = pathlib.Path(__file__).resolve().parents[1] / "runs" / "estimators"
@@ -138,25 +140,6 @@ def judge(records):
     }
 
 
-def write_csv(path, records):
-    """Writes records, arrays as their numbers separated by spaces."""
-    rows = [
-        {
-            name: " ".join(f"{x:.6g}" for x in value.ravel())
-            if hasattr(value, "ravel")
-            else value
-            for name, value in record.items()
-            if name != "curve"
-        }
-        for record in records
-    ]
-    names = dict.fromkeys(name for row in rows for name in row)
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(names))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def command(arguments):
     parts = ["python integration/benchmarks/estimators.py"]
     if arguments.learning:
@@ -165,10 +148,6 @@ def command(arguments):
     if arguments.splits:
         parts.append(f"--splits {' '.join(arguments.splits)}")
     return " ".join(parts)
-
-
-def progress(message):
-    print(f"{time.strftime('%H:%M:%S')} {message}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,133 @@
+"""What one step of training works on: a Gemma 3 and a batch of prompts."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """A Gemma 3, what it is asked, and how it is trained.
+
+    All prompts are as long as they may be and no token ends a completion, so
+    that every contender computes the same number of tokens.
+
+    Attributes:
+        vocabulary: int. Entries of the embedding.
+        layers, width, intermediate: int. Blocks, model width, width inside the
+            feed-forward part.
+        heads, kv_heads, head_dim: int. Query heads, key-value heads, width of
+            a head.
+        prompts: int. Prompts a step.
+        prompt_length, completion_length: int. Tokens.
+        policy_samples, anchor_samples: int. Completions a prompt.
+        trainer: `"jbond"`, or `"bond"` for any number of samples.
+        lora_rank: int. 0 trains all weights.
+    """
+
+    vocabulary: int
+    layers: int
+    width: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    prompts: int = 8
+    prompt_length: int = 64
+    completion_length: int = 64
+    policy_samples: int = 1
+    anchor_samples: int = 2
+    trainer: str = "jbond"
+    lora_rank: int = 0
+
+    @property
+    def samples(self):
+        """Completions a prompt."""
+        return self.policy_samples + self.anchor_samples
+
+    @property
+    def learned_samples(self):
+        """Completions a prompt that the loss reads: J-BOND keeps the best
+        anchor sample only."""
+        if self.trainer == "jbond":
+            return self.policy_samples + 1
+        return self.samples
+
+    @property
+    def length(self):
+        """Tokens of prompt and completion."""
+        return self.prompt_length + self.completion_length
+
+    @property
+    def generated_tokens(self):
+        """Tokens drawn in a step."""
+        return self.prompts * self.samples * self.completion_length
+
+    @property
+    def layer_weights(self):
+        """Entries of the kernels of one block."""
+        attention = 2 * self.width * self.head_dim
+        attention *= self.heads + self.kv_heads
+        return attention + 3 * self.width * self.intermediate
+
+    @property
+    def embedding_weights(self):
+        return self.vocabulary * self.width
+
+    @property
+    def parameters(self):
+        """Weights of the model, the scales of its norms included."""
+        norms = 4 * self.width + 2 * self.head_dim
+        blocks = self.layers * (self.layer_weights + norms)
+        return self.embedding_weights + blocks + self.width
+
+    @property
+    def trained_parameters(self):
+        """Weights that learn; KerasHub has adapters at queries and values,
+        and gives every head a down projection of its own."""
+        if not self.lora_rank:
+            return self.parameters
+        down = (self.heads + self.kv_heads) * self.width
+        return self.layers * self.lora_rank * (down + 2 * self.head_dim)
+
+    def with_mode(self, mode):
+        """The same shape in `"full"` fine-tuning or with `"lora"`."""
+        return dataclasses.replace(self, lora_rank=8 if mode == "lora" else 0)
+
+
+SIZES = {
+    "0.02M": Shape(256, 2, 32, 64, 2, 1, 16),
+    "0.5M": Shape(2048, 6, 64, 256, 4, 1, 16),
+    "14M": Shape(32_000, 6, 256, 1024, 4, 1, 64),
+    "100M": Shape(32_000, 14, 640, 2048, 4, 1, 256),
+}
+# The start token, and the first token that a prompt may hold otherwise.
+START_TOKEN, FIRST_TOKEN = 2, 4
+BATCHES_AN_EPOCH = 2
+
+
+def draw_prompts(shape, seed=0):
+    """Prompts of one epoch.
+
+    Returns:
+        int32 array `(2 * prompts, prompt_length)`.
+    """
+    generator = np.random.default_rng(seed)
+    rows = BATCHES_AN_EPOCH * shape.prompts
+    ids = generator.integers(
+        FIRST_TOKEN, shape.vocabulary, (rows, shape.prompt_length)
+    )
+    ids[:, 0] = START_TOKEN
+    return ids.astype("int32")
+
+
+def score(completion_ids):
+    """The reward of all contenders: costs nothing, and seldom ties.
+
+    Args:
+        completion_ids: int array `(rows, completion_length)`.
+
+    Returns:
+        float32 array `(rows,)`.
+    """
+    return (np.asarray(completion_ids) % 97).mean(axis=1).astype("float32")

@@ -1,0 +1,256 @@
+"""The Markdown tables of the speed benchmarks."""
+
+import importlib.metadata
+
+import numpy as np
+import speed_costs
+from reports import markdown
+from speed_results import beyond_embedding
+
+PACKAGES = (
+    "keras",
+    "keras-hub",
+    "jax",
+    "tensorflow",
+    "torch",
+    "transformers",
+    "trl",
+)
+MEGA = 2**20
+DASH = "–"
+
+
+def report(results, facts):
+    """All tables of `step.py`.
+
+    Args:
+        results: list of `speed_results.Result`.
+        facts: dict with `command`, `machine` and `versions`.
+
+    Returns:
+        str, Markdown.
+    """
+    parts = head("Time of a step", facts)
+    for result in results:
+        parts += [f"## {result.label}", contenders_table(result)]
+        parts += [*notes(result), "Phases, in ms:", phases_table(result)]
+        parts += [machine_line(result), roofline_table(result)]
+        parts += [parts_table(result)]
+    return "\n\n".join(part.rstrip("\n") for part in parts if part) + "\n"
+
+
+def head(title, facts):
+    """Title, command, and what the numbers depend on."""
+    return [
+        f"# {title}",
+        f"`{facts['command']}`",
+        f"{facts['machine']}; {facts['versions']}. Medians; a ratio is the "
+        "median of ratios round by round, with its quartiles.",
+    ]
+
+
+def contenders_table(result):
+    """Step times, ratios, memory."""
+    first = result.contenders[0].name
+    rows = []
+    for c in result.contenders:
+        if not c.seconds.size:
+            rows.append([c.name, "failed", *[DASH] * 8])
+            continue
+        rows.append(
+            [
+                c.name,
+                f"{1e3 * c.median:.1f}",
+                times(c.ratio),
+                f"{c.cpu_ratio[0]:.2f}",
+                f"{c.shape.generated_tokens / c.median:,.0f}",
+                f"{c.over_least_step():.2f}",
+                f"{c.peak_bytes / MEGA:,.0f}",
+                f"{c.first:.1f}",
+                DASH if c.compilations is None else str(c.compilations),
+                DASH if c.threads is None else str(c.threads),
+            ]
+        )
+    columns = ["contender", "step [ms]", f"time / {first}"]
+    columns += [f"CPU time / {first}", "tokens/s", "time / roofline"]
+    columns += ["peak [MiB]", "first step [s]"]
+    columns += ["compilations later", "threads"]
+    return markdown(columns, rows)
+
+
+def notes(result):
+    """What has to be known of single contenders."""
+    for c in result.contenders:
+        if c.failure:
+            yield f"`{c.name}` dropped out:\n\n```\n{c.failure}\n```"
+        if "note" in c.facts:
+            yield f"`{c.name}`: {c.facts['note']}."
+        parameters = c.facts.get("parameters", result.shape.parameters)
+        if parameters != result.contenders[0].facts.get("parameters"):
+            yield f"`{c.name}` has {parameters:,} parameters."
+
+
+def phases_table(result):
+    """Milliseconds of each phase, of the steps that wait after each."""
+    shown = [c for c in result.contenders if c.phases]
+    names = list(dict.fromkeys(n for c in shown for n in c.phases))
+    rows = []
+    for name in names:
+        cells = [c.phases.get(name) for c in shown]
+        rows.append([name, *(milliseconds(cell) for cell in cells)])
+    return markdown(["phase", *(c.name for c in shown)], rows)
+
+
+def machine_line(result):
+    machine = result.machine
+    return (
+        f"Machine: {machine['flops'] / 1e9:,.0f} GFLOP/s in products of "
+        f"matrices, {machine['read_bytes'] / 1e9:,.0f} GB/s read, "
+        f"{machine['copy_bytes'] / 1e9:,.0f} GB/s copied. "
+        f"Least time of a step: {1e3 * result.least_step():.1f} ms."
+    )
+
+
+def roofline_table(result):
+    """Measured over least possible time of our phases."""
+    rows = []
+    for c in filter(is_ours, result.contenders):
+        for name, seconds in c.phases.items():
+            if (least := result.least(name)) is not None:
+                row = roofline_row(result, name, seconds, least)
+                rows.append([c.name, name, *row, f"{c.over_least(name):.2f}"])
+        if seconds := c.facts.get("decode_seconds"):
+            count = result.shape.prompts * result.shape.samples
+            name, least = f"{count} rows at once", result.least("decode")
+            row = roofline_row(result, "decode", seconds, least)
+            rows.append([c.name, name, *row, f"{seconds / least:.2f}"])
+    columns = ["contender", "phase", "bound by", "measured [ms]"]
+    return markdown([*columns, "least [ms]", "measured / least"], rows)
+
+
+def is_ours(contender):
+    """Whether its phases are those that `speed_costs` is about."""
+    return "extras" in contender.facts
+
+
+def roofline_row(result, name, seconds, least):
+    costs = speed_costs.phases(result.shape)[name]
+    bound = speed_costs.bound(costs, result.machine)
+    return bound, milliseconds(seconds), milliseconds(least)
+
+
+def parts_table(result):
+    """Anchor update, targets and temporary memory, where they are known."""
+    rows = []
+    for c in result.contenders:
+        if "anchor_seconds" not in c.facts:
+            continue
+        both = c.facts["anchor_seconds"] + c.facts["targets_seconds"]
+        temp = c.facts.get("temp_bytes", {})
+        cells = [f"{n}: {b / MEGA:,.0f}" for n, b in temp.items()]
+        rows.append(
+            [
+                c.name,
+                milliseconds(c.facts["anchor_seconds"]),
+                milliseconds(c.facts["targets_seconds"]),
+                f"{100 * both / c.median:.2f} %",
+                "; ".join(cells) or DASH,
+            ]
+        )
+    columns = ["contender", "anchor update [ms]", "targets [ms]"]
+    columns += ["both, of a step", "temporary memory of the stages [MiB]"]
+    return markdown(columns, rows) if rows else ""
+
+
+def report_scaling(sweeps, facts):
+    """All tables of `scaling.py`.
+
+    Args:
+        sweeps: list of `speed_results.Result`.
+        facts: dict with `command`, `machine` and `versions`.
+
+    Returns:
+        str, Markdown.
+    """
+    parts = head("How a step scales", facts)
+    for sweep in sweeps:
+        parts += [f"## {sweep.label}", sweep_table(sweep), *notes(sweep)]
+        if sweep.label.startswith("vocabulary"):
+            parts.append(memory_line(sweep))
+    return "\n\n".join(part.rstrip("\n") for part in parts if part) + "\n"
+
+
+def sweep_table(sweep):
+    """Time and memory at each value, against the base."""
+    base = sweep.contenders[0]
+    rows = []
+    for c in sorted(sweep.contenders, key=lambda c: int(c.name)):
+        if not c.seconds.size:
+            rows.append([c.name, "failed", *[DASH] * 7])
+            continue
+        temp = learning_bytes(c)
+        rows.append(
+            [
+                c.name,
+                f"{1e3 * c.median:.1f}",
+                times(c.ratio),
+                f"{sweep.least_step(c.shape) / sweep.least_step():.2f}",
+                f"{c.shape.generated_tokens / c.median:,.0f}",
+                f"{c.over_least_step():.2f}",
+                f"{c.peak_bytes / MEGA:,.0f}",
+                *(mebibytes(x) for x in (temp, beyond_embedding(c, temp))),
+            ]
+        )
+    columns = [sweep.label, "step [ms]", f"time / {base.name}"]
+    columns += [f"roofline / {base.name}", "tokens/s", "time / roofline"]
+    columns += ["peak [MiB]", "temporary, learn [MiB]"]
+    return markdown([*columns, "beyond the embedding [MiB]"], rows)
+
+
+def memory_line(sweep):
+    """How far temporary memory depends on the vocabulary."""
+    sizes = [learning_bytes(c) for c in sweep.contenders]
+    if None in sizes:
+        return ""
+    beyond = [beyond_embedding(c, s) for c, s in zip(sweep.contenders, sizes)]
+    raw = max(sizes) / min(sizes) - 1.0
+    rest = max(beyond) / max(min(beyond), 1) - 1.0
+    return (
+        "Temporary memory of the learning stage is what XLA sets aside beside "
+        "arguments and results; beyond the embedding means less one gradient "
+        "of the embedding in full fine-tuning, and all of it with LoRA. "
+        f"Largest over smallest, less 1: {100 * raw:.1f} % raw, "
+        f"{100 * rest:.1f} % beyond the embedding."
+    )
+
+
+def learning_bytes(contender):
+    """Temporary bytes of the learning stage, `None` where unknown."""
+    return contender.facts.get("temp_bytes", {}).get("learn")
+
+
+def mebibytes(size):
+    return DASH if size is None else f"{size / MEGA:,.1f}"
+
+
+def times(ratio):
+    """Median and quartiles."""
+    median, low, high = ratio
+    return f"{median:.2f} ({low:.2f} to {high:.2f})"
+
+
+def milliseconds(seconds):
+    return (
+        DASH if seconds is None or np.isnan(seconds) else f"{seconds * 1e3:.1f}"
+    )
+
+
+def versions():
+    """Names and versions of what is measured, where it is installed."""
+    found = []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ", ".join(found)

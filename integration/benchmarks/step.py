@@ -1,0 +1,140 @@
+"""How long a step of J-BOND takes, phase by phase, against its rivals.
+
+    python integration/benchmarks/step.py [--backends jax tensorflow torch]
+        [--sizes 14M ...] [--modes full lora] [--rivals kerashub trl]
+        [--prompt-length 64 ...] [--completion-length 64 ...] [--prompts 8]
+        [--rounds 5] [--output FOLDER]
+
+In one run, turn by turn: this library on each backend, the straightforward
+loop with KerasHub alone, TRL's RLOO, and the roofline of the machine. Writes
+table.md, steps.csv, phases.csv and step.png.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import os
+import pathlib
+import platform
+import time
+
+import speed_contest
+import speed_plots
+import speed_results
+import speed_tables
+from reports import progress
+from reports import write_csv
+from speed_shapes import SIZES
+from speed_worker import BACKENDS
+from speed_worker import CONTENDERS
+
+OUTPUT = pathlib.Path(__file__).resolve().parents[1] / "runs" / "step"
+RIVALS = sorted(set(CONTENDERS) - set(BACKENDS) - {"machine"})
+# One epoch, so that all that counts is from the second on.
+WARM_UP = 2
+PROFILES = 3
+
+
+def parse_arguments(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--backends", nargs="+", choices=BACKENDS, default=BACKENDS
+    )
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["14M"])
+    parser.add_argument(
+        "--modes", nargs="+", choices=("full", "lora"), default=["full"]
+    )
+    parser.add_argument(
+        "--rivals", nargs="*", choices=RIVALS, default=["kerashub", "trl"]
+    )
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--prompt-length", nargs="+", type=int, default=[64])
+    parser.add_argument(
+        "--completion-length", nargs="+", type=int, default=[64]
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--quick", action="store_true", help="a shape for tests, 2 rounds"
+    )
+    parser.add_argument("--output", type=pathlib.Path, default=OUTPUT)
+    arguments = parser.parse_args(argv)
+    if arguments.quick:
+        arguments.sizes, arguments.rounds, arguments.prompts = ["0.02M"], 2, 2
+        arguments.prompt_length = arguments.completion_length = [4]
+    return arguments
+
+
+def main(argv=None):
+    """Runs the benchmark; returns False where a contender dropped out."""
+    arguments = parse_arguments(argv)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    clock = time.perf_counter()
+    results = []
+    for label, shape in shapes(arguments):
+        progress(label)
+        names = ["machine", *arguments.backends, *arguments.rivals]
+        records = speed_contest.hold(
+            [speed_contest.Worker(name, shape) for name in names],
+            arguments.rounds,
+            WARM_UP,
+            PROFILES,
+            extras=("parts", "decode", "memory"),
+            progress=progress,
+        )
+        results.append(speed_results.summarise(label, shape, records))
+    table = speed_tables.report(results, facts(arguments))
+    (arguments.output / "table.md").write_text(table)
+    write_csv(arguments.output / "steps.csv", speed_results.step_rows(results))
+    write_csv(
+        arguments.output / "phases.csv", speed_results.phase_rows(results)
+    )
+    speed_plots.plot_steps(results, arguments.output / "step.png")
+    print(table)
+    print(f"{time.perf_counter() - clock:.0f} s, {arguments.output}")
+    return not any(
+        contender.failure
+        for result in results
+        for contender in result.contenders
+    )
+
+
+def shapes(arguments):
+    """All that is to be measured, `(label, Shape)` each."""
+    for size, mode, prompt, completion in itertools.product(
+        arguments.sizes,
+        arguments.modes,
+        arguments.prompt_length,
+        arguments.completion_length,
+    ):
+        shape = dataclasses.replace(
+            SIZES[size].with_mode(mode),
+            prompts=arguments.prompts,
+            prompt_length=prompt,
+            completion_length=completion,
+        )
+        yield f"{size} {mode}, {prompt} + {completion} tokens", shape
+
+
+def facts(arguments):
+    """What the numbers depend on, for the head of the table."""
+    parts = [
+        "python integration/benchmarks/step.py",
+        f"--backends {' '.join(arguments.backends)}",
+        f"--sizes {' '.join(arguments.sizes)}",
+        f"--modes {' '.join(arguments.modes)}",
+        f"--prompts {arguments.prompts}",
+        f"--prompt-length {' '.join(map(str, arguments.prompt_length))}",
+        "--completion-length "
+        f"{' '.join(map(str, arguments.completion_length))}",
+        f"--rounds {arguments.rounds}",
+        f"--rivals {' '.join(arguments.rivals)}",
+    ]
+    return {
+        "command": " ".join(parts),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
+        "versions": speed_tables.versions(),
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(0 if main() else 1)
