@@ -32,7 +32,7 @@ SWEEPS = {
     "batch": ("prompts", (8, 2, 4, 16, 32)),
     "prompt": ("prompt_length", (64, 16, 128, 256)),
     "completion": ("completion_length", (64, 16, 128, 256)),
-    "k": ("anchor_samples", (2, 1, 4, 8)),
+    "k": ("anchor_samples", (2, 4, 8)),
     "vocabulary": ("vocabulary", (32_000, 65_536, 131_072, 262_144)),
 }
 QUICK_SWEEPS = {
@@ -103,6 +103,7 @@ def run_sweep(arguments, name, mode):
         base = dataclasses.replace(base, **QUICK)
     if name == "k":
         base = dataclasses.replace(base, trainer="bond")
+    base = dataclasses.replace(base, **{field: values[0]})
     workers = [speed_contest.Worker("machine", base)]
     for value in values:
         shape = dataclasses.replace(base, **{field: value})

@@ -33,7 +33,12 @@ def report(results, facts):
     parts = head("Time of a step", facts)
     for result in results:
         parts += [f"## {result.label}", contenders_table(result)]
-        parts += [*notes(result), "Phases, in ms:", phases_table(result)]
+        parts += [
+            *failures(result),
+            *notes(result),
+            "Phases, in ms:",
+            phases_table(result),
+        ]
         parts += [machine_line(result), roofline_table(result)]
         parts += [parts_table(result)]
     return "\n\n".join(part.rstrip("\n") for part in parts if part) + "\n"
@@ -78,16 +83,25 @@ def contenders_table(result):
     return markdown(columns, rows)
 
 
-def notes(result):
-    """What has to be known of single contenders."""
+def failures(result):
+    """Why contenders dropped out."""
     for c in result.contenders:
         if c.failure:
             yield f"`{c.name}` dropped out:\n\n```\n{c.failure}\n```"
+
+
+def notes(result):
+    """What has to be known of single contenders."""
+    expected = result.contenders[0].facts.get("parameters")
+    for c in result.contenders:
         if "note" in c.facts:
             yield f"`{c.name}`: {c.facts['note']}."
-        parameters = c.facts.get("parameters", result.shape.parameters)
-        if parameters != result.contenders[0].facts.get("parameters"):
-            yield f"`{c.name}` has {parameters:,} parameters."
+        parameters = c.facts.get("parameters", expected)
+        if parameters != expected:
+            yield (
+                f"`{c.name}` has {parameters:,} parameters, the first "
+                f"contender {expected:,}."
+            )
 
 
 def phases_table(result):
@@ -174,7 +188,8 @@ def report_scaling(sweeps, facts):
     """
     parts = head("How a step scales", facts)
     for sweep in sweeps:
-        parts += [f"## {sweep.label}", sweep_table(sweep), *notes(sweep)]
+        parts += [f"## {sweep.label}", sweep_table(sweep)]
+        parts += failures(sweep)
         if sweep.label.startswith("vocabulary"):
             parts.append(memory_line(sweep))
     return "\n\n".join(part.rstrip("\n") for part in parts if part) + "\n"
