@@ -19,10 +19,12 @@ def token_log_probs(logits, token_ids, temperature=1.0):
         float32 tensor `(...)`, in nats.
     """
     logits = ops.cast(logits, "float32") / temperature
-    chosen = ops.take_along_axis(
-        logits, ops.expand_dims(token_ids, -1), axis=-1
-    )
-    return ops.squeeze(chosen, -1) - ops.logsumexp(logits, axis=-1)
+    # Picked by comparison: the gradient of a gather would be another array of
+    # the size of the logits.
+    vocabulary = ops.arange(logits.shape[-1], dtype="int32")
+    token_ids = ops.expand_dims(ops.cast(token_ids, "int32"), -1)
+    chosen = ops.where(ops.equal(vocabulary, token_ids), logits, 0.0)
+    return ops.sum(chosen, axis=-1) - ops.logsumexp(logits, axis=-1)
 
 
 def sequence_log_probs(token_log_probs, mask):
