@@ -187,7 +187,7 @@ def hold(workers, rounds, warm_up, profiles, extras=(), progress=print):
             for record in records:
                 record.step(record.profiles, profile=True)
         for record in records:
-            for extra in set(extras) & set(record.facts.get("extras", ())):
+            for extra in sorted({*extras} & {*record.facts.get("extras", ())}):
                 progress(f"{record.worker.label}: {extra}")
                 record.facts.update(record.do(extra))
     finally:

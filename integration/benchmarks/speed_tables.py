@@ -97,7 +97,7 @@ def notes(result):
         if "note" in c.facts:
             yield f"`{c.name}`: {c.facts['note']}."
         parameters = c.facts.get("parameters", expected)
-        if parameters != expected:
+        if expected and parameters != expected:
             yield (
                 f"`{c.name}` has {parameters:,} parameters, the first "
                 f"contender {expected:,}."
