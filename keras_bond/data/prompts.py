@@ -23,7 +23,8 @@ class PromptEncoder:
     Args:
         codec: a `TextCodec`, or `None` where the policy has no tokenizer.
         buckets: tuple of int, increasing. Tokens in a padded prompt, start
-            token included; a batch takes the first that covers its prompts.
+            token included: batches have the last, and `cut` takes the first
+            that covers their prompts.
         truncate: `None`, or `"left"` to keep the end of a prompt that is too
             long, behind its start token.
 
@@ -78,6 +79,24 @@ class PromptEncoder:
         """The shortest padded length that covers a prompt."""
         return next(b for b in self.buckets if b >= length)
 
+    def cut(self, inputs):
+        """Cuts a batch to the bucket that covers its prompts.
+
+        Not done in `to_batch`: `tf.data`, by which Keras feeds TensorFlow,
+        wants batches of one shape.
+
+        Args:
+            inputs: dict of arrays or tensors, see `to_batch`.
+
+        Returns:
+            `inputs` with shorter `prompt_ids`.
+        """
+        if len(self.buckets) == 1:
+            return inputs
+        lengths = keras.ops.convert_to_numpy(inputs["prompt_lengths"])
+        bucket = self.bucket(lengths.max())
+        return {**inputs, "prompt_ids": inputs["prompt_ids"][:, :bucket]}
+
     def to_batch(self, token_ids, rows, batch_size):
         """Pads prompts to one shape, and the batch to `batch_size` rows.
 
@@ -88,7 +107,7 @@ class PromptEncoder:
         rows = [*rows, *[-1] * missing]
         token_ids = [*token_ids, *[token_ids[-1]] * missing]
         lengths = np.array([len(ids) for ids in token_ids], "int32")
-        padded = np.zeros((batch_size, self.bucket(lengths.max())), "int32")
+        padded = np.zeros((batch_size, self.max_prompt_length), "int32")
         for i, ids in enumerate(token_ids):
             padded[i, : len(ids)] = ids
         inputs = {

@@ -97,6 +97,7 @@ def draw_all(draw, batches, seed, shows_progress):
     )
     for i in range(batches.num_batches):
         (inputs,) = batches[i]
+        inputs = batches.encoder.cut(inputs)
         present = inputs.pop("rows") >= 0
         # Rows are numbered by their place, so the batch size changes nothing.
         rows = i * len(present) + np.arange(len(present), dtype="int32")

@@ -11,8 +11,9 @@ from keras_bond.training import checks
 class StagedModel(backend.StagedTrainer, keras.Model):
     """Says how a step runs: its stages, their order, and in how many parts.
 
-    A child has a `policy` and its sampling `temperature`, and the stages
-    themselves: `rollout`, `judge`, `score`, and what `keras.Model` learns by.
+    A child has a `policy`, its sampling `temperature`, the `encoder` of its
+    prompts, and the stages themselves: `rollout`, `judge`, `score`, and what
+    `keras.Model` learns by.
     """
 
     def __init__(self, **kwargs):
@@ -132,8 +133,8 @@ class StagedModel(backend.StagedTrainer, keras.Model):
         Returns:
             dict of tensors, see `rollout`, `judge` and `score`.
         """
-        batch_size = inputs["rows"].shape[0]
-        places = ops.arange(batch_size, dtype="int32")
+        inputs = self.encoder.cut(inputs)
+        places = ops.arange(inputs["rows"].shape[0], dtype="int32")
         parts = self._rollout_parts({**inputs, "places": places})
         rollouts = [self.rollout(run, part, training) for part in parts]
         judged = [
@@ -170,7 +171,7 @@ class StagedModel(backend.StagedTrainer, keras.Model):
         steps = self.gradient_accumulation_steps
         if steps == 1:
             return function(inputs)
-        batch_size = len(next(iter(inputs.values())))
+        batch_size = next(iter(inputs.values())).shape[0]
         checks.check_divides("gradient_accumulation_steps", steps, batch_size)
         parts = tree.map_structure(
             lambda x: ops.reshape(x, (steps, -1, *x.shape[1:])), inputs
