@@ -57,8 +57,8 @@ class Probe(Bond):
         super().compile(*arguments, **kwargs)
         self._stages.update(kept)
 
-    def score(self, inputs, rollout, training):
-        batch = super().score(inputs, rollout, training)
+    def collect(self, run, inputs, training):
+        batch = super().collect(run, inputs, training)
         self.on_batch({k: to_numpy(v) for k, v in batch.items()})
         return batch
 

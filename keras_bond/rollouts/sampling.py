@@ -37,12 +37,13 @@ def inverse_cdf_sample(logits, uniforms):
 
 def _into_blocks(weights):
     """`(rows, vocabulary)` as `(rows, blocks, √V)`, padded with zeros."""
-    rows, vocabulary = weights.shape
+    vocabulary = weights.shape[1]
     size = 2 ** math.ceil(math.log2(vocabulary) / 2)
     missing = -vocabulary % size
     if missing:
         weights = ops.pad(weights, [(0, 0), (0, missing)])
-    return ops.reshape(weights, (rows, -1, size))
+    num_blocks = (vocabulary + missing) // size
+    return ops.reshape(weights, (-1, num_blocks, size))
 
 
 def _find(weights, uniforms):

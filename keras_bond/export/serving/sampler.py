@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_bond import formulas
-from keras_bond.rollouts.decoder import inverse_cdf_sample
+from keras_bond.rollouts.sampling import inverse_cdf_sample
 
 
 class RowSampler:
@@ -63,7 +63,5 @@ class RowSampler:
         numbers = ops.take_along_axis(
             self.uniforms, ops.clip(position, 0, last)[:, None], axis=1
         )
-        drawn = inverse_cdf_sample(
-            ops.log_softmax(logits / divisor, axis=-1), numbers[:, 0]
-        )
+        drawn, _ = inverse_cdf_sample(logits / divisor, numbers[:, 0])
         return ops.where(is_greedy, ops.cast(likeliest, "int32"), drawn)

@@ -185,9 +185,10 @@ class Signatures:
         # One position more, which predicts what follows the completion.
         completion_ids = tf.pad(completion_ids, [(0, 1)])[None]
         mask = tf.sequence_mask([completion_length], completion_ids.shape[1])
-        logits = rollouts.completion_logits(
+        hidden = rollouts.completion_hidden(
             self.policy, ids[None], length[None], completion_ids, mask
         )
+        logits = rollouts.Head(self.policy).logits(hidden)
         log_probs = formulas.sequence_log_probs(
             formulas.token_log_probs(logits, completion_ids), mask
         )
