@@ -333,8 +333,13 @@ def test_an_interrupt_gets_through(hanging):
         signal.pthread_kill(main, signal.SIGINT)
         return hanging(["p1"], completions)
 
-    with pytest.raises(KeyboardInterrupt):
-        ConcurrentReward(judge)(samples())
+    # A shell's background jobs ignore Ctrl-C, and so would this test there.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            ConcurrentReward(judge)(samples())
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 SCRIPT = """
