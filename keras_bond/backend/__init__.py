@@ -19,19 +19,19 @@ name = keras.config.backend()
 if name == "jax":
     from keras_bond.backend.jax import StagedTrainer
     from keras_bond.backend.jax import compile_forward
-    from keras_bond.backend.jax import decode_loop
     from keras_bond.backend.jax import device_memory
     from keras_bond.backend.jax import map_parts
     from keras_bond.backend.jax import prefers_flat_products
     from keras_bond.backend.jax import rematerialize
+    from keras_bond.backend.xla import decode_loop
 elif name == "tensorflow":
     from keras_bond.backend.tensorflow import StagedTrainer
     from keras_bond.backend.tensorflow import compile_forward
-    from keras_bond.backend.tensorflow import decode_loop
     from keras_bond.backend.tensorflow import device_memory
     from keras_bond.backend.tensorflow import map_parts
     from keras_bond.backend.tensorflow import prefers_flat_products
     from keras_bond.backend.tensorflow import rematerialize
+    from keras_bond.backend.xla import decode_loop
 elif name == "torch":
     from keras_bond.backend.torch import StagedTrainer
     from keras_bond.backend.torch import compile_forward
