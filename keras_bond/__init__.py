@@ -1,6 +1,7 @@
 """Best-of-N distillation for KerasHub language models, with `model.fit`."""
 
 from keras_bond import callbacks
+from keras_bond import distribution
 from keras_bond import evaluation
 from keras_bond import export
 from keras_bond import formulas
@@ -24,6 +25,7 @@ __all__ = [
     "Reinforce",
     "__version__",
     "callbacks",
+    "distribution",
     "doctor",
     "evaluation",
     "export",

@@ -4,6 +4,7 @@ from keras_bond.data.columns import to_columns
 from keras_bond.data.prompts import PromptBatches
 from keras_bond.data.prompts import PromptEncoder
 from keras_bond.data.prompts import PromptStream
+from keras_bond.data.prompts import spreadable
 from keras_bond.data.prompts import to_batches
 from keras_bond.data.text import TextCodec
 
@@ -12,6 +13,7 @@ __all__ = [
     "PromptEncoder",
     "PromptStream",
     "TextCodec",
+    "spreadable",
     "to_batches",
     "to_columns",
 ]

@@ -10,6 +10,7 @@ from keras_bond import rewards as rewards_lib
 from keras_bond import rollouts
 from keras_bond.training import checks
 from keras_bond.training import generation
+from keras_bond.training import placement
 from keras_bond.training import saving
 from keras_bond.training import scoring
 from keras_bond.training import standardize
@@ -45,6 +46,7 @@ class PolicyTrainer(StagedModel):
     ):
         super().__init__(**kwargs)
         checks.check_policy(policy)
+        placement.check_placement(policy)
         checks.check_lengths(policy, max_prompt_length, max_completion_length)
         checks.check_one_of("truncate", truncate, (None, "left"))
         self.policy = policy
@@ -252,6 +254,7 @@ class PolicyTrainer(StagedModel):
 
     def check_ready(self):
         """Refuses to run with a policy that changed since the start."""
+        placement.check_placement(self.policy)
         now = [id(v) for v in self.policy.trainable_variables]
         if now != list(self._trained_ids):
             raise ValueError(
