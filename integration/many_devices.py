@@ -93,7 +93,7 @@ def train(family, trainer, lora_rank, **compile_arguments):
         "drawn": [*reward.seen, *drawn],
         "losses": history.history["loss"],
         "weights": conftest.values_of(variables),
-        "split": sum(backend.is_split(v) for v in variables),
+        "split": sum(backend.devices.is_split(v) for v in variables),
     }
 
 

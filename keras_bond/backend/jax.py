@@ -5,7 +5,7 @@ import functools
 import jax
 import keras
 
-from keras_bond.backend import devices
+from keras_bond.backend import many_devices
 from keras_bond.backend.host import host_memory
 
 
@@ -68,6 +68,11 @@ def device_memory():
     # The part of it that JAX may use.
     stats = device.memory_stats() or {}
     return device.device_kind, stats.get("bytes_limit")
+
+
+def foreign_strategy():
+    """Name of what distributes this process beside Keras: nothing in JAX."""
+    return None
 
 
 class StagedTrainer:
@@ -133,7 +138,7 @@ class StagedTrainer:
                 *zip(self.non_trainable_variables, frozen),
             ]
             with keras.StatelessScope(state_mapping=mapping):
-                return jax.tree.map(devices.spread, function(*arguments))
+                return jax.tree.map(many_devices.spread, function(*arguments))
 
         return stateless
 

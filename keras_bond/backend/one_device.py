@@ -1,6 +1,6 @@
 """TensorFlow and PyTorch: all rows and variables live on one device.
 
-The same names as in `devices`, for JAX.
+The same names as in `many_devices`, for JAX.
 """
 
 from keras import ops

@@ -122,7 +122,7 @@ class PromptEncoder:
             "rows": np.array(rows, "int32"),
             "places": np.arange(batch_size, dtype="int32"),
         }
-        return ({k: backend.own_rows(v) for k, v in inputs.items()},)
+        return ({k: backend.devices.own_rows(v) for k, v in inputs.items()},)
 
 
 def take(columns, rows):
@@ -275,7 +275,7 @@ def check_spreads(batch_size):
     Raises:
         ValueError: naming the batch and the parts.
     """
-    parts = backend.num_replicas()
+    parts = backend.devices.num_replicas()
     if batch_size % parts:
         raise ValueError(
             "`batch_size` must be a multiple of the number of parts into which "
@@ -287,7 +287,7 @@ def check_spreads(batch_size):
 
 def spreadable(num_rows):
     """The next larger batch that spreads evenly over the devices."""
-    return num_rows + -num_rows % backend.num_replicas()
+    return num_rows + -num_rows % backend.devices.num_replicas()
 
 
 def to_batches(data, encoder, batch_size=None, order_seed=None):

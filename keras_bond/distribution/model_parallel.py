@@ -34,7 +34,9 @@ class ModelParallel(keras.distribution.ModelParallel):
     keras.distribution.set_distribution(
         keras_bond.distribution.ModelParallel(mesh)
     )
-    policy = keras_hub.models.Gemma3CausalLM.from_preset("gemma3_instruct_4b_text")
+    policy = keras_hub.models.Gemma3CausalLM.from_preset(
+        "gemma3_instruct_4b_text"
+    )
     policy.backbone.enable_lora(8)
     bond = keras_bond.JBond(policy, reward, ...)
     ```
@@ -76,5 +78,6 @@ def _check(device_mesh):
         raise ValueError(
             "`device_mesh` must have two axes, one for the rows of a batch "
             "and one for the weights; use (1, devices) or (devices, 1) for "
-            f"one of them alone. Received: device_mesh.shape={device_mesh.shape}"
+            "one of them alone. "
+            f"Received: device_mesh.shape={device_mesh.shape}"
         )

@@ -53,7 +53,7 @@ def _draw(trainer, inputs, seed, num_samples, weights):
         draws = trainer.decoder(
             inputs["prompt_ids"], inputs["prompt_lengths"], uniforms
         )
-    ids = backend.gathered(draws["completion_ids"])
+    ids = backend.devices.gathered(draws["completion_ids"])
     return ids, formulas.completion_mask(ids, trainer.stop_token_ids)
 
 
@@ -104,7 +104,7 @@ def draw_all(draw, batches, seed, shows_progress):
         first = i * batches.prompts_per_batch
         # Rows are numbered by their place, so the batch size changes nothing.
         inputs["places"] = first + inputs["places"]
-        inputs = {k: backend.to_device(v) for k, v in inputs.items()}
+        inputs = {k: backend.devices.to_device(v) for k, v in inputs.items()}
         ids, mask = draw(
             batches.encoder.cut(inputs),
             ops.convert_to_tensor(seed, dtype="int32"),
@@ -116,8 +116,8 @@ def draw_all(draw, batches, seed, shows_progress):
 
 def _tokens(ids, mask, num_prompts):
     """The tokens that count, of the first prompts: the rest only fill."""
-    ids = backend.to_host(ids)[:num_prompts]
-    mask = backend.to_host(mask)[:num_prompts]
+    ids = backend.devices.to_host(ids)[:num_prompts]
+    mask = backend.devices.to_host(mask)[:num_prompts]
     length = ids.shape[-1]
     pairs = zip(ids.reshape(-1, length), mask.reshape(-1, length))
     return [row[kept].tolist() for row, kept in pairs]

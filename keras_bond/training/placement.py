@@ -3,6 +3,7 @@
 import keras
 
 from keras_bond import backend
+from keras_bond.backend import devices
 
 
 def check_placement(policy):
@@ -19,7 +20,7 @@ def check_placement(policy):
     needed = (
         1 if distribution is None else distribution.device_mesh.devices.size
     )
-    held = max(backend.num_devices(variable) for variable in variables)
+    held = max(devices.num_devices(variable) for variable in variables)
     if held != needed:
         raise ValueError(
             "The policy must be built under the distribution that it is "
@@ -29,6 +30,22 @@ def check_placement(policy):
             f"over {needed}"
         )
     _check_split(distribution, variables)
+
+
+def check_reward(scorer):
+    """Refuses a Keras model as reward where several processes train.
+
+    Raises:
+        ValueError: naming the reward.
+    """
+    if devices.num_processes() > 1 and scorer.variables():
+        raise ValueError(
+            "Where several processes train together each scores its own rows, "
+            "which a Keras model spread over all of them cannot: let a "
+            "function score the completions, or train in one process. "
+            f"Received: reward=`{scorer.name}`, {devices.num_processes()} "
+            "processes"
+        )
 
 
 def _check_distributor():
@@ -50,7 +67,10 @@ def _check_distributor():
             "`keras.distribution.set_distribution(None)`. Received: a "
             f"{type(distribution).__name__}, the {backend.name} backend"
         )
-    if backend.num_processes() > 1 and not distribution.auto_shard_dataset:
+    if (
+        devices.num_processes() > 1
+        and not distribution.auto_shard_dataset
+    ):
         raise ValueError(
             "Every process must be given all prompts, and takes its own rows "
             "of each batch: build the distribution with "
@@ -64,7 +84,7 @@ def _check_split(distribution, variables):
         return
     splits = distribution.device_mesh.devices.size
     splits //= distribution.num_model_replicas
-    if splits > 1 and not any(backend.is_split(v) for v in variables):
+    if splits > 1 and not any(devices.is_split(v) for v in variables):
         raise ValueError(
             "The layout map must match at least one variable of the policy: "
             "compare its keys with `[v.path for v in policy.variables]`, or "

@@ -99,6 +99,7 @@ class PolicyTrainer(StagedModel):
     def reward(self, reward):
         scorer = rewards_lib.get(reward, self.reward_weights)
         checks.check_reward(self.policy, scorer, self.codec)
+        placement.check_reward(scorer)
         self._scorer = scorer
 
     def __setattr__(self, name, value):

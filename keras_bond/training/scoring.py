@@ -28,7 +28,7 @@ def score_rollout(scorer, codec, source, rows, rollout):
         does not count; `present` bool `(batch,)`, real prompts; `valid` bool
         `(batch,)`, those of which every completion has a reward.
     """
-    rows = backend.to_host(rows)
+    rows = backend.devices.to_host(rows)
     present = rows >= 0
     num_samples = rollout["mask"].shape[1]
     rewards = np.full((len(rows), num_samples), np.nan, "float32")
@@ -38,7 +38,7 @@ def score_rollout(scorer, codec, source, rows, rollout):
     valid = np.isfinite(rewards).all(axis=1)
     rewards[~valid] = 0.0
     arrays = {"rewards": rewards, "present": present, "valid": valid}
-    return {k: backend.to_device(v) for k, v in arrays.items()}
+    return {k: backend.devices.to_device(v) for k, v in arrays.items()}
 
 
 def _samples(codec, source, rows, present, rollout):
@@ -59,5 +59,5 @@ def _samples(codec, source, rows, present, rollout):
 
 
 def _rows_of_samples(tensor, present):
-    array = backend.to_host(tensor)[present]
+    array = backend.devices.to_host(tensor)[present]
     return array.reshape(-1, array.shape[-1])

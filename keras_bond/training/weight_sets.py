@@ -32,7 +32,7 @@ class WeightSet(keras.Layer):
                     shape=variable.shape,
                     dtype="float32",
                     trainable=False,
-                    layout=backend.layout_of(variable),
+                    layout=backend.devices.layout_of(variable),
                 )
                 for i, variable in enumerate(variables)
             ]

@@ -98,22 +98,27 @@ def layout_of(variable):
 
 def num_devices(variable):
     """How many devices hold a variable or a part of it."""
-    return len(variable.value.sharding.device_set)
+    return len(_place(variable).device_set)
 
 
 def is_split(variable):
     """Whether no device holds all of a variable."""
-    return not variable.value.sharding.is_fully_replicated
-
-
-def foreign_strategy():
-    """What distributes this process and is not Keras's own: nothing in JAX."""
-    return None
+    return not _place(variable).is_fully_replicated
 
 
 def _sharding(array):
     distribution = keras.distribution.distribution()
     return distribution.get_data_layout(array.shape).backend_layout
+
+
+def _place(variable):
+    value = variable.value
+    if isinstance(value, jax.core.Tracer):
+        # Nowhere yet: where it is to be.
+        layout = layout_of(variable)
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        return layout.backend_layout if layout else here
+    return value.sharding
 
 
 def _constrained(tensor, axes):
