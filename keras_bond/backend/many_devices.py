@@ -28,6 +28,12 @@ def wait_for_all(name):
         multihost_utils.sync_global_devices(name)
 
 
+def is_same_everywhere(number):
+    """Whether all processes have the same number, below 2³¹."""
+    everyones = multihost_utils.process_allgather(np.array(number, "int32"))
+    return bool((everyones == number).all())
+
+
 def own_rows(array):
     """The rows of a batch that are this process's to read, tokenise, score.
 
@@ -104,6 +110,12 @@ def num_devices(variable):
 def is_split(variable):
     """Whether no device holds all of a variable."""
     return not _place(variable).is_fully_replicated
+
+
+def is_here(variable):
+    """Whether this process has all of a variable."""
+    value = variable.value
+    return value.is_fully_addressable or value.is_fully_replicated
 
 
 def _sharding(array):

@@ -7,6 +7,7 @@ completions are to be scored.
 
 import collections
 import threading
+import zlib
 
 import keras
 import numpy as np
@@ -211,6 +212,11 @@ class PromptBatches(keras.utils.PyDataset):
         token_ids = [self.columns["token_ids"][row] for row in rows]
         return self.encoder.to_batch(token_ids, rows, self.rows_per_batch)
 
+    def fingerprint(self):
+        """A number that tells other prompts apart."""
+        flat = [token for ids in self.columns["token_ids"] for token in ids]
+        return zlib.crc32(np.array(flat, "int32").tobytes()) % 2**31
+
     def take(self, rows):
         """Returns `(prompts, columns)` of the given row numbers."""
         return take(self.columns, rows)
@@ -225,6 +231,10 @@ class PromptStream(keras.utils.PyDataset):
     """
 
     num_batches = None
+
+    def fingerprint(self):
+        """A number that tells other prompts apart: there is none here."""
+        return 0
 
     def __init__(self, batches, encoder):
         super().__init__()

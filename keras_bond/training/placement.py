@@ -1,5 +1,7 @@
 """Where a trainer's variables must live, on one device or many."""
 
+import contextlib
+
 import keras
 
 from keras_bond import backend
@@ -67,15 +69,37 @@ def _check_distributor():
             "`keras.distribution.set_distribution(None)`. Received: a "
             f"{type(distribution).__name__}, the {backend.name} backend"
         )
-    if (
-        devices.num_processes() > 1
-        and not distribution.auto_shard_dataset
-    ):
+
+
+@contextlib.contextmanager
+def sharing_batches(batches):
+    """A context in which every process takes its own rows of each batch.
+
+    Keras would share out a `tf.data.Dataset` only; these batches share
+    themselves out.
+
+    Args:
+        batches: a `keras_bond.data.PromptBatches` or `PromptStream`.
+
+    Raises:
+        ValueError: if the processes were not given the same prompts.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None or devices.num_processes() == 1:
+        yield
+        return
+    if not devices.is_same_everywhere(batches.fingerprint()):
         raise ValueError(
-            "Every process must be given all prompts, and takes its own rows "
-            "of each batch: build the distribution with "
-            "`auto_shard_dataset=True`. Received: auto_shard_dataset=False"
+            "Every process must be given all prompts, in the same order, and "
+            "takes its own rows of each batch. Received: other prompts in "
+            f"process {devices.process_index()} than elsewhere"
         )
+    asked = distribution.auto_shard_dataset
+    distribution.auto_shard_dataset = False
+    try:
+        yield
+    finally:
+        distribution.auto_shard_dataset = asked
 
 
 def _check_split(distribution, variables):
