@@ -21,8 +21,7 @@ import argparse
 import pathlib
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.append(str(ROOT))
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
 
 from tpu import chips as chips_lib
 
@@ -134,7 +133,9 @@ def extrapolated(few, many, layers, num_layers):
 
 
 def show(stage):
-    collectives = ", ".join(f"{n} {k}" for k, n in stage.collectives.items())
+    collectives = ", ".join(
+        f"{n or ''} {k}".strip() for k, n in stage.collectives.items()
+    )
     print(
         f"| {stage.name} | {stage.arguments / GIB:.2f} | "
         f"{stage.temporary / GIB:.2f} | {stage.peak / GIB:.2f} | "

@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -78,7 +79,10 @@ def work(process, processes, port, folder, kill):
         verbose=0,
         callbacks=[
             keras_bond.callbacks.AnchorEMA(0.02),
-            keras.callbacks.BackupAndRestore(folder / "backup"),
+            # One folder for both, there before either looks for it.
+            keras.callbacks.BackupAndRestore(
+                folder / "backup", delete_checkpoint=False
+            ),
         ],
     )
     completions = bond.generate(conftest.PROMPTS[:3])
@@ -127,6 +131,7 @@ def wait(running):
 
 def train(folder, processes):
     """Trains to the end; returns what each process has to show."""
+    (folder / "backup").mkdir(exist_ok=True)
     statuses, _ = wait(start(folder, processes))
     if any(statuses):
         print((folder / f"0_of_{processes}.txt").read_text()[-3000:])
@@ -163,15 +168,17 @@ def report(folder, alone, together):
     return same and difference <= TOLERANCE
 
 
-def kill_and_resume(folder):
-    """Kills one process; prints what the other says, and starts both anew."""
+def kill_one(folder):
+    """Kills the second process; prints how the first one ends."""
+    (folder / "backup").mkdir()
     statuses, seconds = wait(start(folder, 2, kill=True))
-    message = (folder / "0_of_2.txt").read_text().strip().splitlines()
+    lines = (folder / "0_of_2.txt").read_text().strip().splitlines()
+    message = [line for line in lines if "Terminating" in line] or lines
     print(
         f"killed the second in step {KILLED_IN_STEP}: exit statuses "
         f"{statuses}, all ended after {seconds:.0f} s; the first said:"
     )
-    print("\n".join(f"  {line[:160]}" for line in message[-3:]))
+    print(f"  {message[-1][:400]}")
     return statuses[0] != 0
 
 
@@ -184,7 +191,8 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         alone = train(folder, 1)
-        agree = not arguments.kill or kill_and_resume(folder)
+        shutil.rmtree(folder / "backup")
+        agree = not arguments.kill or kill_one(folder)
         together = train(folder, 2)
         agree &= report(folder, alone, together)
     sys.exit(not agree)

@@ -10,6 +10,9 @@ import tempfile
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Eight devices where there is one processor; without a distribution JAX uses
+# the first.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 # Many tests compile the same programs: JAX keeps them for the others.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",

@@ -52,7 +52,9 @@ def devices(topology):
 
     Raises:
         ValueError: if the chip is not known.
+        RuntimeError: if another process compiles for TPUs.
     """
+    import jax
     from jax.experimental import topologies
 
     if topology.partition(":")[0] not in CHIPS:
@@ -60,7 +62,16 @@ def devices(topology):
             f"`topology` must begin with one of {sorted(CHIPS)}, followed by "
             f'the chips, such as "v5e:2x4". Received: topology={topology!r}'
         )
-    description = topologies.get_topology_desc(
-        platform="tpu", topology_name=topology
-    )
+    try:
+        description = topologies.get_topology_desc(
+            platform="tpu", topology_name=topology
+        )
+    except jax.errors.JaxRuntimeError as error:
+        if "lockfile" not in str(error):
+            raise
+        raise RuntimeError(
+            "Only one process at a time can compile for TPUs on a machine: "
+            "wait for the other one, or remove the lock that a killed one has "
+            f"left behind. Received: {error}"
+        ) from error
     return list(description.devices)

@@ -1,0 +1,59 @@
+"""The commands of the documentation, in the small: JAX, by themselves."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.skipif(
+    keras.config.backend() != "jax",
+    reason="Keras distributes on the JAX backend only",
+)
+
+
+def run(*command):
+    process = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    return process.stdout
+
+
+def test_eight_devices_do_what_one_does():
+    """Draws equal, loss and weights to 1e-5, on four distributions."""
+    command = ["--families", "gemma3", "--trainers", "JBond"]
+    output = run("integration/many_devices.py", *command)
+    assert output.count("draws same") == 8
+    assert "2 of 2 agree" in output
+
+
+def test_two_processes_do_what_one_does():
+    output = run("integration/two_processes.py")
+    assert "two scored [[6, 6, 6, 6, 6, 6], [6, 6, 6, 6, 6, 6]]" in output
+
+
+@pytest.mark.parametrize(
+    "mesh", [("v5e:1x1", "1x1", "2"), ("v5e:2x4", "2x4", "4")]
+)
+def test_a_step_compiles_for_chips_that_are_not_there(mesh):
+    topology, shape, prompts = mesh
+    output = run(
+        "integration/tpu_compile.py",
+        *("--preset", "tiny", "--topology", topology, "--mesh", shape),
+        *("--prompts", prompts, "--lora", "2"),
+        *("--prompt-length", "16", "--completion-length", "8"),
+    )
+    stages = ("rollout policy", "rollout anchor", "judge", "learn, anchor")
+    for stage in stages:
+        assert f"| {stage} |" in output
+    assert ("all-reduce" in output) == (shape == "2x4")
+    assert "fits." in output
