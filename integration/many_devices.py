@@ -86,7 +86,12 @@ def train(family, trainer, lora_rank, **compile_arguments):
     reward = Recorder()
     bond = getattr(keras_bond, trainer)(policy, reward, **MAX_LENGTHS, seed=1)
     bond.compile(keras.optimizers.SGD(0.01), **compile_arguments)
-    history = bond.fit(conftest.PROMPTS * 2, batch_size=8, verbose=0)
+    history = bond.fit(
+        conftest.PROMPTS * 2,
+        batch_size=8,
+        verbose=0,
+        callbacks=[keras_bond.callbacks.AnchorEMA(0.02)],
+    )
     variables = [*policy.variables, *bond.anchor.values]
     drawn = list(zip(conftest.PROMPTS, bond.generate(conftest.PROMPTS)))
     return {
