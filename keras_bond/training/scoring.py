@@ -53,6 +53,11 @@ def _samples(codec, source, rows, present, rollout):
         token_ids=token_ids,
         padding_mask=padding_mask,
         num_samples=num_samples,
+        completion_ids=[row.tolist() for row in drawn],
+        terminated=ops.convert_to_numpy(rollout["terminated"])[present].reshape(
+            -1
+        ),
+        tokenizer=codec and codec.tokenizer,
     )
 
 
