@@ -15,6 +15,7 @@ FLOORS = (
     "version",
     "formulas",
     "backend",
+    "distribution",
     "rewards",
     "data",
     "rollouts",

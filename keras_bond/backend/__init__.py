@@ -10,6 +10,9 @@ One module a backend, with the same names in each:
   tokens.
 - `compile_forward`: a compiled, gradient-free call of a Keras model.
 - `device_memory`: which device computes, and how many bytes it has.
+- `foreign_strategy`: what distributes this process, if Keras does not.
+
+And `devices`: where rows and variables live, on many devices or one.
 """
 
 import keras
@@ -17,26 +20,32 @@ import keras
 name = keras.config.backend()
 
 if name == "jax":
+    from keras_bond.backend import many_devices as devices
     from keras_bond.backend.jax import StagedTrainer
     from keras_bond.backend.jax import compile_forward
     from keras_bond.backend.jax import device_memory
+    from keras_bond.backend.jax import foreign_strategy
     from keras_bond.backend.jax import map_parts
     from keras_bond.backend.jax import prefers_flat_products
     from keras_bond.backend.jax import rematerialize
     from keras_bond.backend.xla import decode_loop
 elif name == "tensorflow":
+    from keras_bond.backend import one_device as devices
     from keras_bond.backend.tensorflow import StagedTrainer
     from keras_bond.backend.tensorflow import compile_forward
     from keras_bond.backend.tensorflow import device_memory
+    from keras_bond.backend.tensorflow import foreign_strategy
     from keras_bond.backend.tensorflow import map_parts
     from keras_bond.backend.tensorflow import prefers_flat_products
     from keras_bond.backend.tensorflow import rematerialize
     from keras_bond.backend.xla import decode_loop
 elif name == "torch":
+    from keras_bond.backend import one_device as devices
     from keras_bond.backend.torch import StagedTrainer
     from keras_bond.backend.torch import compile_forward
     from keras_bond.backend.torch import decode_loop
     from keras_bond.backend.torch import device_memory
+    from keras_bond.backend.torch import foreign_strategy
     from keras_bond.backend.torch import map_parts
     from keras_bond.backend.torch import prefers_flat_products
     from keras_bond.backend.torch import rematerialize
@@ -52,6 +61,8 @@ __all__ = [
     "compile_forward",
     "decode_loop",
     "device_memory",
+    "devices",
+    "foreign_strategy",
     "map_parts",
     "name",
     "prefers_flat_products",

@@ -5,6 +5,7 @@ import functools
 import jax
 import keras
 
+from keras_bond.backend import many_devices
 from keras_bond.backend.host import host_memory
 
 
@@ -69,6 +70,11 @@ def device_memory():
     return device.device_kind, stats.get("bytes_limit")
 
 
+def foreign_strategy():
+    """Name of what distributes this process beside Keras: nothing in JAX."""
+    return None
+
+
 class StagedTrainer:
     """Runs a step as rollout, rewards and learning, each compiled by itself.
 
@@ -79,11 +85,11 @@ class StagedTrainer:
 
     def train_step(self, state, data):
         batch = self._collect(state, data, training=True)
-        return self._stage("learn", self._learn, donate=True)(state, batch)
+        return self._state_stage("learn", self._learn, state)(state, batch)
 
     def test_step(self, state, data):
         batch = self._collect(state, data, training=False)
-        return self._stage("test", self._test)(state, batch)
+        return self._state_stage("test", self._test, state)(state, batch)
 
     def _collect(self, state, data, training):
         def run(name, function, *arguments):
@@ -107,14 +113,22 @@ class StagedTrainer:
         self._jax_state_synced = False
         self.jax_state_sync()
 
-    def _stage(self, name, function, donate=False):
+    def _state_stage(self, name, function, state):
+        """A stage that takes the state, gives it away and returns it anew."""
+        placed = None
+        if keras.distribution.distribution() is not None:
+            # Every variable stays where it is.
+            places = jax.tree.map(lambda value: value.sharding, state)
+            placed = (None, places)
+        return self._stage(
+            name, function, donate_argnums=0, out_shardings=placed
+        )
+
+    def _stage(self, name, function, **options):
         if name not in self._stages:
-            if not self._compiles_stages:
-                self._stages[name] = function
-            else:
-                self._stages[name] = jax.jit(
-                    function, donate_argnums=0 if donate else ()
-                )
+            if self._compiles_stages:
+                function = jax.jit(function, **options)
+            self._stages[name] = function
         return self._stages[name]
 
     def _stateless(self, function):
@@ -124,7 +138,7 @@ class StagedTrainer:
                 *zip(self.non_trainable_variables, frozen),
             ]
             with keras.StatelessScope(state_mapping=mapping):
-                return function(*arguments)
+                return jax.tree.map(many_devices.spread, function(*arguments))
 
         return stateless
 

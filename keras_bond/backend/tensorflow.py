@@ -174,6 +174,13 @@ def device_memory():
     return name, device.memory_limit or None
 
 
+def foreign_strategy():
+    """Name of the `tf.distribute` strategy that shares out this scope."""
+    strategy = tf.distribute.get_strategy()
+    is_shared = strategy.num_replicas_in_sync > 1
+    return f"tf.distribute.{type(strategy).__name__}" if is_shared else None
+
+
 class StagedTrainer:
     """Runs a step as rollout, rewards and learning, each compiled by itself.
 

@@ -134,6 +134,14 @@ def device_memory():
     return torch.cuda.get_device_name(), torch.cuda.mem_get_info()[1]
 
 
+def foreign_strategy():
+    """Name of what shares out the work of this process."""
+    distributed = torch.distributed
+    if not distributed.is_available() or not distributed.is_initialized():
+        return None
+    return "torch.distributed" if distributed.get_world_size() > 1 else None
+
+
 class StagedTrainer:
     """Runs a step as rollout, rewards and learning.
 

@@ -8,6 +8,7 @@ from keras_bond.data.preferences import to_pairs
 from keras_bond.data.prompts import PromptBatches
 from keras_bond.data.prompts import PromptEncoder
 from keras_bond.data.prompts import PromptStream
+from keras_bond.data.prompts import spreadable
 from keras_bond.data.prompts import to_batches
 from keras_bond.data.sources import is_path
 from keras_bond.data.sources import prompts_from
@@ -23,12 +24,16 @@ __all__ = [
     "RowEncoder",
     "TURNS",
     "TextCodec",
+<<<<<<< HEAD
     "is_path",
     "pad_rows",
     "prompts_from",
     "read_jsonl",
     "render_chat",
     "same_tokens",
+=======
+    "spreadable",
+>>>>>>> devices
     "to_batches",
     "to_columns",
     "to_pairs",

@@ -7,10 +7,12 @@ completions are to be scored.
 
 import collections
 import threading
+import zlib
 
 import keras
 import numpy as np
 
+from keras_bond import backend
 from keras_bond.data.columns import to_columns
 from keras_bond.data.sources import read_rows
 
@@ -94,8 +96,7 @@ class PromptEncoder:
         """
         if len(self.buckets) == 1:
             return inputs
-        lengths = keras.ops.convert_to_numpy(inputs["prompt_lengths"])
-        bucket = self.bucket(lengths.max())
+        bucket = self.bucket(int(keras.ops.max(inputs["prompt_lengths"])))
         return {**inputs, "prompt_ids": inputs["prompt_ids"][:, :bucket]}
 
     def to_batch(self, token_ids, rows, batch_size):
@@ -103,6 +104,12 @@ class PromptEncoder:
 
         Rows that only fill the batch repeat the last prompt under row number
         -1 and count for nothing: a last, smaller batch compiles nothing new.
+        Where several processes train together, each gets its own rows.
+
+        Returns:
+            dict of int32 arrays, in a tuple: `prompt_ids` `(rows,
+            max_prompt_length)`, and `prompt_lengths`, `rows` and `places`, the
+            row's number in the batch, `(rows,)`.
         """
         missing = batch_size - len(rows)
         rows = [*rows, *[-1] * missing]
@@ -115,8 +122,9 @@ class PromptEncoder:
             "prompt_ids": padded,
             "prompt_lengths": lengths,
             "rows": np.array(rows, "int32"),
+            "places": np.arange(batch_size, dtype="int32"),
         }
-        return (inputs,)
+        return ({k: backend.devices.own_rows(v) for k, v in inputs.items()},)
 
 
 def take(columns, rows):
@@ -135,12 +143,13 @@ class PromptBatches(keras.utils.PyDataset):
     Args:
         read: callable that returns columns, see `to_columns`.
         encoder: a `PromptEncoder`.
-        batch_size: int. Prompts a batch.
+        batch_size: int. Prompts a batch, over all devices and processes.
         order_seed: callable that returns an int or a tuple of ints and seeds
             the order of the coming epoch, or `None` to keep the order.
 
     Raises:
-        ValueError: if there are no prompts.
+        ValueError: if there are no prompts, or if the batch does not spread
+            over the devices.
     """
 
     def __init__(self, read, encoder, batch_size, order_seed=None):
@@ -151,7 +160,9 @@ class PromptBatches(keras.utils.PyDataset):
         self._fresh = False
         self._load()
         self._fresh = True
+        check_spreads(batch_size)
         self.prompts_per_batch = min(batch_size, len(self.order))
+        self.rows_per_batch = spreadable(self.prompts_per_batch)
         self._num_batches = -(-len(self.order) // self.prompts_per_batch)
 
     def _load(self):
@@ -200,7 +211,12 @@ class PromptBatches(keras.utils.PyDataset):
         start = index * self.prompts_per_batch
         rows = self.order[start : start + self.prompts_per_batch].tolist()
         token_ids = [self.columns["token_ids"][row] for row in rows]
-        return self.encoder.to_batch(token_ids, rows, self.prompts_per_batch)
+        return self.encoder.to_batch(token_ids, rows, self.rows_per_batch)
+
+    def fingerprint(self):
+        """A number that tells other prompts apart."""
+        flat = [token for ids in self.columns["token_ids"] for token in ids]
+        return zlib.crc32(np.array(flat, "int32").tobytes()) % 2**31
 
     def take(self, rows):
         """Returns `(prompts, columns)` of the given row numbers."""
@@ -216,6 +232,10 @@ class PromptStream(keras.utils.PyDataset):
     """
 
     num_batches = None
+
+    def fingerprint(self):
+        """A number that tells other prompts apart: there is none here."""
+        return 0
 
     def __init__(self, batches, encoder):
         super().__init__()
@@ -247,6 +267,7 @@ class PromptStream(keras.utils.PyDataset):
         columns = self.encoder.add_token_ids(to_columns(next(self._iterator)))
         if self._batch_size is None:
             self._batch_size = len(columns["token_ids"])
+            check_spreads(self._batch_size)
         self._recent[self._next_index] = columns
         self._next_index += 1
         while len(self._recent) > STREAM_MEMORY:
@@ -257,6 +278,27 @@ class PromptStream(keras.utils.PyDataset):
         index = rows[0] // self._batch_size
         first = index * self._batch_size
         return take(self._recent[index], [row - first for row in rows])
+
+
+def check_spreads(batch_size):
+    """Refuses batches that do not spread evenly over the devices.
+
+    Raises:
+        ValueError: naming the batch and the parts.
+    """
+    parts = backend.devices.num_replicas()
+    if batch_size % parts:
+        raise ValueError(
+            "`batch_size` must be a multiple of the number of parts into which "
+            "the distribution spreads a batch: choose "
+            f"batch_size={spreadable(batch_size)}, or a mesh with a shorter "
+            f"batch axis. Received: batch_size={batch_size}, {parts} parts"
+        )
+
+
+def spreadable(num_rows):
+    """The next larger batch that spreads evenly over the devices."""
+    return num_rows + -num_rows % backend.devices.num_replicas()
 
 
 def to_batches(data, encoder, batch_size=None, order_seed=None):

@@ -19,12 +19,31 @@ def token_log_probs(logits, token_ids, temperature=1.0):
         float32 tensor `(...)`, in nats.
     """
     logits = ops.cast(logits, "float32") / temperature
-    # Picked by comparison: the gradient of a gather would be another array of
-    # the size of the logits.
-    vocabulary = ops.arange(logits.shape[-1], dtype="int32")
-    token_ids = ops.expand_dims(ops.cast(token_ids, "int32"), -1)
-    chosen = ops.where(ops.equal(vocabulary, token_ids), logits, 0.0)
-    return ops.sum(chosen, axis=-1) - ops.logsumexp(logits, axis=-1)
+    # Floats, for what has a gradient written out takes no other arguments.
+    token_ids = ops.expand_dims(ops.cast(token_ids, "float32"), -1)
+    return _log_softmax_at(logits, token_ids)
+
+
+@ops.custom_gradient
+def _log_softmax_at(logits, token_ids):
+    """`log softmax(logits)[token]`, with its gradient written out.
+
+    That of a gather, and what a softmax keeps for its own, would each be
+    another array of the size of the logits.
+    """
+    normalizers = ops.logsumexp(logits, axis=-1, keepdims=True)
+    chosen = ops.take_along_axis(logits, ops.cast(token_ids, "int32"), axis=-1)
+
+    def gradient(*arguments, upstream=None):
+        if upstream is None:
+            (upstream,) = arguments
+        vocabulary = ops.arange(logits.shape[-1], dtype="float32")
+        is_chosen = ops.cast(ops.equal(vocabulary, token_ids), "float32")
+        probabilities = ops.exp(logits - normalizers)
+        of_logits = upstream[..., None] * (is_chosen - probabilities)
+        return of_logits, ops.zeros_like(token_ids)
+
+    return (chosen - normalizers)[..., 0], gradient
 
 
 def sequence_log_probs(token_log_probs, mask):

@@ -7,6 +7,7 @@ from keras_bond.planning.entries import entries_of
 from keras_bond.planning.report import peaks_of
 from keras_bond.planning.report import readable
 from keras_bond.training import checks
+from keras_bond.training import parts
 
 LEARNING = ("learning",)
 
@@ -38,7 +39,7 @@ def problems_of(bond, settings, compiler, device, device_bytes):
         (bond.check_batch, batches),
         *(
             (
-                checks.check_divides,
+                parts.check_divides,
                 name,
                 getattr(settings, name) or settings.batch_size,
                 settings.batch_size,

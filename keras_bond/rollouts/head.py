@@ -13,8 +13,8 @@ from keras import tree
 from keras_bond import backend
 from keras_bond import formulas
 
-# Entries of the logits that are held at once: 128 MiB in float32.
-MOST_LOGITS = 2**25
+# Entries of the logits that are held at once: 64 MiB in float32.
+MOST_LOGITS = 2**24
 
 
 class Head:

@@ -164,20 +164,16 @@ class AnchoredTrainer(PolicyTrainer):
             evaluation `anchor_kls` and `reference_kls`, exact over the
             vocabulary.
         """
-        drawn = self._policys_own({**inputs, **rollout})
-        judged = run(
+        batch = {**inputs, **rollout}
+        names = [n for n in (*COMPLETIONS, "own_log_probs") if n in batch]
+        return run(
             _stage_name("judge", training),
-            lambda drawn: self._judge(drawn, training),
-            {name: drawn[name] for name in COMPLETIONS},
+            lambda batch: self._judge(batch, training),
+            {name: batch[name] for name in names},
         )
-        if "own_log_probs" in rollout:
-            # The decoder knows the anchor's own samples already.
-            judged["anchor_log_probs"] = ops.concatenate(
-                [judged["anchor_log_probs"], rollout["own_log_probs"]], axis=1
-            )
-        return judged
 
-    def _judge(self, drawn, training):
+    def _judge(self, batch, training):
+        drawn = self._policys_own(batch)
         hidden = None if training else self._hidden(drawn)
         judged = {}
         for name in self.weight_sets:
@@ -194,6 +190,11 @@ class AnchoredTrainer(PolicyTrainer):
                 judged[f"{name}_kls"] = formulas.sequence_log_probs(
                     kls, drawn["mask"]
                 )
+        if "own_log_probs" in batch:
+            # The decoder knows the anchor's own samples already.
+            judged["anchor_log_probs"] = ops.concatenate(
+                [judged["anchor_log_probs"], batch["own_log_probs"]], axis=1
+            )
         return judged
 
     def _token_kls(self, hidden, other_hidden, weights, inputs):

@@ -129,19 +129,6 @@ def check_count(name, value, least):
         )
 
 
-def check_divides(name, value, batch_size):
-    """Refuses parts into which a batch does not divide.
-
-    Raises:
-        ValueError: naming the argument and the batch.
-    """
-    if batch_size % value:
-        raise ValueError(
-            f"`{name}` must divide the batch: choose a divisor of the batch "
-            f"size. Received: {name}={value}, a batch of {batch_size} prompts"
-        )
-
-
 def check_one_of(name, value, allowed):
     """Refuses a string or value that is not among `allowed`.
 

@@ -1,7 +1,6 @@
 """Draws completions for a whole list of prompts."""
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_bond import backend
@@ -28,12 +27,13 @@ def draw_tokens(
     """
     checks.check_count("num_samples", num_samples, 1)
     checks.check_one_of("weights", weights, ("policy", *trainer.weight_sets))
+    batch_size = data.spreadable(32 if batch_size is None else batch_size)
     batches = data.to_batches(prompts, trainer.encoder, batch_size)
     draw = trainer._stages.setdefault(
         f"draw {num_samples} {weights}",
         backend.compile_forward(
-            lambda inputs, rows, seed: _draw(
-                trainer, inputs, rows, seed, num_samples, weights
+            lambda inputs, seed: _draw(
+                trainer, inputs, seed, num_samples, weights
             ),
             trainer.variables,
         ),
@@ -41,15 +41,19 @@ def draw_tokens(
     return batches, draw_all(draw, batches, seed, shows_progress)
 
 
-def _draw(trainer, inputs, rows, seed, num_samples, weights):
+def _draw(trainer, inputs, seed, num_samples, weights):
     uniforms = rollouts.uniform(
-        seed, "generate", rows, num_samples, trainer.max_completion_length
+        seed,
+        "generate",
+        inputs["places"],
+        num_samples,
+        trainer.max_completion_length,
     )
     with trainer.using(weights):
         draws = trainer.decoder(
             inputs["prompt_ids"], inputs["prompt_lengths"], uniforms
         )
-    ids = draws["completion_ids"]
+    ids = backend.devices.gathered(draws["completion_ids"])
     return ids, formulas.completion_mask(ids, trainer.stop_token_ids)
 
 
@@ -82,8 +86,8 @@ def draw_all(draw, batches, seed, shows_progress):
     """Draws for every batch and returns the tokens that count.
 
     Args:
-        draw: compiled function of `(inputs, rows, seed)` that returns token
-            ids and their mask, `(batch, num_samples, length)` each.
+        draw: compiled function of `(inputs, seed)` that returns token ids and
+            their mask, `(batch, num_samples, length)` each.
         batches: a `keras_bond.data.PromptBatches`.
         seed: int.
         shows_progress: bool.
@@ -97,23 +101,23 @@ def draw_all(draw, batches, seed, shows_progress):
     )
     for i in range(batches.num_batches):
         (inputs,) = batches[i]
-        inputs = batches.encoder.cut(inputs)
-        present = inputs.pop("rows") >= 0
+        first = i * batches.prompts_per_batch
         # Rows are numbered by their place, so the batch size changes nothing.
-        rows = i * len(present) + np.arange(len(present), dtype="int32")
+        inputs["places"] = first + inputs["places"]
+        inputs = {k: backend.devices.to_device(v) for k, v in inputs.items()}
         ids, mask = draw(
-            {k: ops.convert_to_tensor(v) for k, v in inputs.items()},
-            ops.convert_to_tensor(rows),
+            batches.encoder.cut(inputs),
             ops.convert_to_tensor(seed, dtype="int32"),
         )
-        drawn += _tokens(ids, mask, present)
+        drawn += _tokens(ids, mask, len(batches.order) - first)
         bar.update(i + 1)
     return drawn
 
 
-def _tokens(ids, mask, present):
-    ids = ops.convert_to_numpy(ids)[present]
-    mask = ops.convert_to_numpy(mask)[present]
+def _tokens(ids, mask, num_prompts):
+    """The tokens that count, of the first prompts: the rest only fill."""
+    ids = backend.devices.to_host(ids)[:num_prompts]
+    mask = backend.devices.to_host(mask)[:num_prompts]
     length = ids.shape[-1]
     pairs = zip(ids.reshape(-1, length), mask.reshape(-1, length))
     return [row[kept].tolist() for row, kept in pairs]

@@ -10,6 +10,7 @@ from keras_bond import rewards as rewards_lib
 from keras_bond import rollouts
 from keras_bond.training import checks
 from keras_bond.training import generation
+from keras_bond.training import placement
 from keras_bond.training import saving
 from keras_bond.training import scoring
 from keras_bond.training import standardize
@@ -45,6 +46,7 @@ class PolicyTrainer(StagedModel):
     ):
         super().__init__(**kwargs)
         checks.check_policy(policy)
+        placement.check_placement(policy)
         checks.check_lengths(policy, max_prompt_length, max_completion_length)
         checks.check_one_of("truncate", truncate, (None, "left"))
         self.policy = policy
@@ -97,6 +99,7 @@ class PolicyTrainer(StagedModel):
     def reward(self, reward):
         scorer = rewards_lib.get(reward, self.reward_weights)
         checks.check_reward(self.policy, scorer, self.codec)
+        placement.check_reward(scorer)
         self._scorer = scorer
 
     def __setattr__(self, name, value):
@@ -161,18 +164,19 @@ class PolicyTrainer(StagedModel):
                 validation_data, None, validation_batch_size or batch_size
             )
         self._sources["train"] = train
-        return super().fit(
-            train,
-            epochs=epochs,
-            verbose=verbose,
-            callbacks=self.complete_callbacks(callbacks),
-            validation_data=validation_data and (validation_data,),
-            shuffle=False,
-            initial_epoch=initial_epoch,
-            steps_per_epoch=steps_per_epoch,
-            validation_steps=validation_steps,
-            validation_freq=validation_freq,
-        )
+        with placement.sharing_batches(train):
+            return super().fit(
+                train,
+                epochs=epochs,
+                verbose=verbose,
+                callbacks=self.complete_callbacks(callbacks),
+                validation_data=validation_data and (validation_data,),
+                shuffle=False,
+                initial_epoch=initial_epoch,
+                steps_per_epoch=steps_per_epoch,
+                validation_steps=validation_steps,
+                validation_freq=validation_freq,
+            )
 
     def evaluate(
         self,
@@ -204,14 +208,15 @@ class PolicyTrainer(StagedModel):
         self._check_endless(test, steps, "steps")
         self._sources["test"] = test
         kwargs.pop("sample_weight", None)
-        return super().evaluate(
-            test,
-            verbose=verbose,
-            steps=steps,
-            callbacks=callbacks,
-            return_dict=return_dict,
-            **kwargs,
-        )
+        with placement.sharing_batches(test):
+            return super().evaluate(
+                test,
+                verbose=verbose,
+                steps=steps,
+                callbacks=callbacks,
+                return_dict=return_dict,
+                **kwargs,
+            )
 
     def predict(self, x, batch_size=None, verbose="auto", seed=None):
         """Draws one completion for each prompt from the policy.
@@ -252,6 +257,7 @@ class PolicyTrainer(StagedModel):
 
     def check_ready(self):
         """Refuses to run with a policy that changed since the start."""
+        placement.check_placement(self.policy)
         now = [id(v) for v in self.policy.trainable_variables]
         if now != list(self._trained_ids):
             raise ValueError(
@@ -345,14 +351,22 @@ class PolicyTrainer(StagedModel):
         return self.weight_sets[weights].scope(self.policy)
 
     def save(self, filepath, overwrite=True, **kwargs):
-        """See `keras.Model.save`. LoRA adapters stay apart from kernels."""
-        with saving.unmerged(self.policy):
-            return super().save(filepath, overwrite=overwrite, **kwargs)
+        """See `keras.Model.save`. LoRA adapters stay apart from kernels.
+
+        Of several processes the first writes, and the others wait.
+        """
+        with saving.unmerged(self.policy), saving.by_one_process(self) as mine:
+            if mine:
+                super().save(filepath, overwrite=overwrite, **kwargs)
 
     def save_weights(self, filepath, overwrite=True, **kwargs):
-        """See `keras.Model.save_weights`: policy, anchor, optimizer, seeds."""
-        with saving.unmerged(self.policy):
-            return super().save_weights(filepath, overwrite=overwrite, **kwargs)
+        """See `keras.Model.save_weights`: policy, anchor, optimizer, seeds.
+
+        Of several processes the first writes, and the others wait.
+        """
+        with saving.unmerged(self.policy), saving.by_one_process(self) as mine:
+            if mine:
+                super().save_weights(filepath, overwrite=overwrite, **kwargs)
 
     def get_config(self):
         return {

@@ -10,6 +10,8 @@ import warnings
 
 import keras
 
+from keras_bond.backend import devices
+
 
 def lora_layers(policy):
     """Returns the policy's layers that have LoRA adapters, in order."""
@@ -28,6 +30,37 @@ def unmerged(policy):
     finally:
         for layer in layers:
             layer.lora_enabled = True
+
+
+@contextlib.contextmanager
+def by_one_process(model):
+    """A context that says whether this process writes; all leave it together.
+
+    Raises:
+        ValueError: if no process has all of the weights.
+    """
+    if devices.num_processes() == 1:
+        yield True
+        return
+    # What Keras would do first, and all processes must do together.
+    model.jax_state_sync()
+    split = [v.path for v in model.variables if not devices.is_here(v)]
+    if split:
+        raise ValueError(
+            "Weights that are split over several processes cannot be written "
+            "by one of them: use a mesh whose second axis stays within a "
+            "process, or `keras.callbacks.OrbaxCheckpoint`. Received: "
+            f"{len(split)} such variables, the first {split[0]!r}"
+        )
+    distribution = keras.distribution.distribution()
+    # While it writes Keras makes some variables to compare with, which one
+    # process cannot spread over all.
+    keras.distribution.set_distribution(None)
+    try:
+        yield devices.process_index() == 0
+    finally:
+        keras.distribution.set_distribution(distribution)
+        devices.wait_for_all("saved")
 
 
 class LoraAdapters(keras.Layer):

@@ -1,8 +1,8 @@
 """From a rollout to rewards, on the host."""
 
 import numpy as np
-from keras import ops
 
+from keras_bond import backend
 from keras_bond import rewards as rewards_lib
 from keras_bond.training import generation
 
@@ -12,6 +12,8 @@ ONLY_THERE = ("rows", "places", "token_ids", "padding_mask")
 
 def score_rollout(scorer, codec, source, rows, rollout):
     """Scores all completions of a rollout in one call of the reward.
+
+    Where several processes train together, each scores its own rows.
 
     Args:
         scorer: a `keras_bond.rewards.Reward`.
@@ -26,7 +28,7 @@ def score_rollout(scorer, codec, source, rows, rollout):
         does not count; `present` bool `(batch,)`, real prompts; `valid` bool
         `(batch,)`, those of which every completion has a reward.
     """
-    rows = ops.convert_to_numpy(rows)
+    rows = backend.devices.to_host(rows)
     present = rows >= 0
     num_samples = rollout["mask"].shape[1]
     rewards = np.full((len(rows), num_samples), np.nan, "float32")
@@ -36,7 +38,7 @@ def score_rollout(scorer, codec, source, rows, rollout):
     valid = np.isfinite(rewards).all(axis=1)
     rewards[~valid] = 0.0
     arrays = {"rewards": rewards, "present": present, "valid": valid}
-    return {k: ops.convert_to_tensor(v) for k, v in arrays.items()}
+    return {k: backend.devices.to_device(v) for k, v in arrays.items()}
 
 
 def _samples(codec, source, rows, present, rollout):
@@ -62,5 +64,5 @@ def _samples(codec, source, rows, present, rollout):
 
 
 def _rows_of_samples(tensor, present):
-    array = ops.convert_to_numpy(tensor)[present]
+    array = backend.devices.to_host(tensor)[present]
     return array.reshape(-1, array.shape[-1])

@@ -6,6 +6,7 @@ from keras import tree
 
 from keras_bond import backend
 from keras_bond.training import checks
+from keras_bond.training import parts as parts_lib
 
 
 class StagedModel(backend.StagedTrainer, keras.Model):
@@ -133,9 +134,7 @@ class StagedModel(backend.StagedTrainer, keras.Model):
         Returns:
             dict of tensors, see `rollout`, `judge` and `score`.
         """
-        inputs = self.encoder.cut(inputs)
-        places = ops.arange(inputs["rows"].shape[0], dtype="int32")
-        parts = self._rollout_parts({**inputs, "places": places})
+        parts = self._rollout_parts(self.encoder.cut(inputs))
         rollouts = [self.rollout(run, part, training) for part in parts]
         judged = [
             self.judge(run, part, rollout, training)
@@ -147,15 +146,21 @@ class StagedModel(backend.StagedTrainer, keras.Model):
         ]
         if len(scored) == 1:
             return scored[0]
-        return tree.map_structure(lambda *x: ops.concatenate(x), *scored)
+        stacked = tree.map_structure(lambda *x: ops.stack(x), *scored)
+        return parts_lib.join(stacked)
 
     def _rollout_parts(self, inputs):
         batch_size = inputs["rows"].shape[0]
         size = self.rollout_batch_size or batch_size
-        checks.check_divides("rollout_batch_size", size, batch_size)
+        parts_lib.check_divides("rollout_batch_size", size, batch_size)
+        num_parts = batch_size // size
+        if num_parts == 1:
+            return [inputs]
+        parts_lib.check_spreads("rollout_batch_size", size, size)
+        parts = parts_lib.split(inputs, num_parts)
         return [
-            {name: tensor[i : i + size] for name, tensor in inputs.items()}
-            for i in range(0, batch_size, size)
+            tree.map_structure(lambda x, i=i: x[i], parts)
+            for i in range(num_parts)
         ]
 
     def in_parts(self, function, inputs):
@@ -172,11 +177,10 @@ class StagedModel(backend.StagedTrainer, keras.Model):
         if steps == 1:
             return function(inputs)
         batch_size = next(iter(inputs.values())).shape[0]
-        checks.check_divides("gradient_accumulation_steps", steps, batch_size)
-        parts = tree.map_structure(
-            lambda x: ops.reshape(x, (steps, -1, *x.shape[1:])), inputs
-        )
-        mapped = backend.map_parts(function, parts, self.variables)
-        return tree.map_structure(
-            lambda x: ops.reshape(x, (batch_size, *x.shape[2:])), mapped
+        name = "gradient_accumulation_steps"
+        parts_lib.check_divides(name, steps, batch_size)
+        parts_lib.check_spreads(name, steps, batch_size // steps)
+        parts = parts_lib.split(inputs, steps)
+        return parts_lib.join(
+            backend.map_parts(function, parts, self.variables)
         )

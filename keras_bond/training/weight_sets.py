@@ -8,11 +8,14 @@ frozen backbone is never copied.
 import keras
 from keras import ops
 
+from keras_bond import backend
+
 
 class WeightSet(keras.Layer):
     """A copy of the values of some variables.
 
-    Kept in float32 whatever the dtype of the variables, and never trained.
+    Kept in float32 whatever the dtype of the variables, and never trained. On
+    many devices, every value lives where its variable does.
 
     Args:
         variables: list of `keras.Variable` whose present values are copied.
@@ -21,16 +24,22 @@ class WeightSet(keras.Layer):
 
     def __init__(self, variables, name):
         super().__init__(name=name, dtype="float32")
-        self.values = [
-            self.add_weight(
-                name=f"value_{i}",
-                shape=variable.shape,
-                dtype="float32",
-                trainable=False,
-                initializer=_copy_of(variable),
-            )
-            for i, variable in enumerate(variables)
-        ]
+        with keras.name_scope(name):
+            self.values = [
+                keras.Variable(
+                    "zeros",
+                    name=f"value_{i}",
+                    shape=variable.shape,
+                    dtype="float32",
+                    trainable=False,
+                    layout=backend.devices.layout_of(variable),
+                )
+                for i, variable in enumerate(variables)
+            ]
+        for value, variable in zip(self.values, variables):
+            # A plain assign of a JAX array shares its buffer, which the
+            # training step then gives away: copy.
+            value.assign(ops.copy(ops.cast(variable, "float32")))
         self.built = True
 
     def scope(self, policy):
@@ -100,9 +109,3 @@ class Anchor(WeightSet):
             value.assign((1.0 - rate) * value + rate * target)
         self.updates_seen.assign(num_updates)
         return updated
-
-
-def _copy_of(variable):
-    # A plain assign of a JAX array shares its buffer, which the training step
-    # then gives away: copy.
-    return lambda shape, dtype: ops.copy(ops.cast(variable, dtype))

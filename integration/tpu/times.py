@@ -1,0 +1,49 @@
+"""The least time of a step at a chip's rates: a bound, no measurement."""
+
+import math
+
+
+def least(trainer, arguments, chip, num_chips):
+    """Says how long a step takes at least, and of what.
+
+    Every drawn token reads all weights and the key-value cache once; a token
+    that is read costs two operations a weight, and one that is learned from
+    six, or four where only adapters are trained.
+
+    Args:
+        trainer: a `keras_bond.JBond`.
+        arguments: with `prompts`, `prompt_length`, `completion_length`, `lora`.
+        chip: a `chips.Chip`.
+        num_chips: int.
+
+    Returns:
+        str.
+    """
+    policy = trainer.policy
+    weights = sum(math.prod(v.shape) for v in policy.variables)
+    num_bytes = sum(
+        math.prod(v.shape) * (2 if "bfloat16" in v.dtype else 4)
+        for v in policy.variables
+    )
+    length = arguments.prompt_length + arguments.completion_length
+    decoding = 0.0
+    for samples in (trainer.num_policy_samples, trainer.num_anchor_samples):
+        cache = trainer.decoder.cache_builder.num_bytes(
+            arguments.prompts * samples, length
+        )
+        moved = (num_bytes + cache) * arguments.completion_length
+        decoding += moved / (chip.bandwidth * num_chips)
+    rows = arguments.prompts
+    prompt_tokens = 2 * rows * arguments.prompt_length
+    judged = rows * trainer.num_policy_samples * length
+    learned = rows * (trainer.num_policy_samples + 1) * length
+    per_token = 4 if arguments.lora else 6
+    if not arguments.no_rematerialize:
+        per_token += 2
+    operations = 2 * (prompt_tokens + judged) + per_token * learned
+    computing = operations * weights / (chip.flops * num_chips)
+    return (
+        f"Least time of a step on {num_chips} chips: {decoding:.2f} s of "
+        f"decoding (weights and cache read once a token), {computing:.2f} s "
+        "of the rest (operations at the chip's peak)."
+    )

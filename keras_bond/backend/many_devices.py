@@ -1,0 +1,144 @@
+"""JAX: where rows of a batch and variables live, on one device or many."""
+
+import jax
+import keras
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+def num_replicas():
+    """Into how many parts the rows of a batch are spread over devices."""
+    distribution = keras.distribution.distribution()
+    return 1 if distribution is None else distribution.num_model_replicas
+
+
+def num_processes():
+    """How many processes train together."""
+    return jax.process_count()
+
+
+def process_index():
+    """Which of them this one is; the one numbered 0 writes files."""
+    return jax.process_index()
+
+
+def wait_for_all(name):
+    """Waits until all processes have come to the place of that name."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def is_same_everywhere(number):
+    """Whether all processes have the same number, below 2³¹."""
+    everyones = multihost_utils.process_allgather(np.array(number, "int32"))
+    return bool((everyones == number).all())
+
+
+def own_rows(array):
+    """The rows of a batch that are this process's to read, tokenise, score.
+
+    Args:
+        array: NumPy array `(rows, ...)`, the same in every process.
+
+    Returns:
+        NumPy array `(own rows, ...)`.
+    """
+    if jax.process_count() == 1 or keras.distribution.distribution() is None:
+        return array
+    places = _sharding(array).addressable_devices_indices_map(array.shape)
+    parts = sorted({_bounds(place, len(array)) for place in places.values()})
+    return np.concatenate([array[start:stop] for start, stop in parts])
+
+
+def to_device(array):
+    """Makes a tensor of all processes' rows, spread as the distribution says.
+
+    Args:
+        array: NumPy array `(own rows, ...)`, those of this process.
+
+    Returns:
+        tensor `(rows, ...)`.
+    """
+    if keras.distribution.distribution() is None:
+        return jax.numpy.asarray(array)
+    if jax.process_count() == 1 and len(array) % num_replicas():
+        # Too few to go round: every device gets all of them.
+        return jax.numpy.asarray(array)
+    return jax.make_array_from_process_local_data(_sharding(array), array)
+
+
+def to_host(tensor):
+    """This process's rows of a tensor, see `own_rows`, as a NumPy array."""
+    tensor = jax.numpy.asarray(tensor)
+    if tensor.is_fully_addressable or tensor.is_fully_replicated:
+        return np.asarray(tensor)
+    parts = {
+        _bounds(shard.index, len(tensor)): shard.data
+        for shard in tensor.addressable_shards
+    }
+    return np.concatenate([np.asarray(parts[place]) for place in sorted(parts)])
+
+
+def spread(tensor, axis=0):
+    """Inside a compiled function: keeps an axis of rows spread over devices."""
+    distribution = keras.distribution.distribution()
+    if distribution is None or tensor.shape[axis] % num_replicas():
+        return tensor
+    axes = [None] * len(tensor.shape)
+    axes[axis] = distribution.batch_dim_name
+    return _constrained(tensor, axes)
+
+
+def gathered(tensor):
+    """Inside a compiled function: gives every device the whole tensor."""
+    if keras.distribution.distribution() is None:
+        return tensor
+    return _constrained(tensor, [None] * len(tensor.shape))
+
+
+def layout_of(variable):
+    """Where a variable lives: a layout for another one that shall go along."""
+    distribution = keras.distribution.distribution()
+    return distribution and distribution.get_variable_layout(variable)
+
+
+def num_devices(variable):
+    """How many devices hold a variable or a part of it."""
+    return len(_place(variable).device_set)
+
+
+def is_split(variable):
+    """Whether no device holds all of a variable."""
+    return not _place(variable).is_fully_replicated
+
+
+def is_here(variable):
+    """Whether this process has all of a variable."""
+    value = variable.value
+    return value.is_fully_addressable or value.is_fully_replicated
+
+
+def _sharding(array):
+    distribution = keras.distribution.distribution()
+    return distribution.get_data_layout(array.shape).backend_layout
+
+
+def _place(variable):
+    value = variable.value
+    if isinstance(value, jax.core.Tracer):
+        # Nowhere yet: where it is to be.
+        layout = layout_of(variable)
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        return layout.backend_layout if layout else here
+    return value.sharding
+
+
+def _constrained(tensor, axes):
+    mesh = keras.distribution.distribution().device_mesh
+    layout = keras.distribution.TensorLayout(axes, mesh)
+    return keras.distribution.distribute_tensor(tensor, layout)
+
+
+def _bounds(index, num_rows):
+    start, stop, _ = index[0].indices(num_rows)
+    return start, stop

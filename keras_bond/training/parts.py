@@ -1,0 +1,81 @@
+"""A batch in several parts, on one device or many.
+
+Where the rows of a batch are spread over devices, every device has some of
+each part: no row leaves its device.
+"""
+
+from keras import ops
+from keras import tree
+
+from keras_bond import backend
+
+
+def split(tensors, num_parts):
+    """Splits a batch.
+
+    Args:
+        tensors: nested structure of tensors `(batch, ...)`.
+        num_parts: int. Must divide the rows that a device has.
+
+    Returns:
+        nested structure of tensors `(num_parts, batch / num_parts, ...)`.
+    """
+
+    def split_one(tensor):
+        rest = tensor.shape[1:]
+        grid = ops.reshape(
+            tensor, (backend.devices.num_replicas(), num_parts, -1, *rest)
+        )
+        parts = ops.reshape(ops.swapaxes(grid, 0, 1), (num_parts, -1, *rest))
+        return backend.devices.spread(parts, axis=1)
+
+    return tree.map_structure(split_one, tensors)
+
+
+def join(tensors):
+    """Puts the rows of the parts back into their places, see `split`.
+
+    Args:
+        tensors: nested structure of tensors `(parts, rows, ...)`.
+
+    Returns:
+        nested structure of tensors `(parts * rows, ...)`.
+    """
+
+    def join_one(tensor):
+        num_parts, _, *rest = tensor.shape
+        grid = ops.reshape(
+            tensor, (num_parts, backend.devices.num_replicas(), -1, *rest)
+        )
+        rows = ops.reshape(ops.swapaxes(grid, 0, 1), (-1, *rest))
+        return backend.devices.spread(rows)
+
+    return tree.map_structure(join_one, tensors)
+
+
+def check_divides(name, value, batch_size):
+    """Refuses parts into which a batch does not divide.
+
+    Raises:
+        ValueError: naming the argument and the batch.
+    """
+    if batch_size % value:
+        raise ValueError(
+            f"`{name}` must divide the batch: choose a divisor of the batch "
+            f"size. Received: {name}={value}, a batch of {batch_size} prompts"
+        )
+
+
+def check_spreads(name, value, rows):
+    """Refuses parts that do not spread evenly over the devices.
+
+    Raises:
+        ValueError: naming the argument and the devices.
+    """
+    replicas = backend.devices.num_replicas()
+    if rows % replicas:
+        raise ValueError(
+            f"`{name}` must leave every part with a multiple of {replicas} "
+            "prompts, for the distribution spreads them over so many places. "
+            f"Received: {name}={value}, which makes parts of {rows} prompts"
+        )
