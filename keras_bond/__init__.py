@@ -1,11 +1,8 @@
 """Best-of-N distillation for KerasHub language models, with `model.fit`."""
 
 from keras_bond import callbacks
-<<<<<<< HEAD
 from keras_bond import data
-=======
 from keras_bond import distribution
->>>>>>> devices
 from keras_bond import evaluation
 from keras_bond import export
 from keras_bond import formulas
@@ -31,11 +28,8 @@ __all__ = [
     "RewardModel",
     "__version__",
     "callbacks",
-<<<<<<< HEAD
     "data",
-=======
     "distribution",
->>>>>>> devices
     "doctor",
     "evaluation",
     "export",

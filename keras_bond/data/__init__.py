@@ -24,16 +24,13 @@ __all__ = [
     "RowEncoder",
     "TURNS",
     "TextCodec",
-<<<<<<< HEAD
     "is_path",
     "pad_rows",
     "prompts_from",
     "read_jsonl",
     "render_chat",
     "same_tokens",
-=======
     "spreadable",
->>>>>>> devices
     "to_batches",
     "to_columns",
     "to_pairs",
