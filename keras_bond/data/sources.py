@@ -2,10 +2,14 @@
 
 import json
 import os
+import sys
 
 import keras
 
 from keras_bond.data.columns import to_list
+
+# Attributes of a tf.data, Hugging Face or tfds data set that no column has.
+SIGNS_OF_DATA_SETS = ("element_spec", "column_names", "dataset_info")
 
 
 def read_rows(data):
@@ -20,8 +24,8 @@ def read_rows(data):
         dict of lists, or `data`.
 
     Raises:
-        ValueError: if the rows differ in their columns, or `data` is a dict of
-            splits.
+        ValueError: if the rows differ in their columns or never end, or `data`
+            is a dict of splits.
     """
     if is_path(data):
         return _transpose(read_jsonl(data))
@@ -31,6 +35,8 @@ def read_rows(data):
     if hasattr(data, "column_names") and hasattr(data, "__getitem__"):
         return {name: list(data[name]) for name in data.column_names}
     if _holds_rows(data):
+        # What grain repeats has no other length.
+        _check_ends(len(data) == sys.maxsize)
         return _transpose([data[i] for i in range(len(data))])
     return data
 
@@ -131,16 +137,21 @@ def _read_all(data):
             "`data` must be a data set of dicts, a dict of columns, or the "
             f"path of a .jsonl file. Received: {data!r}"
         )
-    if hasattr(data, "cardinality") and int(data.cardinality()) == -1:
-        raise ValueError(
-            "`data` must end, for all of it is read: leave `.repeat()` out, "
-            "and set `epochs`. Received: an endless data set"
-        )
+    if hasattr(data, "cardinality"):
+        _check_ends(int(data.cardinality()) == -1)
     table = {}
     for element in data:
         for name, values in _as_batch(element).items():
             table.setdefault(name, []).extend(values)
     return table
+
+
+def _check_ends(endless):
+    if endless:
+        raise ValueError(
+            "`data` must end, for all of it is read: leave `.repeat()` out, "
+            "and set `epochs`. Received: an endless data set"
+        )
 
 
 def _as_batch(element):
@@ -160,7 +171,10 @@ def _is_row(element):
     """One row has single values; a batch has none."""
     return any(
         _is_turns(value)
-        or not (isinstance(value, (list, tuple)) or getattr(value, "shape", ()))
+        # By length, for TensorFlow's shape of a scalar is true.
+        or not (
+            isinstance(value, (list, tuple)) or len(getattr(value, "shape", ()))
+        )
         for value in element.values()
     )
 
@@ -177,6 +191,8 @@ def _plain(value):
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, list):
         return [_plain(entry) for entry in value]
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
     return value.decode("utf-8") if isinstance(value, bytes) else value
 
 
@@ -195,6 +211,11 @@ def _fill(template, row):
     except KeyError as error:
         _column(row, error.args[0])
         raise
+    except ValueError as error:
+        raise ValueError(
+            "`template` must be a text with columns in braces, and with {{ or "
+            f"}}}} for a brace. Received: template={template!r}, {error}"
+        ) from None
 
 
 def _parse(line, path, number):
@@ -239,7 +260,7 @@ def _holds_rows(data):
 
 def _check_no_splits(data):
     for name, split in data.items():
-        if hasattr(split, "element_spec") or hasattr(split, "column_names"):
+        if any(hasattr(split, sign) for sign in SIGNS_OF_DATA_SETS):
             raise ValueError(
                 "Data must be one split: pass `split=` to `tfds.load` or "
                 f"`load_dataset`, or `data[{name!r}]`. Received: a dict of "

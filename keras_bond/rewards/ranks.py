@@ -5,6 +5,7 @@ import numpy as np
 
 from keras_bond.rewards.reward import Reward
 from keras_bond.rewards.reward import get
+from keras_bond.rewards.validation import RewardValueError
 from keras_bond.rewards.wrapper import Wrapper
 
 
@@ -129,7 +130,7 @@ class UnfinishedLast(Wrapper):
 
     def score(self, samples):
         if samples.terminated is None:
-            raise ValueError(
+            raise RewardValueError(
                 "`samples` must tell which completions have ended. Received: "
                 "terminated=None"
             )

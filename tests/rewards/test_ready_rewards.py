@@ -21,13 +21,16 @@ def samples(completions, num_samples=None, columns=None, terminated=None):
     """One prompt, or several with `num_samples` each."""
     count = len(completions)
     num_samples = num_samples or count
-    ids = np.array([[ord(c) for c in text.ljust(9)] for text in completions])
+    width = max(map(len, completions))
+    ids = np.array(
+        [[ord(c) for c in text.ljust(width)] for text in completions]
+    )
     return rewards.Samples(
         prompts=[f"p{i // num_samples}" for i in range(count)],
         completions=completions,
         columns=columns or {},
         token_ids=ids.astype("int32"),
-        padding_mask=np.arange(9)[None] < [[len(t)] for t in completions],
+        padding_mask=np.arange(width) < [[len(t)] for t in completions],
         num_samples=num_samples,
         terminated=None if terminated is None else np.array(terminated),
     )
@@ -268,7 +271,7 @@ def test_a_run_repeats_bit_for_bit_without_its_reward(tmp_path):
     assert len(rows) == 2 * len(PROMPTS) * 3
     assert {row["prompt"] for row in rows} == set(PROMPTS)
     with pytest.raises(ValueError, match="must hold every completion"):
-        again.fit(["fox fox"], verbose=0)
+        again.fit(["fox fox", "lazy fox"], verbose=0)
 
 
 def test_a_file_that_was_cut_is_read_and_continued(tmp_path):
@@ -357,7 +360,7 @@ def test_trl_rewards_of_conversations_are_used_unchanged():
 def test_rewards_of_trl_itself():
     trl = pytest.importorskip("trl.rewards")
     think = rewards.get(trl.think_format_reward)
-    part = samples(["<think>a</think>b", "b"][:2])
+    part = samples(["<think>a</think>b", "b"])
     part.columns["prompt_turns"] = [[{"role": "user", "content": "p"}]] * 2
     assert think(part).tolist() == [1, 0]
 
