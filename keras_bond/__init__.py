@@ -1,6 +1,7 @@
 """Best-of-N distillation for KerasHub language models, with `model.fit`."""
 
 from keras_bond import callbacks
+from keras_bond import data
 from keras_bond import distribution
 from keras_bond import evaluation
 from keras_bond import export
@@ -14,6 +15,7 @@ from keras_bond.training import Bond
 from keras_bond.training import JBond
 from keras_bond.training import QuantileModel
 from keras_bond.training import Reinforce
+from keras_bond.training import RewardModel
 from keras_bond.version import __version__
 
 __all__ = [
@@ -23,8 +25,10 @@ __all__ = [
     "Plan",
     "QuantileModel",
     "Reinforce",
+    "RewardModel",
     "__version__",
     "callbacks",
+    "data",
     "distribution",
     "doctor",
     "evaluation",

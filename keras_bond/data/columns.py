@@ -2,6 +2,10 @@
 
 import numpy as np
 
+from keras_bond.data.chat import is_chat
+from keras_bond.data.chat import render_chat
+from keras_bond.rewards.samples import TURNS
+
 PROMPT_NAMES = ("prompts", "prompt")
 
 
@@ -11,11 +15,13 @@ def to_columns(data):
     Args:
         data: str list, array of str, or dict of columns with `"prompts"` (or
             `"prompt"`, as TRL names it), or with `"token_ids"` and optionally
-            `"padding_mask"` for prompts that are tokenised already. Other
-            columns are kept for the reward.
+            `"padding_mask"` for prompts that are tokenised already. A prompt
+            may be a conversation, see `render_chat`. Other columns are kept
+            for the reward.
 
     Returns:
-        dict of lists of equal length, holding `"prompts"` or `"token_ids"`.
+        dict of lists of equal length, holding `"prompts"` or `"token_ids"`;
+        and, of conversations, the turns under `TURNS`.
 
     Raises:
         TypeError: if prompts are not strings.
@@ -23,7 +29,7 @@ def to_columns(data):
     """
     if not isinstance(data, dict):
         data = {"prompts": data}
-    columns = {name: _to_list(name, column) for name, column in data.items()}
+    columns = {name: to_list(name, column) for name, column in data.items()}
     columns = _name_prompts(columns)
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
@@ -33,17 +39,35 @@ def to_columns(data):
         )
     if "token_ids" in columns:
         return _strip_padding(columns)
+    return _check_strings(_render(columns))
+
+
+def _render(columns):
+    prompts = columns["prompts"]
+    if not prompts or not all(is_chat(prompt) for prompt in prompts):
+        return columns
+    texts = [render_chat(prompt) for prompt in prompts]
+    return {**columns, "prompts": texts, TURNS: prompts}
+
+
+def _check_strings(columns):
     for i, prompt in enumerate(columns["prompts"]):
         if not isinstance(prompt, str):
             raise TypeError(
-                "Prompts must be strings, or token ids in a dict with "
+                "Prompts must be strings, all of them conversations (lists of "
+                "dicts with `role` and `content`), or token ids in a dict with "
                 f'"token_ids". Received: {prompt!r} of type '
                 f"{type(prompt).__name__} as prompt {i}"
             )
     return columns
 
 
-def _to_list(name, column):
+def to_list(name, column):
+    """Turns a column of any kind into a list; bytes become str.
+
+    Raises:
+        TypeError: if it is one value, or nothing that holds values.
+    """
     if isinstance(column, (str, bytes)):
         raise TypeError(
             f"`{name}` must be a list, with one entry for each prompt: "

@@ -14,6 +14,7 @@ import numpy as np
 
 from keras_bond import backend
 from keras_bond.data.columns import to_columns
+from keras_bond.data.sources import read_rows
 
 # How many batches a stream remembers: data loaders run ahead of the step.
 STREAM_MEMORY = 64
@@ -304,8 +305,9 @@ def to_batches(data, encoder, batch_size=None, order_seed=None):
     """Makes batches of prompts from whatever a user has.
 
     Args:
-        data: list or array of str, dict of columns, already tokenised prompts
-            (see `to_columns`), or batches of these: a `tf.data.Dataset`, a
+        data: list or array of str or of conversations, dict of columns,
+            already tokenised prompts (see `to_columns`), rows (see
+            `read_rows`), or batches of columns: a `tf.data.Dataset`, a
             grain data set, a PyTorch `DataLoader`, a `keras.utils.PyDataset`
             or another iterable that can be iterated again.
         encoder: a `PromptEncoder`.
@@ -321,6 +323,7 @@ def to_batches(data, encoder, batch_size=None, order_seed=None):
     """
     if isinstance(data, (PromptBatches, PromptStream)):
         return data
+    data = read_rows(data)
     if _is_in_memory(data):
         columns = to_columns(data)
         size = 32 if batch_size is None else batch_size

@@ -1,6 +1,20 @@
 """Strings to token ids and back, by the policy's own tokenizer."""
 
+import functools
+import types
+
 import numpy as np
+
+from keras_bond.data.chat import END_OF_TURN
+
+
+@functools.lru_cache(maxsize=16)
+def same_tokens(tokenizer, other):
+    """Whether two tokenizers give the same ids the same meaning."""
+    return tokenizer is other or (
+        type(tokenizer) is type(other)
+        and tokenizer.get_vocabulary() == other.get_vocabulary()
+    )
 
 
 class TextCodec:
@@ -10,10 +24,13 @@ class TextCodec:
     cuts a long prompt without a word, and Gemma 3's needs TensorFlow.
 
     Args:
-        preprocessor: the `preprocessor` of a KerasHub `CausalLM`.
+        preprocessor: the `preprocessor` of a KerasHub `CausalLM`, or a
+            tokenizer.
     """
 
     def __init__(self, preprocessor):
+        if not hasattr(preprocessor, "tokenizer"):
+            preprocessor = types.SimpleNamespace(tokenizer=preprocessor)
         self.tokenizer = preprocessor.tokenizer
         self.start = []
         if getattr(preprocessor, "add_start_token", True):
@@ -22,12 +39,16 @@ class TextCodec:
 
     def encode(self, prompts):
         """Returns one list of token ids for each of `prompts`."""
-        if not prompts:
+        return [[*self.start, *ids] for ids in self.encode_bare(prompts)]
+
+    def encode_bare(self, texts):
+        """As `encode`, without the start token: texts that go on."""
+        if not texts:
             return []
-        token_ids = self.tokenizer(list(prompts))
+        token_ids = self.tokenizer(list(texts))
         if hasattr(token_ids, "to_list"):
             token_ids = token_ids.to_list()
-        return [[*self.start, *map(int, ids)] for ids in token_ids]
+        return [[int(i) for i in ids] for ids in token_ids]
 
     def decode(self, rows):
         """Turns lists of token ids into strings, special tokens left out."""
@@ -62,7 +83,12 @@ class TextCodec:
         """
         stops = {self.tokenizer.end_token_id}
         stops.add(getattr(self.tokenizer, "end_token2_id", None))
-        vocabulary = self.tokenizer.get_vocabulary()
-        if "<end_of_turn>" in vocabulary:
-            stops.add(vocabulary.index("<end_of_turn>"))
+        stops.add(self.end_of_turn_token_id())
         return tuple(sorted(stop for stop in stops if stop is not None))
+
+    def end_of_turn_token_id(self):
+        """The id of Gemma's end of turn, `None` where there is none."""
+        vocabulary = self.tokenizer.get_vocabulary()
+        if END_OF_TURN in vocabulary:
+            return vocabulary.index(END_OF_TURN)
+        return None

@@ -40,6 +40,7 @@ from keras_bond.formulas.pooled import policy_weights
 from keras_bond.formulas.pooled import pooled_backward_coefficients
 from keras_bond.formulas.pooled import pooled_forward_coefficients
 from keras_bond.formulas.pooled import pooled_returns
+from keras_bond.formulas.preferences import preference_loss
 from keras_bond.formulas.quantile_labels import quantile_labels
 from keras_bond.formulas.quantile_labels import quantile_loss
 from keras_bond.formulas.quantile_tables import count_beaten
@@ -95,6 +96,7 @@ __all__ = [
     "pooled_backward_coefficients",
     "pooled_forward_coefficients",
     "pooled_returns",
+    "preference_loss",
     "quantile_labels",
     "quantile_loss",
     "quantiles",

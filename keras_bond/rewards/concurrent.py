@@ -102,6 +102,7 @@ class ConcurrentReward(Reward):
         self.reward = get(reward)
         self.name = self.reward.name
         self.needs_text = self.reward.needs_text
+        self.compares = self.reward.compares
         self.max_workers = max_workers
         self.batch_size = batch_size
         self.timeout = timeout

@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_bond import backend
 from keras_bond.rewards import threads
+from keras_bond.rewards.samples import TURNS
 from keras_bond.rewards.validation import RewardValueError
 from keras_bond.rewards.validation import as_scores
 
@@ -64,10 +65,13 @@ class Reward:
     Attributes:
         name: str. For messages.
         needs_text: bool. Whether it reads strings.
+        compares: bool. Whether the score of a completion depends on the others
+            of its prompt.
         origin: what the user passed as `reward=`.
     """
 
     needs_text = False
+    compares = False
 
     @property
     def origin(self):
@@ -91,7 +95,10 @@ class FunctionReward(Reward):
     `function(prompts, completions, **columns)` takes lists of equal length
     and returns one number for each completion, or `None` for one that it
     cannot score. It gets those columns of the data set that it names, all of
-    them if it has `**columns`. It may be an `async def`.
+    them if it has `**columns`, and `completion_ids`. It may be an `async def`.
+
+    Where prompts are conversations, it gets them as they are, lists of turns,
+    and each completion as a list of one turn of the assistant, as in TRL.
 
     Args:
         function: the callable.
@@ -109,12 +116,7 @@ class FunctionReward(Reward):
         self.name = getattr(function, "__name__", type(function).__name__)
 
     def score(self, samples):
-        arguments = {
-            "prompts": samples.prompts,
-            "completions": samples.completions,
-            **samples.columns,
-        }
-        values = self.function(**self._accepted(arguments))
+        values = self.function(**self._accepted(_arguments(samples)))
         if inspect.iscoroutine(values):
             values = _run(values)
         return as_scores(values, self.name, len(samples))
@@ -140,6 +142,23 @@ class FunctionReward(Reward):
         return {k: v for k, v in arguments.items() if k in parameters}
 
 
+def _arguments(samples):
+    arguments = {
+        "prompts": samples.prompts,
+        "completions": samples.completions,
+        "completion_ids": samples.completion_ids,
+        **samples.columns,
+    }
+    turns = arguments.pop(TURNS, None)
+    if turns is not None:
+        arguments["prompts"] = turns
+        arguments["completions"] = [
+            [{"role": "assistant", "content": text}]
+            for text in samples.completions
+        ]
+    return arguments
+
+
 def _run(coroutine):
     """Runs a coroutine to its end, also where a loop runs: in a notebook."""
     run = functools.partial(asyncio.run, coroutine)
@@ -157,6 +176,9 @@ class ModelReward(Reward):
     models: prompt and completion in one row, `(rows, length)`, padded on the
     right. It returns `(rows,)` or `(rows, 1)`.
 
+    A model with a method `reward_inputs(samples)` says itself what it is
+    called with: `keras_bond.RewardModel` has a tokenizer of its own.
+
     Args:
         model: the `keras.Layer`.
     """
@@ -168,16 +190,22 @@ class ModelReward(Reward):
             lambda inputs: model(inputs, training=False), model.variables
         )
 
+        self._inputs_of = getattr(model, "reward_inputs", _token_inputs)
+
     def score(self, samples):
-        inputs = {
-            "token_ids": samples.token_ids,
-            "padding_mask": samples.padding_mask,
-        }
+        inputs = self._inputs_of(samples)
         scores = keras.ops.convert_to_numpy(self._forward(inputs))
         return as_scores(scores.astype("float32"), self.name, len(samples))
 
     def variables(self):
         return self.model.variables
+
+
+def _token_inputs(samples):
+    return {
+        "token_ids": samples.token_ids,
+        "padding_mask": samples.padding_mask,
+    }
 
 
 class WeightedRewards(Reward):
@@ -194,6 +222,8 @@ class WeightedRewards(Reward):
     Raises:
         ValueError: if the lists are empty or differ in length.
     """
+
+    compares = True
 
     def __init__(self, rewards, weights=None):
         if not rewards:

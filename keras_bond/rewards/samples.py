@@ -2,6 +2,9 @@
 
 import dataclasses
 
+# The column of the conversations that the prompts were before rendering.
+TURNS = "prompt_turns"
+
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
@@ -17,6 +20,10 @@ class Samples:
             row, padded on the right.
         padding_mask: bool array `(rows, length)`, True for real tokens.
         num_samples: int. Completions of each prompt.
+        completion_ids: list of lists of int, end tokens included, or `None`.
+        terminated: bool array `(rows,)`, False for a completion that was cut
+            at the length limit; or `None`.
+        tokenizer: what `token_ids` belong to, or `None`.
     """
 
     prompts: list | None
@@ -25,6 +32,9 @@ class Samples:
     token_ids: object
     padding_mask: object
     num_samples: int
+    completion_ids: list | None = None
+    terminated: object = None
+    tokenizer: object = None
 
     def __len__(self):
         return len(self.token_ids)
@@ -40,14 +50,38 @@ class Samples:
         """
         step = num_prompts * self.num_samples
         starts = range(0, len(self), step)
-        return [self._take(slice(i, i + step)) for i in starts]
+        indices = range(len(self))
+        return [
+            self._take(indices[i : i + step], self.num_samples) for i in starts
+        ]
 
-    def _take(self, rows):
+    def pick(self, rows):
+        """Takes some completions, each as the only one of its prompt.
+
+        Args:
+            rows: list of int.
+
+        Returns:
+            `Samples`, in the order of `rows`.
+        """
+        return self._take(rows, 1)
+
+    def _take(self, rows, num_samples):
+        rows = list(rows)
+
+        def of(values):
+            if values is None or hasattr(values, "shape"):
+                return None if values is None else values[rows]
+            return [values[row] for row in rows]
+
         return Samples(
-            prompts=self.prompts and self.prompts[rows],
-            completions=self.completions and self.completions[rows],
-            columns={k: v[rows] for k, v in self.columns.items()},
-            token_ids=self.token_ids[rows],
-            padding_mask=self.padding_mask[rows],
-            num_samples=self.num_samples,
+            prompts=of(self.prompts),
+            completions=of(self.completions),
+            columns={name: of(column) for name, column in self.columns.items()},
+            token_ids=of(self.token_ids),
+            padding_mask=of(self.padding_mask),
+            num_samples=num_samples,
+            completion_ids=of(self.completion_ids),
+            terminated=of(self.terminated),
+            tokenizer=self.tokenizer,
         )

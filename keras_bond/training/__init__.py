@@ -3,7 +3,15 @@
 from keras_bond.training.bond import Bond
 from keras_bond.training.jbond import JBond
 from keras_bond.training.quantile_model import QuantileModel
+from keras_bond.training.reward_model import RewardModel
 from keras_bond.training.rivals import BoNBoN
 from keras_bond.training.rivals import Reinforce
 
-__all__ = ["BoNBoN", "Bond", "JBond", "QuantileModel", "Reinforce"]
+__all__ = [
+    "BoNBoN",
+    "Bond",
+    "JBond",
+    "QuantileModel",
+    "Reinforce",
+    "RewardModel",
+]

@@ -218,17 +218,25 @@ def _moves(optimizer, dtype):
     return not bool(ops.all(ops.equal(variable, ops.ones((4,), dtype))))
 
 
-def warn_high_learning_rate(optimizer):
-    """Warns about a constant learning rate far above the paper's."""
+def warn_high_learning_rate(
+    optimizer, usual=f"the paper's {PAPER_LEARNING_RATE:g}", what="the policy"
+):
+    """Warns about a constant learning rate far above the usual one.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`.
+        usual: str. The usual rate, for the message.
+        what: str. What it damages, for the message.
+    """
     schedule = getattr(optimizer, "_learning_rate", None)
     if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
         return
     rate = float(ops.convert_to_numpy(optimizer.learning_rate))
     if rate >= HIGH_LEARNING_RATE:
         warnings.warn(
-            f"A constant learning rate of {rate:g} is far above the paper's "
-            f"{PAPER_LEARNING_RATE:g} and can damage the policy in its first "
-            "steps. Warm it up, for instance with "
+            f"A constant learning rate of {rate:g} is far above {usual} "
+            f"and can damage {what} in its first steps. Warm it up, for "
+            "instance with "
             "`keras.optimizers.schedules.CosineDecay(0.0, decay_steps, "
             f"warmup_target={rate:g}, warmup_steps=100)`, or lower it.",
             stacklevel=3,

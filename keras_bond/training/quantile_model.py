@@ -201,6 +201,11 @@ def draw_examples(bond, prompts, num_samples, batch_size):
         ),
         **_pad(bond, batches.columns["token_ids"], drawn, num_samples),
         num_samples=num_samples,
+        completion_ids=drawn,
+        terminated=np.array(
+            [row[-1] in bond.stop_token_ids for row in drawn], bool
+        ),
+        tokenizer=bond.codec and bond.codec.tokenizer,
     )
     rewards = bond.score_samples(samples).reshape(-1, num_samples)
     scored = np.isfinite(rewards).all(axis=1)

@@ -48,6 +48,7 @@ def _samples(codec, source, rows, present, rollout):
     )
     num_samples = rollout["mask"].shape[1]
     drawn = [row[kept] for row, kept in zip(ids, mask)]
+    terminated = backend.devices.to_host(rollout["terminated"])[present]
     return rewards_lib.Samples(
         *generation.text_of(
             codec, source, rows[present].tolist(), drawn, num_samples
@@ -55,6 +56,9 @@ def _samples(codec, source, rows, present, rollout):
         token_ids=token_ids,
         padding_mask=padding_mask,
         num_samples=num_samples,
+        completion_ids=[row.tolist() for row in drawn],
+        terminated=terminated.reshape(-1),
+        tokenizer=codec and codec.tokenizer,
     )
 
 

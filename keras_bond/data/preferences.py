@@ -1,0 +1,194 @@
+"""Pairs of completions, the better one first, as padded token ids."""
+
+import math
+
+import numpy as np
+
+from keras_bond.data.chat import is_chat
+from keras_bond.data.chat import render_chat
+from keras_bond.data.chat import split_answer
+from keras_bond.data.columns import PROMPT_NAMES
+from keras_bond.data.columns import to_list
+from keras_bond.data.sources import read_rows
+
+COLUMNS = (*PROMPT_NAMES, "chosen", "rejected", "margin")
+
+
+def to_pairs(data):
+    """Reads preference pairs in TRL's format.
+
+    Args:
+        data: list of dicts, dict of columns, Hugging Face data set or path of
+            a `.jsonl` file, with `"chosen"`, `"rejected"`, and optionally
+            `"prompts"` (or `"prompt"`) and `"margin"`. Texts are strings or
+            conversations; without prompts, chosen and rejected are whole
+            texts, or conversations that end with the answer to judge.
+
+    Returns:
+        dict of lists: `prompts`, `chosen` and `rejected`, strings or
+        conversations, and `margin`, float.
+
+    Raises:
+        TypeError: if a text is neither a string nor a conversation.
+        ValueError: if there are no pairs, or a column is missing, unknown or
+            of another length.
+    """
+    if isinstance(data, (list, tuple)) and not data:
+        data = {"chosen": [], "rejected": []}
+    columns = read_rows(data)
+    if not isinstance(columns, dict):
+        raise TypeError(
+            "Preference pairs must be a list of dicts, a dict of columns, or "
+            "the path of a .jsonl file. "
+            f"Received: {data!r} of type {type(data).__name__}"
+        )
+    _check_names(columns)
+    pairs = {name: to_list(name, column) for name, column in columns.items()}
+    lengths = {name: len(column) for name, column in pairs.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(
+            "All columns must have one entry for each pair. "
+            f"Received: columns of lengths {lengths}"
+        )
+    count = lengths["chosen"]
+    if count == 0:
+        raise ValueError(
+            "There must be at least one preference pair. Received: no pairs"
+        )
+    prompts = next((pairs[n] for n in PROMPT_NAMES if n in pairs), None)
+    margins = pairs.get("margin", [0.0] * count)
+    return {
+        "prompts": _texts("prompts", prompts or [""] * count),
+        "chosen": _texts("chosen", pairs["chosen"]),
+        "rejected": _texts("rejected", pairs["rejected"]),
+        "margin": [_margin(value, i) for i, value in enumerate(margins)],
+    }
+
+
+class RowEncoder:
+    """Turns prompts with their completions into padded rows of token ids.
+
+    A row is start token, prompt, completion, end token; the end token is that
+    of the turn in a conversation.
+
+    Args:
+        codec: a `TextCodec`.
+        max_length: int. Tokens in the longest row.
+        truncate: `None`, or `"left"` to keep the end of a row that is too
+            long, behind its start token.
+
+    Raises:
+        ValueError: when encoding, for a row that is too long.
+    """
+
+    def __init__(self, codec, max_length, truncate=None):
+        self.codec = codec
+        self.max_length = max_length
+        self.truncate = truncate
+        self.end = codec.tokenizer.end_token_id
+        turn = codec.end_of_turn_token_id()
+        self.end_of_turn = self.end if turn is None else turn
+
+    def __call__(self, prompts, completions, terminated=None):
+        """Encodes rows.
+
+        Args:
+            prompts: list of str or conversations.
+            completions: list of str; where prompts are conversations also of
+                lists with one turn, and where prompts are empty of whole
+                conversations.
+            terminated: list of bool. Which completions get an end token.
+                Defaults to all.
+
+        Returns:
+            list of lists of int.
+        """
+        if terminated is None:
+            terminated = [True] * len(prompts)
+        texts = [_join(*pair) for pair in zip(prompts, completions)]
+        heads = self.codec.encode([head for head, _, _ in texts])
+        tails = self.codec.encode_bare([tail for _, tail, _ in texts])
+        rows = []
+        for i, (_, _, chat) in enumerate(texts):
+            end = [self.end_of_turn if chat else self.end]
+            row = [*heads[i], *tails[i], *(end if terminated[i] else [])]
+            rows.append(self._fit(i, row))
+        return rows
+
+    def _fit(self, i, row):
+        if len(row) <= self.max_length:
+            return row
+        if self.truncate is None:
+            raise ValueError(
+                "Prompt and completion must fit into `max_length` tokens: "
+                'raise it, or pass truncate="left" to keep the end. Received: '
+                f"row {i} with {len(row)} tokens, max_length={self.max_length}"
+            )
+        start = self.codec.start
+        return [*start, *row[len(row) - self.max_length + len(start) :]]
+
+
+def pad_rows(rows, length=None):
+    """Pads rows on the right.
+
+    Args:
+        rows: list of lists of int.
+        length: int. Defaults to that of the longest row.
+
+    Returns:
+        dict of arrays `(rows, length)`: `token_ids` int32, `padding_mask` bool.
+    """
+    lengths = np.array([len(row) for row in rows])
+    length = lengths.max() if length is None else length
+    token_ids = np.zeros((len(rows), length), "int32")
+    for i, row in enumerate(rows):
+        token_ids[i, : len(row)] = row
+    padding_mask = np.arange(length)[None, :] < lengths[:, None]
+    return {"token_ids": token_ids, "padding_mask": padding_mask}
+
+
+def _check_names(columns):
+    unknown = sorted(set(columns) - set(COLUMNS))
+    missing = [n for n in ("chosen", "rejected") if n not in columns]
+    if missing:
+        raise ValueError(
+            'Preference pairs must have columns "chosen" and "rejected". '
+            f"Received: columns {sorted(columns)}, without {missing}"
+        )
+    if unknown:
+        raise ValueError(
+            f"Preference pairs may have the columns {list(COLUMNS)} only: "
+            f"leave others out. Received: unknown columns {unknown}"
+        )
+
+
+def _texts(name, values):
+    for i, value in enumerate(values):
+        if not (isinstance(value, str) or is_chat(value)):
+            raise TypeError(
+                f"`{name}` must be strings, or conversations: lists of dicts "
+                f"with `role` and `content`. Received: {value!r} of type "
+                f"{type(value).__name__} in pair {i}"
+            )
+    return values
+
+
+def _margin(value, i):
+    if isinstance(value, (int, float)) and math.isfinite(value):
+        return float(value)
+    raise ValueError(
+        "`margin` must be finite numbers, by how much chosen is better. "
+        f"Received: margin={value!r} in pair {i}"
+    )
+
+
+def _join(prompt, completion):
+    """Returns head, tail, and whether it is a conversation."""
+    if is_chat(completion):
+        turns = [*prompt, *completion] if is_chat(prompt) else completion
+        head, tail = split_answer(turns)
+        text = prompt if isinstance(prompt, str) else ""
+        return text + head, tail, True
+    if is_chat(prompt):
+        return render_chat(prompt), completion, True
+    return prompt, completion, False

@@ -1,0 +1,104 @@
+"""Any text classifier as a reward."""
+
+import numbers
+
+import keras
+import numpy as np
+
+from keras_bond.rewards.text import as_texts
+from keras_bond.rewards.validation import RewardTypeError
+from keras_bond.rewards.validation import RewardValueError
+
+
+@keras.saving.register_keras_serializable(package="keras_bond")
+class Classifier:
+    """Scores completions by what a classifier says of them.
+
+    An ordinary reward function around one callable of a list of texts: a
+    KerasHub classifier's `predict`, a pipeline of Hugging Face, a sentiment
+    lexicon.
+
+    Args:
+        classify: callable that takes a list of str and returns for each a
+            number; a row of scores; a dict of scores by label; or what
+            pipelines return, dicts with `"label"` and `"score"`, one or a list
+            of them. One that returns the best label alone cannot tell the
+            score of another.
+        label: str, or int for rows: whose score is the reward. Not needed for
+            numbers. Defaults to `None`.
+        with_prompt: bool. Whether prompt and completion are classified
+            together. Defaults to False: the completion alone.
+
+    Raises:
+        ValueError: when scoring, if the label is not among the scores.
+        TypeError: when scoring, if the answer is none of these.
+
+    Example:
+
+    ```python
+    def classify(texts):
+        return [{"good": t.count("good"), "bad": t.count("bad")} for t in texts]
+
+
+    reward = keras_bond.rewards.Classifier(classify, label="good")
+    reward(["How was it?"], ["good, very good"])  # [2.0]
+    ```
+    """
+
+    def __init__(self, classify, label=None, with_prompt=False):
+        self.classify = classify
+        self.label = label
+        self.with_prompt = with_prompt
+
+    @property
+    def __name__(self):
+        return type(self).__name__
+
+    def __call__(self, prompts, completions, **columns):
+        texts = as_texts(completions)
+        if self.with_prompt:
+            heads = as_texts(prompts)
+            texts = [head + text for head, text in zip(heads, texts)]
+        answers = self.classify(texts)
+        if hasattr(answers, "__array__") or hasattr(answers, "detach"):
+            answers = keras.ops.convert_to_numpy(answers)
+            if answers.ndim == 2 and answers.shape[1] == 1:
+                answers = answers[:, 0]
+        return [self._score(answer) for answer in answers]
+
+    def _score(self, answer):
+        if isinstance(answer, (numbers.Real, np.generic)):
+            return float(answer)
+        if isinstance(answer, np.ndarray) and isinstance(self.label, int):
+            return float(answer[self.label])
+        if isinstance(answer, dict) and {"label", "score"} <= set(answer):
+            answer = [answer]
+        if isinstance(answer, list) and all(
+            isinstance(part, dict) for part in answer
+        ):
+            answer = {part["label"]: part["score"] for part in answer}
+        if not isinstance(answer, dict):
+            raise RewardTypeError(
+                "`classify` must return a number, scores by label, or a row of "
+                "scores with `label` an int. "
+                f"Received: {answer!r} with label={self.label!r}"
+            )
+        if self.label not in answer:
+            raise RewardValueError(
+                "`label` must be among those of the classifier; a pipeline "
+                "tells all of them with top_k=None. "
+                f"Received: label={self.label!r}, labels {list(answer)}"
+            )
+        return float(answer[self.label])
+
+    def get_config(self):
+        return {
+            "classify": keras.saving.serialize_keras_object(self.classify),
+            "label": self.label,
+            "with_prompt": self.with_prompt,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        classify = keras.saving.deserialize_keras_object(config["classify"])
+        return cls(**{**config, "classify": classify})

@@ -1,0 +1,140 @@
+"""What a completion has to contain, and how long and repetitive it may be."""
+
+import collections
+import re
+
+import keras
+
+from keras_bond.rewards.text import TextReward
+
+
+@keras.saving.register_keras_serializable(package="keras_bond")
+class SlotCoverage(TextReward):
+    """The share of required strings that a completion contains.
+
+    A string counts as found where it stands as words of its own: "7 km" is
+    not in "17 km".
+
+    Args:
+        column: str. The column of the required strings: a list of str, or a
+            dict of which the values are required. Defaults to `"slots"`.
+        ignore_case: bool. Defaults to True.
+
+    Example:
+
+    ```python
+    reward = keras_bond.rewards.SlotCoverage()
+    reward(["..."], ["It is easy."], slots=[["easy", "7 km"]])  # [0.5]
+    ```
+    """
+
+    def __init__(self, column="slots", ignore_case=True):
+        self.column = column
+        self.ignore_case = ignore_case
+
+    def score(self, completion, entry):
+        slots = list(entry.values()) if isinstance(entry, dict) else entry
+        if len(slots) == 0:
+            return None
+        flags = re.IGNORECASE if self.ignore_case else 0
+        found = [
+            re.search(
+                rf"(?<!\w){re.escape(str(slot))}(?!\w)", completion, flags
+            )
+            for slot in slots
+        ]
+        return sum(match is not None for match in found) / len(slots)
+
+    def get_config(self):
+        return {"column": self.column, "ignore_case": self.ignore_case}
+
+
+@keras.saving.register_keras_serializable(package="keras_bond")
+class Length(TextReward):
+    """0 for a length within bounds, minus the distance to them outside.
+
+    Args:
+        minimum: int. Defaults to 0.
+        maximum: int, or `None` for no bound. Defaults to `None`.
+        unit: `"words"` or `"characters"`. Defaults to `"words"`.
+
+    Raises:
+        ValueError: if the bounds cross, or the unit is another.
+
+    Example:
+
+    ```python
+    reward = keras_bond.rewards.Length(maximum=3)
+    reward(["..."], ["one two three four five"])  # [-2.0]
+    ```
+    """
+
+    def __init__(self, minimum=0, maximum=None, unit="words"):
+        if minimum < 0 or (maximum is not None and maximum < minimum):
+            raise ValueError(
+                "`minimum` must be at least 0 and not above `maximum`. "
+                f"Received: minimum={minimum}, maximum={maximum}"
+            )
+        if unit not in ("words", "characters"):
+            raise ValueError(
+                '`unit` must be "words" or "characters". '
+                f"Received: unit={unit!r}"
+            )
+        self.minimum = minimum
+        self.maximum = maximum
+        self.unit = unit
+
+    def score(self, completion):
+        words = self.unit == "words"
+        length = len(completion.split() if words else completion)
+        missing = max(self.minimum - length, 0)
+        most = length if self.maximum is None else self.maximum
+        return -float(missing + max(length - most, 0))
+
+    def get_config(self):
+        return {
+            "minimum": self.minimum,
+            "maximum": self.maximum,
+            "unit": self.unit,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_bond")
+class Repetition(TextReward):
+    """Minus the share of n-grams of words that occurred before, in [-1, 0].
+
+    The penalty of Yeo et al. (2025, arXiv 2502.03373, appendix C.2), on words
+    in place of tokens.
+
+    Args:
+        n: int, at least 1. Words in an n-gram. Defaults to 3.
+
+    Raises:
+        ValueError: if `n` is below 1.
+
+    Example:
+
+    ```python
+    keras_bond.rewards.Repetition(n=1)(["..."], ["so so good"])  # [-0.333...]
+    ```
+    """
+
+    def __init__(self, n=3):
+        if not isinstance(n, int) or n < 1:
+            raise ValueError(
+                f"`n` must be an integer of at least 1. Received: n={n!r}"
+            )
+        self.n = n
+
+    def score(self, completion):
+        words = completion.split()
+        starts = range(len(words) - self.n + 1)
+        counts = collections.Counter(
+            tuple(words[i : i + self.n]) for i in starts
+        )
+        if not counts:
+            return 0.0
+        return len(counts) / counts.total() - 1.0
+
+    def get_config(self):
+        return {"n": self.n}

@@ -1,0 +1,59 @@
+"""Rewards of the text of one completion, by rules."""
+
+from keras_bond.rewards.validation import RewardValueError
+
+
+class TextReward:
+    """A rule that scores one completion at a time.
+
+    An ordinary reward function, `reward(prompts, completions, **columns)`: it
+    can be called by hand and goes wherever one goes, TRL included. A child
+    writes `score(completion)` or, if it sets `column`, `score(completion,
+    entry)` with that column's entry, and returns a float, or `None` for
+    "cannot score".
+
+    Attributes:
+        column: str, or `None`. The column of the data that it reads.
+    """
+
+    column = None
+
+    @property
+    def __name__(self):
+        return type(self).__name__
+
+    def __call__(self, prompts, completions, **columns):
+        texts = as_texts(completions)
+        if self.column is None:
+            return [self.score(text) for text in texts]
+        if self.column not in columns:
+            raise RewardValueError(
+                f"The reward `{type(self).__name__}` reads the column "
+                f"`{self.column}`, which the data do not have: pass the "
+                "prompts as a dict with it, or name another `column`. "
+                f"Received: columns {sorted(columns)}"
+            )
+        entries = columns[self.column]
+        return [self.score(text, entry) for text, entry in zip(texts, entries)]
+
+    def score(self, completion, entry=None):
+        """Scores one completion."""
+        raise TypeError(
+            f"`{type(self).__name__}` must have a method `score`. "
+            f"Received: {type(self)!r}"
+        )
+
+    def get_config(self):
+        return {}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+def as_texts(completions):
+    """The strings in completions that may be lists of turns, as in TRL."""
+    return [
+        text if isinstance(text, str) else text[-1]["content"]
+        for text in completions
+    ]

@@ -1,0 +1,399 @@
+"""A reward that is learned from preference pairs."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_bond import data
+from keras_bond.formulas import preference_loss
+from keras_bond.training import checks
+from keras_bond.training import saving
+
+
+@keras.saving.register_keras_serializable(package="keras_bond")
+class RewardModel(keras.Model):
+    """Scores completions with one number, learned from preference pairs.
+
+    A scalar head on a language model's last hidden state, trained by the
+    Bradley-Terry model (Bradley & Terry, 1952), with margins as in Touvron et
+    al. (2023, arXiv 2307.09288) and centred rewards as in Eisenstein et al.
+    (2023, arXiv 2312.09244):
+
+        loss = -log σ(r_c - r_r - margin) + coefficient · (r_c + r_r)²
+
+    `fit` and `evaluate` are Keras's own, with preference pairs as `x`. Fitted,
+    it goes as it is where a reward goes, `JBond(policy, reward_model, ...)`:
+    it scores the policy's token ids on the device where both have the same
+    tokenizer, and reads the text again with its own where not.
+
+    Args:
+        backbone: a KerasHub backbone, or a `keras_hub.models.CausalLM`, of
+            which backbone and preprocessor are taken. Not the policy's own,
+            which would change under it: load the preset once more. Call
+            `backbone.enable_lora(rank)` BEFORE, to train adapters only.
+        preprocessor: a KerasHub preprocessor or tokenizer. Defaults to that of
+            the `CausalLM`; without one, pairs must come as token ids.
+        max_length: int. Tokens in the longest row of prompt and completion,
+            start and end token included. Defaults to 1024.
+        truncate: `None`, or `"left"` to keep the end of a row that is too long,
+            behind its start token. Defaults to `None`: an error.
+        center_rewards_coefficient: float, at least 0. Weight of the term that
+            keeps rewards near 0; 0.01 is usual. Defaults to 0.
+        **kwargs: `name` and the like, for `keras.Model`.
+
+    Call arguments:
+        inputs: dict of `token_ids` int32 and `padding_mask` bool, both
+            `(..., length)`, padded on the right. In training the axes are
+            `(batch, 2, length)`, chosen and rejected.
+
+    Returns of a call:
+        float32 tensor `(...)`: the rewards.
+
+    Logged by `fit` and `evaluate`: `loss`; `accuracy`, how often chosen scores
+    above rejected, ties one half; `margin`, the mean difference;
+    `mean_reward`, over both.
+
+    Example:
+
+    ```python
+    model = keras_hub.models.Gemma3CausalLM.from_preset("gemma3_1b")
+    reward_model = keras_bond.RewardModel(model, max_length=512)
+    reward_model.compile(keras.optimizers.Adam(1e-5))
+    reward_model.fit(
+        [{"prompt": "2 + 2 =", "chosen": " 4", "rejected": " 5"}, ...],
+        batch_size=32,
+    )
+    reward_model.predict(["3 + 3 ="], [" 6"])  # one float
+    bond = keras_bond.JBond(policy, reward_model, ...)
+    ```
+    """
+
+    def __init__(
+        self,
+        backbone,
+        preprocessor=None,
+        max_length=1024,
+        truncate=None,
+        center_rewards_coefficient=0.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        checks.check_count("max_length", max_length, 2)
+        checks.check_one_of("truncate", truncate, (None, "left"))
+        checks.check_strength(
+            "center_rewards_coefficient", center_rewards_coefficient
+        )
+        if hasattr(backbone, "backbone"):
+            if preprocessor is None:
+                preprocessor = backbone.preprocessor
+            backbone = backbone.backbone
+        self.backbone = backbone
+        self.preprocessor = preprocessor
+        self.max_length = max_length
+        self.truncate = truncate
+        self.center_rewards_coefficient = float(center_rewards_coefficient)
+        # Zeros: all completions start equal, whatever the seed.
+        self.head = keras.layers.Dense(
+            1, kernel_initializer="zeros", dtype="float32", name="reward_head"
+        )
+        self.head.build((None, backbone.output.shape[-1]))
+        self.batches_seen = self.add_weight(
+            name="batches_seen",
+            shape=(),
+            dtype="int32",
+            trainable=False,
+            initializer="zeros",
+        )
+        self._accuracy = keras.metrics.Mean(name="accuracy")
+        self._margin = keras.metrics.Mean(name="margin")
+        self._mean_reward = keras.metrics.Mean(name="mean_reward")
+        self._adapters = saving.LoraAdapters(self.backbone)
+        self.built = True
+
+    def call(self, inputs, training=False):
+        shape = ops.shape(inputs["token_ids"])
+        rows = {
+            name: ops.reshape(inputs[name], (-1, shape[-1]))
+            for name in ("token_ids", "padding_mask")
+        }
+        hidden = self.backbone(rows, training=training)
+        counts = ops.sum(ops.cast(rows["padding_mask"], "int32"), axis=1)
+        last = ops.take_along_axis(hidden, (counts - 1)[:, None, None], axis=1)
+        if training:
+            self.batches_seen.assign_add(1)
+        rewards = self.head(ops.cast(last[:, 0], "float32"))
+        return ops.reshape(rewards, shape[:-1])
+
+    def compile(self, optimizer="adam", **kwargs):
+        """See `keras.Model.compile`; loss and metrics are the model's own.
+
+        Raises:
+            ValueError: if the optimizer cannot move the model's variables, as
+                Adam cannot move bfloat16, or a loss is given.
+        """
+        for name in ("loss", "metrics", "weighted_metrics"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"`{name}` must be left out: a reward model has its own. "
+                    f"Received: {name}={kwargs[name]!r}"
+                )
+        optimizer = keras.optimizers.get(optimizer)
+        checks.check_optimizer(optimizer, self.trainable_variables)
+        checks.warn_high_learning_rate(
+            optimizer, "the usual 1e-05", "a pretrained backbone"
+        )
+        super().compile(optimizer=optimizer, **kwargs)
+        self._compile_arguments = kwargs
+
+    def get_compile_config(self):
+        if not self.compiled:
+            return {}
+        optimizer = keras.saving.serialize_keras_object(self.optimizer)
+        return {"optimizer": optimizer, **self._compile_arguments}
+
+    def compile_from_config(self, config):
+        optimizer = keras.saving.deserialize_keras_object(config["optimizer"])
+        self.compile(**{**config, "optimizer": optimizer})
+        self.optimizer.build(self.trainable_variables)
+
+    def compute_loss(
+        self,
+        x=None,
+        y=None,
+        y_pred=None,
+        sample_weight=None,
+        training=True,
+    ):
+        """Mean loss of a batch of pairs, with the margins as `y`."""
+        losses = preference_loss(
+            y_pred[:, 0],
+            y_pred[:, 1],
+            0.0 if y is None else y,
+            self.center_rewards_coefficient,
+        )
+        if sample_weight is not None:
+            losses *= ops.cast(sample_weight, losses.dtype)
+        loss = ops.mean(losses)
+        for regularizer in self.losses:
+            loss += ops.sum(ops.cast(regularizer, loss.dtype))
+        return loss
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        """Updates accuracy, margin and mean reward of the pairs."""
+        difference = y_pred[:, 0] - y_pred[:, 1]
+        wins = 0.5 * (1.0 + ops.sign(difference))
+        self._accuracy.update_state(wins, sample_weight)
+        self._margin.update_state(difference, sample_weight)
+        self._mean_reward.update_state(ops.mean(y_pred, axis=1), sample_weight)
+        return self.get_metrics_result()
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        **kwargs,
+    ):
+        """Learns from preference pairs, see `keras.Model.fit`.
+
+        Args:
+            x: preference pairs in TRL's format: list of dicts, dict of columns,
+                Hugging Face data set or path of a `.jsonl` file, with
+                `"chosen"`, `"rejected"`, and optionally `"prompt"` or
+                `"prompts"`, and `"margin"`, by how much chosen must lead.
+                Texts are strings or conversations in Gemma's format; without
+                prompts they are whole texts. Anything else goes to
+                `keras.Model.fit` as it is: batches of what `encode_pairs`
+                returns.
+            y: margins `(pairs,)` of pairs that are tokenised already.
+            batch_size, epochs, verbose, callbacks: see `keras.Model.fit`.
+            validation_split, kwargs: see `keras.Model.fit`.
+            validation_data: preference pairs, as `x`.
+
+        Returns:
+            a `keras.callbacks.History`.
+
+        Raises:
+            TypeError, ValueError: for pairs that do not fit the format.
+        """
+        x, y = self._standardize(x, y)
+        if validation_data is not None and not isinstance(
+            validation_data, tuple
+        ):
+            validation_data = self._standardize(validation_data, None)
+            if validation_data[1] is None:
+                validation_data = validation_data[0]
+        return super().fit(
+            x,
+            y,
+            batch_size=batch_size,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
+            validation_split=validation_split,
+            validation_data=validation_data,
+            **kwargs,
+        )
+
+    def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
+        """Loss and metrics on preference pairs, see `keras.Model.evaluate`.
+
+        Args:
+            x, y: as in `fit`.
+            batch_size, kwargs: see `keras.Model.evaluate`.
+        """
+        x, y = self._standardize(x, y)
+        return super().evaluate(x, y, batch_size=batch_size, **kwargs)
+
+    def predict(
+        self, x, completions=None, batch_size=None, verbose=0, **kwargs
+    ):
+        """Rewards of completions.
+
+        Args:
+            x: list of str or conversations, the prompts; or, without
+                `completions`, a dict of `token_ids` and `padding_mask`.
+            completions: list of str, one for each prompt.
+            batch_size, verbose, kwargs: see `keras.Model.predict`.
+
+        Returns:
+            float32 array, one number for each completion.
+        """
+        if completions is not None:
+            if len(x) != len(completions):
+                raise ValueError(
+                    "`completions` must be one for each prompt. Received: "
+                    f"{len(completions)} completions of {len(x)} prompts"
+                )
+            rows = self._encoder()(list(x), list(completions))
+            x = data.pad_rows(rows)
+        return super().predict(
+            x, batch_size=batch_size, verbose=verbose, **kwargs
+        )
+
+    def encode_pairs(self, pairs):
+        """Tokenises preference pairs.
+
+        Args:
+            pairs: see `fit`.
+
+        Returns:
+            `(x, y)` for `fit`: dict of `token_ids` and `padding_mask`, both
+            `(pairs, 2, length)` of the longest row, and margins float32
+            `(pairs,)`.
+        """
+        pairs = data.to_pairs(pairs)
+        encode = self._encoder()
+        rows = [
+            row
+            for both in zip(
+                encode(pairs["prompts"], pairs["chosen"]),
+                encode(pairs["prompts"], pairs["rejected"]),
+            )
+            for row in both
+        ]
+        padded = data.pad_rows(rows)
+        count, length = len(rows) // 2, padded["token_ids"].shape[1]
+        x = {k: v.reshape(count, 2, length) for k, v in padded.items()}
+        return x, np.array(pairs["margin"], "float32")
+
+    def reward_inputs(self, samples):
+        """What the model is called with to score a policy's completions.
+
+        Args:
+            samples: a `keras_bond.rewards.Samples`.
+
+        Returns:
+            dict of `token_ids` and `padding_mask`, `(rows, length)`.
+
+        Raises:
+            ValueError: if the model was never fitted, or a text is too long.
+        """
+        if not int(ops.convert_to_numpy(self.batches_seen)):
+            raise ValueError(
+                "A reward model must be trained before it judges: call `fit` "
+                "or `load_weights`; a trainer that was loaded from a file must "
+                "get it anew, `bond.reward = keras.saving.load_model(...)`. "
+                "Received: a RewardModel that has seen 0 batches"
+            )
+        if self._reads(samples.tokenizer):
+            return {
+                "token_ids": samples.token_ids,
+                "padding_mask": samples.padding_mask,
+            }
+        prompts = samples.columns.get(data.TURNS, samples.prompts)
+        rows = self._encoder()(prompts, samples.completions, samples.terminated)
+        # Few lengths, so that few programs are compiled.
+        longest = max(len(row) for row in rows)
+        length = min(self.max_length, 1 << (longest - 1).bit_length())
+        return data.pad_rows(rows, length)
+
+    def _reads(self, tokenizer):
+        if tokenizer is None or self.preprocessor is None:
+            return True
+        own = getattr(self.preprocessor, "tokenizer", self.preprocessor)
+        return data.same_tokens(own, tokenizer)
+
+    def _encoder(self):
+        if self.preprocessor is None:
+            raise ValueError(
+                "`preprocessor` must be given to read text: build the model "
+                "with `preprocessor=` a KerasHub preprocessor or tokenizer, or "
+                "pass token ids. Received: preprocessor=None"
+            )
+        codec = data.TextCodec(self.preprocessor)
+        return data.RowEncoder(codec, self.max_length, self.truncate)
+
+    def _standardize(self, x, y):
+        tokens = isinstance(x, dict) and "token_ids" in x
+        readable = isinstance(x, (list, dict)) or hasattr(x, "column_names")
+        if tokens or not (readable or data.is_path(x)):
+            return x, y
+        if y is not None:
+            raise ValueError(
+                "Preference pairs have no targets: margins are a column "
+                f'"margin". Received: y of type {type(y).__name__}'
+            )
+        return self.encode_pairs(x)
+
+    def save(self, filepath, overwrite=True, **kwargs):
+        """See `keras.Model.save`. LoRA adapters stay apart from kernels."""
+        with saving.unmerged(self.backbone):
+            return super().save(filepath, overwrite=overwrite, **kwargs)
+
+    def save_weights(self, filepath, overwrite=True, **kwargs):
+        """See `keras.Model.save_weights`; adapters as in `save`."""
+        with saving.unmerged(self.backbone):
+            return super().save_weights(filepath, overwrite=overwrite, **kwargs)
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "backbone": serialize(self.backbone),
+            "lora_rank": getattr(self.backbone, "_lora_rank", None),
+            "lora_layer_names": sorted(
+                {layer.name for layer in saving.lora_layers(self.backbone)}
+            ),
+            "preprocessor": serialize(self.preprocessor),
+            "max_length": self.max_length,
+            "truncate": self.truncate,
+            "center_rewards_coefficient": self.center_rewards_coefficient,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        deserialize = keras.saving.deserialize_keras_object
+        backbone = deserialize(config.pop("backbone"))
+        preprocessor = deserialize(config.pop("preprocessor"))
+        lora_rank = config.pop("lora_rank")
+        layer_names = config.pop("lora_layer_names")
+        if lora_rank is not None:
+            backbone.enable_lora(lora_rank, target_layer_names=layer_names)
+        return cls(backbone, preprocessor, **config)

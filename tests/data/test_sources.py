@@ -1,0 +1,324 @@
+"""Prompts and columns from files, tables and data sets of other libraries."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+
+import keras_bond
+from keras_bond import data
+from tests.conftest import PROMPTS
+from tests.conftest import make_policy
+
+ROWS = [
+    {
+        "question": prompt,
+        "answer": "fox" * i,
+        "level": i,
+        "words": prompt.split(),
+    }
+    for i, prompt in enumerate(PROMPTS[:5])
+]
+COLUMNS = {name: [row[name] for row in ROWS] for name in ROWS[0]}
+TABLE = {
+    "prompts": COLUMNS["question"],
+    "answer": COLUMNS["answer"],
+    "level": COLUMNS["level"],
+}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    file = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    lines = [json.dumps(row) for row in ROWS]
+    file.write_text("\n\n".join(lines) + "\n")
+    return file
+
+
+@functools.cache
+def questions():
+    """A builder of tfds, as users write one for rows of their own."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    features = tfds.features.FeaturesDict(
+        {
+            "question": tfds.features.Text(),
+            "answer": tfds.features.Text(),
+            "level": np.int32,
+            "words": tfds.features.Sequence(tfds.features.Text()),
+        }
+    )
+
+    class Questions(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, downloads):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            yield from enumerate(data.read_jsonl(self.path))
+
+    return Questions
+
+
+def prepare(path, file_format):
+    builder = questions()(
+        data_dir=path.parent / file_format, file_format=file_format
+    )
+    builder.path = path
+    builder.download_and_prepare()
+    return builder
+
+
+def tfds_load(path):
+    return prepare(path, "tfrecord").as_dataset(split="train")
+
+
+def tfds_data_source(path):
+    return prepare(path, "array_record").as_data_source("train")
+
+
+def hugging_face(path):
+    return pytest.importorskip("datasets").Dataset.from_list(ROWS)
+
+
+def grain_rows(path):
+    return pytest.importorskip("grain").MapDataset.source(ROWS)
+
+
+def tf_batches(path):
+    tf = pytest.importorskip("tensorflow")
+    flat = {k: v for k, v in COLUMNS.items() if k != "words"}
+    return tf.data.Dataset.from_tensor_slices(flat).batch(2)
+
+
+SOURCES = {
+    "path": lambda path: path,
+    "name": str,
+    "rows": lambda path: ROWS,
+    "columns": lambda path: COLUMNS,
+    "Hugging Face": hugging_face,
+    "grain": grain_rows,
+    "tf.data batches": tf_batches,
+    "tfds.load": tfds_load,
+    "tfds.data_source": tfds_data_source,
+}
+
+
+def in_order(table):
+    """Sorted by level: tfds shuffles what it writes."""
+    order = np.argsort(table["level"])
+    return {name: [column[i] for i in order] for name, column in table.items()}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_source_gives_the_same_table(path, name):
+    """Pins: bytes, NumPy values, rows that are taken for batches."""
+    source = SOURCES[name](path)
+    table = data.prompts_from(source, "question", columns=["answer", "level"])
+    assert in_order(table) == TABLE
+    assert {type(value) for value in table["level"]} == {int}
+    if name != "tf.data batches":
+        table = in_order(data.prompts_from(source, "question"))
+        assert set(table) == {"prompts", "answer", "level", "words"}
+        assert table["words"] == COLUMNS["words"]
+
+
+def test_templates_are_filled_from_all_columns(path):
+    table = data.prompts_from(
+        path, template="{{{level}}} {question}:", columns=["answer"]
+    )
+    expected = [f"{{{row['level']}}} {row['question']}:" for row in ROWS]
+    assert table == {"prompts": expected, "answer": COLUMNS["answer"]}
+
+
+def test_nested_features_keep_their_values():
+    """As in the `answers` of question answering in tfds."""
+    tf = pytest.importorskip("tensorflow")
+    nested = {"q": ["a"], "answers": {"text": [["b", "c"]], "start": [[1, 2]]}}
+    table = data.prompts_from(tf.data.Dataset.from_tensor_slices(nested), "q")
+    assert table["answers"] == [{"text": ["b", "c"], "start": [1, 2]}]
+
+
+@pytest.mark.parametrize("kind", ["load", "data_source"])
+def test_stock_data_sets_of_tfds(kind):
+    """GSM8K as users load it; the rows are invented."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    with tfds.testing.mock_data(num_examples=3):
+        source = getattr(tfds, kind)("gsm8k", split="train")
+        table = data.prompts_from(
+            source, template="Q: {question}", columns=["answer"]
+        )
+    assert set(table) == {"prompts", "answer"}
+    assert all(prompt.startswith("Q: ") for prompt in table["prompts"])
+    assert [type(answer) for answer in table["answer"]] == [str] * 3
+
+
+def make_bond(reward, **arguments):
+    lengths = {"max_prompt_length": 99, "max_completion_length": 4}
+    bond = keras_bond.JBond(
+        make_policy(scale=2.0), reward, seed=1, **{**lengths, **arguments}
+    )
+    bond.compile("sgd")
+    return bond
+
+
+def test_fit_hands_the_columns_of_every_row_to_the_reward(path):
+    """From a file, from tfds rows, and from what `prompts_from` returns."""
+    answers = dict(zip(COLUMNS["question"], COLUMNS["answer"]))
+    seen = []
+
+    def reward(prompts, completions, answer):
+        assert [answers[prompt] for prompt in prompts] == answer
+        seen.append(sorted(set(prompts)))
+        return [float(len(text)) for text in completions]
+
+    named = [{**row, "prompt": row["question"]} for row in ROWS]
+    renamed = path.parent / "named.jsonl"
+    renamed.write_text("".join(json.dumps(row) + "\n" for row in named))
+    bond = make_bond(reward)
+    source = data.prompts_from(tfds_data_source(path), "question")
+    for prompts in (source, named, renamed, str(renamed)):
+        bond.fit(prompts, batch_size=5, verbose=0)
+    assert seen == [sorted(COLUMNS["question"])] * 4
+
+
+TURNS = [
+    {"role": "system", "content": "Be short. "},
+    {"role": "user", "content": " Hi"},
+    {"role": "assistant", "content": "Yes?"},
+    {"role": "user", "content": "Why?"},
+]
+
+
+def test_conversations_are_written_as_gemma_was_taught():
+    """Against the published template, by hand."""
+    assert data.render_chat(TURNS) == (
+        "<start_of_turn>user\nBe short.\n\nHi<end_of_turn>\n"
+        "<start_of_turn>model\nYes?<end_of_turn>\n"
+        "<start_of_turn>user\nWhy?<end_of_turn>\n"
+        "<start_of_turn>model\n"
+    )
+    closed = [TURNS[1], {"role": "model", "content": "Yes?"}]
+    assert data.render_chat(closed).endswith("model\nYes?<end_of_turn>\n")
+
+
+@pytest.mark.parametrize("source", ["list", "column", "jsonl", "Hugging Face"])
+def test_conversations_are_prompts(tmp_path, source):
+    """The policy sees the text, the reward the turns."""
+    chats = [TURNS[1:2], TURNS]
+    rows = [{"prompt": chat, "n": i} for i, chat in enumerate(chats)]
+    if source == "list":
+        prompts = chats
+    elif source == "column":
+        prompts = {"prompt": chats}
+    elif source == "jsonl":
+        prompts = tmp_path / "chats.jsonl"
+        prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        prompts = pytest.importorskip("datasets").Dataset.from_list(rows)
+    codec = data.TextCodec(make_policy().preprocessor)
+    encoder = data.PromptEncoder(codec, (400,))
+    batches = data.to_batches(prompts, encoder, 2)
+    texts, columns = batches.take([0, 1])
+    assert texts == [data.render_chat(chat) for chat in chats]
+    assert columns[data.TURNS] == chats
+    (inputs,) = batches[0]
+    length = inputs["prompt_lengths"][1]
+    expected = codec.encode(texts)[1]
+    assert inputs["prompt_ids"][1, :length].tolist() == expected
+    end = codec.end_of_turn_token_id()
+    assert expected.count(end) == 3 and expected[0] == 2
+
+
+def repeated(path):
+    return pytest.importorskip("grain").MapDataset.source(ROWS).repeat()
+
+
+def endless(path):
+    return tf_batches(path).repeat()
+
+
+def supervised(path):
+    tf = pytest.importorskip("tensorflow")
+    return tf.data.Dataset.from_tensor_slices((["q"], ["a"]))
+
+
+def splits(path):
+    return {"train": tfds_load(path)}
+
+
+def source_splits(path):
+    return {"train": tfds_data_source(path)}
+
+
+BAD_SOURCES = {
+    "endless tf.data": (endless, {}, ValueError, "`data` must end"),
+    "endless grain": (repeated, {}, ValueError, "`data` must end"),
+    "supervised": (supervised, {}, TypeError, "without `as_supervised`"),
+    "splits": (splits, {}, ValueError, "splits .'train'."),
+    "sources": (source_splits, {}, ValueError, "splits .'train'."),
+    "empty": (lambda path: [], {}, ValueError, "at least one row"),
+    "text": (lambda path: "rows.csv", {}, TypeError, "path of a .jsonl"),
+    "number": (lambda path: 5, {}, TypeError, "path of a .jsonl"),
+    "ragged": (
+        lambda path: [{"question": "a"}, {"q": "b"}],
+        {},
+        ValueError,
+        r"Received: \['q'\] in row 1",
+    ),
+    "column": (str, {"prompt": "q"}, ValueError, "'q', columns .'answer'"),
+    "kept": (str, {"columns": ["a"]}, ValueError, "'a', columns .'answer'"),
+    "both": (str, {"template": "x"}, ValueError, "Exactly one of `prompt`"),
+    "filled": (
+        str,
+        {"prompt": None, "template": "{q}"},
+        ValueError,
+        "'q', columns .'answer'",
+    ),
+    "braces": (
+        str,
+        {"prompt": None, "template": "{question"},
+        ValueError,
+        "`template` must be a text",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SOURCES)
+def test_what_is_no_table_is_named(path, name):
+    make, arguments, error, text = BAD_SOURCES[name]
+    with pytest.raises(error, match=text):
+        data.prompts_from(make(path), **{"prompt": "question", **arguments})
+
+
+@pytest.mark.parametrize(
+    "text, line", [('{"a": 1}\n{"a"', 2), ('\n["a"]\n', 2)]
+)
+def test_a_line_that_is_no_object_is_named(tmp_path, text, line):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"Received: line {line} of"):
+        data.read_jsonl(path)
+
+
+BAD_CHATS = [
+    ([{"role": "tool", "content": "a"}], ValueError, "role='tool'"),
+    ([{"role": "user", "content": None}], TypeError, "a string as its"),
+    ([{"role": "user"}], TypeError, "a string as its"),
+    (TURNS[:1], ValueError, "must come before a turn of the user"),
+]
+
+
+@pytest.mark.parametrize("turns, error, text", BAD_CHATS)
+def test_what_is_no_conversation_is_named(turns, error, text):
+    with pytest.raises(error, match=text):
+        data.render_chat(turns)
+
+
+def test_strings_among_conversations_are_named():
+    with pytest.raises(TypeError, match="all of them conversations"):
+        data.to_columns([TURNS, "Hi"])
