@@ -21,6 +21,7 @@ FLOORS = (
     "rollouts",
     "evaluation",
     "callbacks",
+    "reporting",
     "training",
     "export",
     "diagnosis",

@@ -332,6 +332,32 @@ class PolicyTrainer(StagedModel):
         starts = range(0, len(texts), num_samples)
         return [texts[i : i + num_samples] for i in starts]
 
+    def draw_scored(
+        self,
+        prompts,
+        num_samples=1,
+        batch_size=None,
+        weights="policy",
+        seed=None,
+    ):
+        """Draws completions, as `generate` does, and scores them.
+
+        What `keras_bond.evaluation` compares policies by.
+
+        Args:
+            prompts, num_samples, batch_size, weights, seed: see `generate`;
+                columns of a dict go to the reward.
+
+        Returns:
+            `(samples, rewards)`: a `keras_bond.rewards.Samples` of all
+            completions, those of a prompt side by side, and a float32 array
+            `(prompts, num_samples)`, NaN for what could not be scored.
+        """
+        seed = self.seed if seed is None else standardize.seed_of(seed)
+        return scoring.draw_scored(
+            self, prompts, num_samples, batch_size, weights, seed
+        )
+
     def score_samples(self, samples):
         """Scores a `keras_bond.rewards.Samples`; NaN where that is impossible.
 

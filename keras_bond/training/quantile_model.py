@@ -5,9 +5,8 @@ import numpy as np
 from keras import ops
 
 from keras_bond import formulas
-from keras_bond import rewards as rewards_lib
 from keras_bond.rollouts import sequences
-from keras_bond.training import generation
+from keras_bond.training import scoring
 
 
 @keras.saving.register_keras_serializable(package="keras_bond")
@@ -188,26 +187,9 @@ def judge(model, inputs, stop_token_ids):
 
 def draw_examples(bond, prompts, num_samples, batch_size):
     """Draws and scores anchor samples; see `Bond.quantile_examples`."""
-    batches, drawn = generation.draw_tokens(
-        bond, prompts, num_samples, batch_size, "anchor", bond.seed, False
+    samples, rewards = scoring.draw_scored(
+        bond, prompts, num_samples, batch_size, "anchor", bond.seed
     )
-    samples = rewards_lib.Samples(
-        *generation.text_of(
-            bond.codec,
-            batches,
-            range(len(drawn) // num_samples),
-            drawn,
-            num_samples,
-        ),
-        **_pad(bond, batches.columns["token_ids"], drawn, num_samples),
-        num_samples=num_samples,
-        completion_ids=drawn,
-        terminated=np.array(
-            [row[-1] in bond.stop_token_ids for row in drawn], bool
-        ),
-        tokenizer=bond.codec and bond.codec.tokenizer,
-    )
-    rewards = bond.score_samples(samples).reshape(-1, num_samples)
     scored = np.isfinite(rewards).all(axis=1)
     labels = formulas.quantile_labels(
         ops.convert_to_tensor(rewards[scored]), num_policy_samples=0
@@ -218,15 +200,3 @@ def draw_examples(bond, prompts, num_samples, batch_size):
         "padding_mask": samples.padding_mask[kept],
     }
     return inputs, ops.convert_to_numpy(labels).reshape(-1, 2)
-
-
-def _pad(bond, prompts, drawn, num_samples):
-    """Prompt and completion in one row, as the policy itself reads them."""
-    length = bond.max_prompt_length + bond.max_completion_length
-    token_ids = np.zeros((len(drawn), length), "int32")
-    padding_mask = np.zeros((len(drawn), length), bool)
-    for i, completion in enumerate(drawn):
-        row = [*prompts[i // num_samples], *completion]
-        token_ids[i, : len(row)] = row
-        padding_mask[i, : len(row)] = True
-    return {"token_ids": token_ids, "padding_mask": padding_mask}

@@ -41,6 +41,53 @@ def score_rollout(scorer, codec, source, rows, rollout):
     return {k: backend.devices.to_device(v) for k, v in arrays.items()}
 
 
+def draw_scored(trainer, prompts, num_samples, batch_size, weights, seed):
+    """Draws completions of prompts and scores them, without learning.
+
+    Args:
+        trainer: a `keras_bond.training.policy_trainer.PolicyTrainer`.
+        prompts, num_samples, batch_size, weights: see its `generate`.
+        seed: int.
+
+    Returns:
+        `(samples, rewards)`: a `keras_bond.rewards.Samples`, and a float32
+        array `(prompts, num_samples)`, NaN for what could not be scored.
+    """
+    batches, drawn = generation.draw_tokens(
+        trainer, prompts, num_samples, batch_size, weights, seed, False
+    )
+    samples = rewards_lib.Samples(
+        *generation.text_of(
+            trainer.codec,
+            batches,
+            range(len(drawn) // num_samples),
+            drawn,
+            num_samples,
+        ),
+        **_pad(trainer, batches.columns["token_ids"], drawn, num_samples),
+        num_samples=num_samples,
+        completion_ids=drawn,
+        terminated=np.array(
+            [row[-1] in trainer.stop_token_ids for row in drawn], bool
+        ),
+        tokenizer=trainer.codec and trainer.codec.tokenizer,
+    )
+    rewards = trainer.score_samples(samples)
+    return samples, rewards.reshape(-1, num_samples)
+
+
+def _pad(trainer, prompts, drawn, num_samples):
+    """Prompt and completion in one row, as the policy itself reads them."""
+    length = trainer.max_prompt_length + trainer.max_completion_length
+    token_ids = np.zeros((len(drawn), length), "int32")
+    padding_mask = np.zeros((len(drawn), length), bool)
+    for i, completion in enumerate(drawn):
+        row = [*prompts[i // num_samples], *completion]
+        token_ids[i, : len(row)] = row
+        padding_mask[i, : len(row)] = True
+    return {"token_ids": token_ids, "padding_mask": padding_mask}
+
+
 def _samples(codec, source, rows, present, rollout):
     names = ("completion_ids", "mask", "token_ids", "padding_mask")
     ids, mask, token_ids, padding_mask = (

@@ -1,0 +1,117 @@
+"""Numbers, pictures and completions of a run on one page."""
+
+import html
+import math
+import os
+import pathlib
+
+from keras_bond.reporting import curves
+from keras_bond.reporting.run_files import read_run
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem;
+       margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; width: 100%; margin: 1rem 0 2rem; }
+th, td { border-bottom: 1px solid #ddd; padding: .4rem .6rem;
+         text-align: left; vertical-align: top; }
+td.number, th.number { text-align: right; white-space: nowrap; }
+td.text { white-space: pre-wrap; }
+svg { max-width: 100%; height: auto; }
+"""
+# What one asks first, with what it means.
+HEADLINES = (
+    ("reward", "mean reward of the policy"),
+    ("anchor/reward", "mean reward of the anchor"),
+    ("bond/win_rate", "how often the policy beats the anchor"),
+    ("kl_ref", "KL to the start, nats a sequence"),
+    ("kl", "KL to the anchor, nats a sequence"),
+)
+TEXTS = ("prompt", "policy", "anchor")
+NUMBERS = ("reward", "its reward", "quantile")
+
+
+def write_report(folder):
+    """Writes `report.html` into a run's folder.
+
+    The page stands alone: pictures are in it, and it loads nothing.
+
+    Args:
+        folder: path, see `read_run`.
+
+    Returns:
+        `pathlib.Path` of the page.
+
+    Raises:
+        FileNotFoundError, ValueError: see `read_run`.
+        ImportError: if there are curves to draw and matplotlib is missing.
+    """
+    numbers, completions = read_run(folder)
+    page = render(pathlib.Path(folder).resolve().name, numbers, completions)
+    path = pathlib.Path(folder) / "report.html"
+    beside = path.with_suffix(".html.unfinished")
+    beside.write_text(page, encoding="utf-8")
+    os.replace(beside, path)
+    return path
+
+
+def render(name, numbers, completions):
+    """Lays out the page.
+
+    Args:
+        name: str. Of the run.
+        numbers, completions: see `read_run`.
+
+    Returns:
+        str, HTML.
+    """
+    parts = [f"<h1>{html.escape(name)}</h1>"]
+    if numbers:
+        parts += ["<h2>First and last epoch</h2>", _headlines(numbers)]
+        parts += ["<h2>Curves</h2>", curves.draw(numbers)]
+    if completions:
+        parts += ["<h2>Completions</h2>", _completions(completions)]
+    body = "\n".join(parts)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width">\n'
+        f"<title>{html.escape(name)}</title>\n<style>{STYLE}</style>\n"
+        f"</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def _headlines(numbers):
+    rows = [
+        (name, meaning, numbers[name][0], numbers[name][-1])
+        for name, meaning in HEADLINES
+        if name in numbers
+    ]
+    return _table(("name", "meaning", "first", "last"), rows)
+
+
+def _completions(records):
+    """The first and the last table of the run."""
+    steps = sorted({record["step"] for record in records})
+    tables = []
+    for step in dict.fromkeys((steps[0], steps[-1])):
+        rows = [
+            [record.get(name, "") for name in (*TEXTS, *NUMBERS)]
+            for record in records
+            if record["step"] == step
+        ]
+        tables.append(f"<h3>Step {step}</h3>")
+        tables.append(_table((*TEXTS, *NUMBERS), rows))
+    return "\n".join(tables)
+
+
+def _table(names, rows):
+    def cell(value, tag="td"):
+        if isinstance(value, (int, float)):
+            text = "–" if math.isnan(value) else f"{value:.4g}"
+            return f'<{tag} class="number">{text}</{tag}>'
+        return f'<{tag} class="text">{html.escape(str(value))}</{tag}>'
+
+    head = "".join(cell(name, "th") for name in names)
+    body = "\n".join(
+        "<tr>" + "".join(cell(value) for value in row) + "</tr>" for row in rows
+    )
+    return f"<table>\n<tr>{head}</tr>\n{body}\n</table>"
