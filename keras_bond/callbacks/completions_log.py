@@ -26,8 +26,11 @@ class CompletionsLog(keras.callbacks.Callback):
             `None`.
         path: file to which a line of JSON is appended for each prompt and
             table, what `python -m keras_bond report` reads; or `None`.
-        num_anchor_samples: int. Completions of the anchor a prompt, of which
-            the first is shown and all make the quantile. Defaults to 4.
+        num_anchor_samples: int. Completions of the anchor a prompt that make
+            the quantile: the share of them with a lower reward than the
+            policy's, ties counting one half. The one that is shown is another,
+            drawn with the random numbers of the policy's, so that it differs
+            by the weights alone. Defaults to 4.
         verbose: 0 or 1. Whether to print tables. Defaults to 1.
 
     Raises:
@@ -92,12 +95,12 @@ class CompletionsLog(keras.callbacks.Callback):
     def _records(self):
         mine, rewards = self.model.draw_scored(self.prompts)
         theirs, others = self.model.draw_scored(
-            self.prompts, self.num_anchor_samples, weights="anchor"
+            self.prompts, 1 + self.num_anchor_samples, weights="anchor"
         )
-        below = np.mean(others < rewards, axis=1)
-        level = np.mean(others == rewards, axis=1)
+        below = np.mean(others[:, 1:] < rewards, axis=1)
+        level = np.mean(others[:, 1:] == rewards, axis=1)
         step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
-        first = slice(None, None, self.num_anchor_samples)
+        first = slice(None, None, 1 + self.num_anchor_samples)
         columns = {
             "prompt": mine.prompts,
             "policy": mine.completions,

@@ -41,7 +41,7 @@ def draw(numbers):
         ImportError: if matplotlib is missing.
     """
     shown = [
-        (title, unit, [n for n in names if n in numbers])
+        (title, unit, [n for n in names if _is_there(numbers.get(n, ()))])
         for title, unit, names in CURVES
     ]
     shown = [curve for curve in shown if curve[2]]
@@ -64,6 +64,10 @@ def draw(numbers):
     # Without the lines that only a file of its own needs.
     svg = text.getvalue()
     return svg[svg.index("<svg") :]
+
+
+def _is_there(values):
+    return any(math.isfinite(value) for value in values)
 
 
 def _figure_class():

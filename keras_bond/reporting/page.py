@@ -104,13 +104,17 @@ def _completions(records):
 
 
 def _table(names, rows):
-    def cell(value, tag="td"):
+    def cell(value):
         if isinstance(value, (int, float)):
             text = "–" if math.isnan(value) else f"{value:.4g}"
-            return f'<{tag} class="number">{text}</{tag}>'
-        return f'<{tag} class="text">{html.escape(str(value))}</{tag}>'
+            return f'<td class="number">{text}</td>'
+        return f'<td class="text">{html.escape(str(value))}</td>'
 
-    head = "".join(cell(name, "th") for name in names)
+    is_number = [isinstance(value, (int, float)) for value in rows[0]]
+    head = "".join(
+        f'<th class="number">{name}</th>' if right else f"<th>{name}</th>"
+        for name, right in zip(names, is_number)
+    )
     body = "\n".join(
         "<tr>" + "".join(cell(value) for value in row) + "</tr>" for row in rows
     )
