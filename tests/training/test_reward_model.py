@@ -331,6 +331,10 @@ def test_it_is_the_reward_of_a_policy(own_tokenizer):
     ((samples, scores),) = seen
     ended = np.array(samples.terminated)
     assert ended.any() and not ended.all()
+    stops = bond.stop_token_ids
+    assert ended.tolist() == [
+        ids[-1] in stops for ids in samples.completion_ids
+    ]
     if own_tokenizer:
         expected = model.predict(samples.prompts, samples.completions)
         cut = model._encoder()(
