@@ -19,6 +19,7 @@ NUM_PAIRS = 3072
 NUM_HELD_OUT_PAIRS = 512
 MISTAKEN = 0.1
 EPOCHS = 3
+PAIRS_A_STEP = 32
 POLICY_STEPS = 40
 BATCH_SIZE = 48
 HELD_OUT = 128
@@ -111,9 +112,9 @@ def train_reward_model(pairs, epochs):
     model = keras_bond.RewardModel(
         load_policy(), max_length=96, center_rewards_coefficient=0.01
     )
-    steps = epochs * (len(pairs) // 64)
-    model.compile(keras.optimizers.Adam(schedule(1e-3, steps)))
-    model.fit(pairs, batch_size=64, epochs=epochs, verbose=2)
+    steps = epochs * (len(pairs) // PAIRS_A_STEP)
+    model.compile(keras.optimizers.Adam(schedule(2e-3, steps)))
+    model.fit(pairs, batch_size=PAIRS_A_STEP, epochs=epochs, verbose=2)
     return model
 
 

@@ -3,6 +3,7 @@
 from keras_bond.data.chat import render_chat
 from keras_bond.data.columns import to_columns
 from keras_bond.data.preferences import RowEncoder
+from keras_bond.data.preferences import encode_pairs
 from keras_bond.data.preferences import pad_rows
 from keras_bond.data.preferences import to_pairs
 from keras_bond.data.prompts import PromptBatches
@@ -10,7 +11,6 @@ from keras_bond.data.prompts import PromptEncoder
 from keras_bond.data.prompts import PromptStream
 from keras_bond.data.prompts import spreadable
 from keras_bond.data.prompts import to_batches
-from keras_bond.data.sources import is_path
 from keras_bond.data.sources import prompts_from
 from keras_bond.data.sources import read_jsonl
 from keras_bond.data.text import TextCodec
@@ -24,7 +24,7 @@ __all__ = [
     "RowEncoder",
     "TURNS",
     "TextCodec",
-    "is_path",
+    "encode_pairs",
     "pad_rows",
     "prompts_from",
     "read_jsonl",

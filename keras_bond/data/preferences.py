@@ -38,8 +38,8 @@ def to_pairs(data):
     columns = read_rows(data)
     if not isinstance(columns, dict):
         raise TypeError(
-            "Preference pairs must be a list of dicts, a dict of columns, or "
-            "the path of a .jsonl file. "
+            "Preference pairs must be a list of dicts, a dict of columns, a "
+            "Hugging Face data set of one split, or the path of a .jsonl file. "
             f"Received: {data!r} of type {type(data).__name__}"
         )
     _check_names(columns)
@@ -126,6 +126,25 @@ class RowEncoder:
             )
         start = self.codec.start
         return [*start, *row[len(row) - self.max_length + len(start) :]]
+
+
+def encode_pairs(pairs, encode):
+    """Tokenises preference pairs.
+
+    Args:
+        pairs: dict of lists, see `to_pairs`.
+        encode: a `RowEncoder`.
+
+    Returns:
+        `(x, margins)`: dict of `token_ids` int32 and `padding_mask` bool, both
+        `(pairs, 2, length)`, chosen before rejected; and float32 `(pairs,)`.
+    """
+    chosen = encode(pairs["prompts"], pairs["chosen"])
+    rejected = encode(pairs["prompts"], pairs["rejected"])
+    padded = pad_rows([row for pair in zip(chosen, rejected) for row in pair])
+    shape = (len(chosen), 2, padded["token_ids"].shape[1])
+    x = {name: rows.reshape(shape) for name, rows in padded.items()}
+    return x, np.array(pairs["margin"], "float32")
 
 
 def pad_rows(rows, length=None):

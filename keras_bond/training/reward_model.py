@@ -1,7 +1,8 @@
 """A reward that is learned from preference pairs."""
 
+import os
+
 import keras
-import numpy as np
 from keras import ops
 
 from keras_bond import data
@@ -257,13 +258,16 @@ class RewardModel(keras.Model):
 
         Args:
             x: list of str or conversations, the prompts; or, without
-                `completions`, a dict of `token_ids` and `padding_mask`.
+                `completions`, whole texts or conversations, or a dict of
+                `token_ids` and `padding_mask`.
             completions: list of str, one for each prompt.
             batch_size, verbose, kwargs: see `keras.Model.predict`.
 
         Returns:
             float32 array, one number for each completion.
         """
+        if completions is None and isinstance(x, (list, tuple)):
+            x, completions = [""] * len(x), x
         if completions is not None:
             if len(x) != len(completions):
                 raise ValueError(
@@ -287,20 +291,7 @@ class RewardModel(keras.Model):
             `(pairs, 2, length)` of the longest row, and margins float32
             `(pairs,)`.
         """
-        pairs = data.to_pairs(pairs)
-        encode = self._encoder()
-        rows = [
-            row
-            for both in zip(
-                encode(pairs["prompts"], pairs["chosen"]),
-                encode(pairs["prompts"], pairs["rejected"]),
-            )
-            for row in both
-        ]
-        padded = data.pad_rows(rows)
-        count, length = len(rows) // 2, padded["token_ids"].shape[1]
-        x = {k: v.reshape(count, 2, length) for k, v in padded.items()}
-        return x, np.array(pairs["margin"], "float32")
+        return data.encode_pairs(data.to_pairs(pairs), self._encoder())
 
     def reward_inputs(self, samples):
         """What the model is called with to score a policy's completions.
@@ -351,8 +342,8 @@ class RewardModel(keras.Model):
 
     def _standardize(self, x, y):
         tokens = isinstance(x, dict) and "token_ids" in x
-        readable = isinstance(x, (list, dict)) or hasattr(x, "column_names")
-        if tokens or not (readable or data.is_path(x)):
+        readable = isinstance(x, (list, dict, str, os.PathLike))
+        if tokens or not (readable or hasattr(x, "column_names")):
             return x, y
         if y is not None:
             raise ValueError(

@@ -6,7 +6,6 @@ import json
 import numpy as np
 import pytest
 
-import keras_bond
 from keras_bond import data
 from tests.conftest import PROMPTS
 from tests.conftest import make_policy
@@ -157,33 +156,23 @@ def test_stock_data_sets_of_tfds(kind):
     assert [type(answer) for answer in table["answer"]] == [str] * 3
 
 
-def make_bond(reward, **arguments):
-    lengths = {"max_prompt_length": 99, "max_completion_length": 4}
-    bond = keras_bond.JBond(
-        make_policy(scale=2.0), reward, seed=1, **{**lengths, **arguments}
-    )
-    bond.compile("sgd")
-    return bond
-
-
-def test_fit_hands_the_columns_of_every_row_to_the_reward(path):
-    """From a file, from tfds rows, and from what `prompts_from` returns."""
+def test_the_columns_of_every_row_stay_beside_its_prompt(path):
+    """As `fit` reads a file, rows, and what `prompts_from` returns."""
     answers = dict(zip(COLUMNS["question"], COLUMNS["answer"]))
-    seen = []
-
-    def reward(prompts, completions, answer):
-        assert [answers[prompt] for prompt in prompts] == answer
-        seen.append(sorted(set(prompts)))
-        return [float(len(text)) for text in completions]
-
     named = [{**row, "prompt": row["question"]} for row in ROWS]
     renamed = path.parent / "named.jsonl"
     renamed.write_text("".join(json.dumps(row) + "\n" for row in named))
-    bond = make_bond(reward)
+    encoder = data.PromptEncoder(
+        data.TextCodec(make_policy().preprocessor), (99,)
+    )
     source = data.prompts_from(tfds_data_source(path), "question")
     for prompts in (source, named, renamed, str(renamed)):
-        bond.fit(prompts, batch_size=5, verbose=0)
-    assert seen == [sorted(COLUMNS["question"])] * 4
+        batches = data.to_batches(prompts, encoder, 5, lambda: 1)
+        batches.on_epoch_begin()
+        rows = batches[0][0]["rows"].tolist()
+        texts, columns = batches.take(rows)
+        assert sorted(texts) == sorted(COLUMNS["question"])
+        assert columns["answer"] == [answers[text] for text in texts]
 
 
 TURNS = [

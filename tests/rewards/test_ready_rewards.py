@@ -288,6 +288,22 @@ def test_a_file_that_was_cut_is_read_and_continued(tmp_path):
     assert rewards.Replayed(path)(part).tolist() == [1, 2, 3]
 
 
+def test_answers_come_again_in_their_order(tmp_path):
+    """A judge that changes its mind, within a batch and between batches."""
+    path = tmp_path / "scores.jsonl"
+    answers = iter(range(6))
+    judge = rewards.Recorded(
+        lambda prompts, completions: [float(next(answers)) for _ in prompts],
+        path,
+    )
+    parts = [samples(["a", "b", "a"]), samples(["b", "a", "a"])]
+    given = [judge(part).tolist() for part in parts]
+    replayed = rewards.Replayed(path)
+    assert given == [[0, 1, 2], [3, 4, 5]]
+    assert [replayed(part).tolist() for part in parts] == given
+    assert replayed(parts[0]).tolist() == [5, 3, 5]
+
+
 def test_scores_that_were_not_given_are_replayed_too(tmp_path):
     path = tmp_path / "scores.jsonl"
     part = samples(["?", "a"])

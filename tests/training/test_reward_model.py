@@ -208,6 +208,10 @@ def test_whole_texts_and_conversations():
     x, _ = model.encode_pairs(texts)
     tokens = [int(i) for i in model.preprocessor.tokenizer("the quick fox")]
     assert x["token_ids"][0, 0].tolist() == [2, *tokens, 1]
+    whole = model.predict({name: rows[0] for name, rows in x.items()})
+    np.testing.assert_allclose(
+        model.predict(["the quick fox", "dog"]), whole, atol=1e-5
+    )
 
     user = [{"role": "user", "content": "fox"}]
     answers = [[{"role": "assistant", "content": t}] for t in ("a b", "dog")]
@@ -327,6 +331,10 @@ def test_it_is_the_reward_of_a_policy(own_tokenizer):
     ((samples, scores),) = seen
     ended = np.array(samples.terminated)
     assert ended.any() and not ended.all()
+    stops = bond.stop_token_ids
+    assert ended.tolist() == [
+        ids[-1] in stops for ids in samples.completion_ids
+    ]
     if own_tokenizer:
         expected = model.predict(samples.prompts, samples.completions)
         cut = model._encoder()(
@@ -362,6 +370,9 @@ BAD_PAIRS = [
     ({**PAIRS, "chosen": ["a"]}, ValueError, "one entry for each pair"),
     ({"chosen": [], "rejected": []}, ValueError, "at least one preference"),
     ([], ValueError, "at least one preference"),
+    (["a", "b"], TypeError, "must be a list of dicts"),
+    ("pairs.csv", TypeError, "the path of a .jsonl file"),
+    ([{"chosen": "a", "rejected": "b"}, {}], ValueError, "same columns"),
     ({"chosen": ["a"], "rejected": [1]}, TypeError, "`rejected` must be str"),
     ({**PAIRS, "margin": [None] * 4}, ValueError, "`margin` must be finite"),
     (
