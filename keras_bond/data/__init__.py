@@ -3,9 +3,9 @@
 from keras_bond.data.columns import to_columns
 from keras_bond.data.prompts import PromptBatches
 from keras_bond.data.prompts import PromptEncoder
-from keras_bond.data.prompts import PromptStream
-from keras_bond.data.prompts import spreadable
 from keras_bond.data.prompts import to_batches
+from keras_bond.data.rows import spreadable
+from keras_bond.data.streams import PromptStream
 from keras_bond.data.text import TextCodec
 
 __all__ = [
