@@ -8,11 +8,11 @@ from keras_bond.data.preferences import pad_rows
 from keras_bond.data.preferences import to_pairs
 from keras_bond.data.prompts import PromptBatches
 from keras_bond.data.prompts import PromptEncoder
-from keras_bond.data.prompts import PromptStream
-from keras_bond.data.prompts import spreadable
 from keras_bond.data.prompts import to_batches
+from keras_bond.data.rows import spreadable
 from keras_bond.data.sources import prompts_from
 from keras_bond.data.sources import read_jsonl
+from keras_bond.data.streams import PromptStream
 from keras_bond.data.text import TextCodec
 from keras_bond.data.text import same_tokens
 from keras_bond.rewards.samples import TURNS

@@ -6,7 +6,6 @@ completions are to be scored.
 """
 
 import collections
-import threading
 import zlib
 
 import keras
@@ -14,10 +13,11 @@ import numpy as np
 
 from keras_bond import backend
 from keras_bond.data.columns import to_columns
+from keras_bond.data.rows import check_spreads
+from keras_bond.data.rows import spreadable
+from keras_bond.data.rows import take
 from keras_bond.data.sources import read_rows
-
-# How many batches a stream remembers: data loaders run ahead of the step.
-STREAM_MEMORY = 64
+from keras_bond.data.streams import PromptStream
 
 
 class PromptEncoder:
@@ -127,16 +127,6 @@ class PromptEncoder:
         return ({k: backend.devices.own_rows(v) for k, v in inputs.items()},)
 
 
-def take(columns, rows):
-    """Splits off the prompts' text and the columns that a reward may see."""
-    chosen = {
-        name: [column[row] for row in rows]
-        for name, column in columns.items()
-        if name != "token_ids"
-    }
-    return chosen.pop("prompts", None), chosen
-
-
 class PromptBatches(keras.utils.PyDataset):
     """Prompts that end: in memory, or a finite data set read once an epoch.
 
@@ -147,13 +137,21 @@ class PromptBatches(keras.utils.PyDataset):
         order_seed: callable that returns an int or a tuple of ints and seeds
             the order of the coming epoch, or `None` to keep the order.
 
+    Attributes:
+        start_epoch: callable that is told of each epoch, with these batches,
+            and returns how many of its prompts to pass over, or `None`.
+
     Raises:
         ValueError: if there are no prompts, or if the batch does not spread
             over the devices.
     """
 
+    is_endless = False
+
     def __init__(self, read, encoder, batch_size, order_seed=None):
         super().__init__()
+        self.start_epoch = None
+        self._passed_over = 0
         self.read = read
         self.encoder = encoder
         self.order_seed = order_seed
@@ -163,7 +161,6 @@ class PromptBatches(keras.utils.PyDataset):
         check_spreads(batch_size)
         self.prompts_per_batch = min(batch_size, len(self.order))
         self.rows_per_batch = spreadable(self.prompts_per_batch)
-        self._num_batches = -(-len(self.order) // self.prompts_per_batch)
 
     def _load(self):
         if not self._fresh:
@@ -178,10 +175,17 @@ class PromptBatches(keras.utils.PyDataset):
 
     @property
     def num_batches(self):
-        return self._num_batches
+        left = len(self.order) - self._passed_over
+        return -(-left // self.prompts_per_batch)
+
+    @property
+    def prompts_per_epoch(self):
+        return len(self.order)
 
     def on_epoch_begin(self):
         self._load()
+        if self.start_epoch is not None:
+            self._passed_over = self.start_epoch(self)
         if self.order_seed is not None:
             generator = np.random.default_rng(self.order_seed())
             self.order = generator.permutation(self.order)
@@ -208,7 +212,7 @@ class PromptBatches(keras.utils.PyDataset):
         self.order = np.concatenate([*shuffled, waiting])
 
     def __getitem__(self, index):
-        start = index * self.prompts_per_batch
+        start = self._passed_over + index * self.prompts_per_batch
         rows = self.order[start : start + self.prompts_per_batch].tolist()
         token_ids = [self.columns["token_ids"][row] for row in rows]
         return self.encoder.to_batch(token_ids, rows, self.rows_per_batch)
@@ -221,84 +225,6 @@ class PromptBatches(keras.utils.PyDataset):
     def take(self, rows):
         """Returns `(prompts, columns)` of the given row numbers."""
         return take(self.columns, rows)
-
-
-class PromptStream(keras.utils.PyDataset):
-    """Prompts without an end, in batches: needs `steps_per_epoch`.
-
-    Args:
-        batches: iterable of batches, see `to_columns`.
-        encoder: a `PromptEncoder`.
-    """
-
-    num_batches = None
-
-    def fingerprint(self):
-        """A number that tells other prompts apart: there is none here."""
-        return 0
-
-    def __init__(self, batches, encoder):
-        super().__init__()
-        self.batches = batches
-        self.encoder = encoder
-        self._lock = threading.Lock()
-        self._restart()
-
-    def _restart(self):
-        self._iterator = iter(self.batches)
-        self._recent = collections.OrderedDict()
-        self._next_index = 0
-        self._batch_size = None
-
-    def __getitem__(self, index):
-        with self._lock:
-            if index < self._next_index and index not in self._recent:
-                self._restart()
-            while index >= self._next_index:
-                self._advance()
-            columns = self._recent[index]
-        count = len(columns["token_ids"])
-        first = index * self._batch_size
-        rows = list(range(first, first + count))
-        token_ids = columns["token_ids"]
-        return self.encoder.to_batch(token_ids, rows, self._batch_size)
-
-    def _advance(self):
-        columns = self.encoder.add_token_ids(to_columns(next(self._iterator)))
-        if self._batch_size is None:
-            self._batch_size = len(columns["token_ids"])
-            check_spreads(self._batch_size)
-        self._recent[self._next_index] = columns
-        self._next_index += 1
-        while len(self._recent) > STREAM_MEMORY:
-            self._recent.popitem(last=False)
-
-    def take(self, rows):
-        """Returns `(prompts, columns)` of the given row numbers."""
-        index = rows[0] // self._batch_size
-        first = index * self._batch_size
-        return take(self._recent[index], [row - first for row in rows])
-
-
-def check_spreads(batch_size):
-    """Refuses batches that do not spread evenly over the devices.
-
-    Raises:
-        ValueError: naming the batch and the parts.
-    """
-    parts = backend.devices.num_replicas()
-    if batch_size % parts:
-        raise ValueError(
-            "`batch_size` must be a multiple of the number of parts into which "
-            "the distribution spreads a batch: choose "
-            f"batch_size={spreadable(batch_size)}, or a mesh with a shorter "
-            f"batch axis. Received: batch_size={batch_size}, {parts} parts"
-        )
-
-
-def spreadable(num_rows):
-    """The next larger batch that spreads evenly over the devices."""
-    return num_rows + -num_rows % backend.devices.num_replicas()
 
 
 def to_batches(data, encoder, batch_size=None, order_seed=None):

@@ -1,9 +1,10 @@
 """Prompts in, completions scored: what every trainer of a policy shares."""
 
 import contextlib
+import warnings
 
+import keras
 import numpy as np
-from keras import ops
 
 from keras_bond import data
 from keras_bond import rewards as rewards_lib
@@ -11,13 +12,14 @@ from keras_bond import rollouts
 from keras_bond.training import checks
 from keras_bond.training import generation
 from keras_bond.training import placement
+from keras_bond.training import progress
 from keras_bond.training import saving
 from keras_bond.training import scoring
 from keras_bond.training import standardize
-from keras_bond.training.staged_model import StagedModel
+from keras_bond.training.saved_model import SavedModel
 
 
-class PolicyTrainer(StagedModel):
+class PolicyTrainer(SavedModel):
     """A Keras model whose training data are prompts.
 
     One training step is rollout -> rewards -> targets -> Keras's own step. A
@@ -68,6 +70,7 @@ class PolicyTrainer(StagedModel):
             trainable=False,
             initializer="zeros",
         )
+        self.progress = progress.Progress(self.prompts_seen)
         self._adapters = saving.LoraAdapters(policy)
         self._trained_ids = [id(v) for v in policy.trainable_variables]
         self._sources = {}
@@ -127,6 +130,11 @@ class PolicyTrainer(StagedModel):
     ):
         """Trains the policy on prompts, as `keras.Model.fit` does on arrays.
 
+        With weights that were loaded in the middle of an epoch, and the same
+        prompts, it goes on with the next batch of that epoch;
+        `keras.callbacks.BackupAndRestore` restores the number of the epoch
+        too.
+
         Args:
             x: the prompts: list or array of str, a dict of columns with
                 `"prompts"`, or with `"token_ids"` and `"padding_mask"`; or a
@@ -164,12 +172,18 @@ class PolicyTrainer(StagedModel):
                 validation_data, None, validation_batch_size or batch_size
             )
         self._sources["train"] = train
-        with placement.sharing_batches(train):
+        callbacks = self.complete_callbacks(callbacks)
+        if train.is_endless or steps_per_epoch is None:
+            callbacks = self._follow_progress(train, steps_per_epoch, callbacks)
+            steps_per_epoch = None
+        self.progress.start_run()
+        self._initial_epoch = None
+        with placement.sharing_batches(train), _short_epochs(steps_per_epoch):
             return super().fit(
                 train,
                 epochs=epochs,
                 verbose=verbose,
-                callbacks=self.complete_callbacks(callbacks),
+                callbacks=callbacks,
                 validation_data=validation_data and (validation_data,),
                 shuffle=False,
                 initial_epoch=initial_epoch,
@@ -236,8 +250,19 @@ class PolicyTrainer(StagedModel):
         )
         return np.array(completions, dtype=object)
 
+    def _follow_progress(self, train, steps_per_epoch, callbacks):
+        """Lets the weights say where epochs of `train` start, and which."""
+        train.start_epoch = self.progress.start_epoch
+        if train.is_endless:
+            train.steps_per_epoch = steps_per_epoch
+            train.left_of_epoch = self.progress.left_of_epoch
+        backup = keras.callbacks.BackupAndRestore
+        is_restoring = any(isinstance(c, backup) for c in callbacks)
+        resume = progress.Resume(self.progress, train, is_restoring)
+        return [*callbacks, resume]
+
     def _order_seed(self):
-        return (self.seed, int(ops.convert_to_numpy(self.prompts_seen)))
+        return (self.seed, self.progress.order_seed())
 
     def _to_batches(self, x, y, batch_size, order_seed=None):
         if y is not None:
@@ -376,42 +401,11 @@ class PolicyTrainer(StagedModel):
             return contextlib.nullcontext()
         return self.weight_sets[weights].scope(self.policy)
 
-    def save(self, filepath, overwrite=True, **kwargs):
-        """See `keras.Model.save`. LoRA adapters stay apart from kernels.
 
-        Of several processes the first writes, and the others wait.
-        """
-        with saving.unmerged(self.policy), saving.by_one_process(self) as mine:
-            if mine:
-                super().save(filepath, overwrite=overwrite, **kwargs)
-
-    def save_weights(self, filepath, overwrite=True, **kwargs):
-        """See `keras.Model.save_weights`: policy, anchor, optimizer, seeds.
-
-        Of several processes the first writes, and the others wait.
-        """
-        with saving.unmerged(self.policy), saving.by_one_process(self) as mine:
-            if mine:
-                super().save_weights(filepath, overwrite=overwrite, **kwargs)
-
-    def get_config(self):
-        return {
-            **saving.serialize_policy(self.policy),
-            "reward": saving.serialize_reward(self.reward),
-            "reward_weights": self.reward_weights,
-            "max_prompt_length": self.max_prompt_length,
-            "max_completion_length": self.max_completion_length,
-            "prompt_buckets": list(self.prompt_buckets),
-            "truncate": self.truncate,
-            "stop_token_ids": list(self.stop_token_ids),
-            "temperature": self.temperature,
-            "seed": self.seed,
-            "name": self.name,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        config = dict(config)
-        reward = saving.deserialize_reward(config.pop("reward"))
-        policy = saving.deserialize_policy(config)
-        return cls(policy, reward, **config)
+@contextlib.contextmanager
+def _short_epochs(steps_per_epoch):
+    """Lets an epoch that was resumed be shorter than Keras counted."""
+    with warnings.catch_warnings():
+        if steps_per_epoch is None:
+            warnings.filterwarnings("ignore", "Your input ran out of data")
+        yield

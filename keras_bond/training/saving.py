@@ -6,9 +6,13 @@ for a run that goes on: optimizer and anchor belong to the adapters.
 """
 
 import contextlib
+import os
+import pathlib
 import warnings
 
 import keras
+import numpy as np
+from keras import ops
 
 from keras_bond.backend import devices
 
@@ -61,6 +65,55 @@ def by_one_process(model):
     finally:
         keras.distribution.set_distribution(distribution)
         devices.wait_for_all("saved")
+
+
+@contextlib.contextmanager
+def beside(filepath, overwrite):
+    """Yields a path to write to, and renames that file in the end.
+
+    Whoever dies in the middle of a write leaves the old file.
+
+    Args:
+        filepath: str or path. A remote one, several files or a question to the
+            user are left to Keras.
+        overwrite: bool. See `keras.Model.save`.
+    """
+    path = pathlib.Path(filepath)
+    is_one_file = path.name.endswith((".weights.h5", ".keras"))
+    is_here = is_one_file and "://" not in str(filepath)
+    if not is_here or (path.exists() and not overwrite):
+        yield filepath
+        return
+    unfinished = path.with_name(f"unfinished-{path.name}")
+    unfinished.unlink(missing_ok=True)
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def all_or_nothing(model):
+    """Gives a model its values back where the context ends in an error."""
+    variables = list(model.variables)
+    if model.optimizer is not None:
+        variables += model.optimizer.variables
+    values = [_kept(variable) for variable in variables]
+    try:
+        yield
+    except BaseException:
+        for variable, value in zip(variables, values):
+            variable.assign(value)
+        model.progress.is_loaded = False
+        raise
+
+
+def _kept(variable):
+    """The value of a variable, which a later assignment does not change."""
+    if keras.config.backend() == "jax":
+        return variable.value
+    return np.array(ops.convert_to_numpy(variable))
 
 
 class LoraAdapters(keras.Layer):
