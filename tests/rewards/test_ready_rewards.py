@@ -170,9 +170,11 @@ def test_ranks_are_those_within_a_prompt_and_silence_does_not_count():
 def test_unfinished_completions_rank_last():
     """Their order stays, finished scores stay, nothing is taken in vain."""
     ended = [True, False, True, False]
-    score = lambda *values: rewards.UnfinishedLast(scores_of(*values))(  # noqa: E731
-        samples(list("abcd"), terminated=ended)
-    )
+
+    def score(*values):
+        part = samples(list("abcd"), terminated=ended)
+        return rewards.UnfinishedLast(scores_of(*values))(part)
+
     got = score(1.0, 5.0, 2.0, 7.0)
     assert got[[0, 2]].tolist() == [1, 2] and got[1] < got[3] < 1
     assert got[3] - got[1] == pytest.approx(2.0)

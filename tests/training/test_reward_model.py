@@ -189,6 +189,14 @@ def test_every_source_of_pairs_learns_the_same(tmp_path):
     assert logs["loss"] == fit(make_model())["loss"]
 
 
+def test_pairs_of_hugging_face_and_their_splits():
+    datasets = pytest.importorskip("datasets")
+    pairs = datasets.Dataset.from_list(as_rows())
+    assert fit(make_model(), pairs)["loss"] == fit(make_model())["loss"]
+    with pytest.raises(ValueError, match="must be one split"):
+        fit(make_model(), datasets.DatasetDict(train=pairs))
+
+
 def test_weights_of_pairs_count():
     """Keras's own argument: a weight of 0 leaves a pair out."""
     x, y = make_model().encode_pairs(PAIRS)
