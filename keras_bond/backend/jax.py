@@ -1,11 +1,13 @@
 """JAX: every stage is one `jax.jit`, its state threaded explicitly."""
 
+import contextlib
 import functools
 
 import jax
 import keras
 
 from keras_bond.backend import many_devices
+from keras_bond.backend.finite import all_finite
 from keras_bond.backend.host import host_memory
 
 
@@ -97,10 +99,18 @@ class StagedTrainer:
             return stage(state[0], state[1], *arguments)
 
         try:
-            return self.collect(run, data[0], training)
+            batch = self.collect(run, data[0], training)
+            if training:
+                self.check_skipped(self._skipped_in_a_row(state))
+            return batch
         except BaseException:
             self._keep_state(state)
             raise
+
+    def _skipped_in_a_row(self, state):
+        sought = self.progress.skipped_in_a_row
+        frozen = zip(self.non_trainable_variables, state[1])
+        return next(value for variable, value in frozen if variable is sought)
 
     def _keep_state(self, state):
         """Hands the live values back to the variables that Keras emptied."""
@@ -146,9 +156,13 @@ class StagedTrainer:
         batch = self.targets(batch)
         with keras.StatelessScope(state_mapping=self._mapping(state)):
             before = self.watched_weights()
-        _, state = super().train_step(state, (batch,))
+        old_metrics = state[3]
+        with _only_good_updates(self.optimizer) as good:
+            _, state = super().train_step(state, (batch,))
+        is_good = good[0]
+        state = (*state[:3], _choose(is_good, state[3], old_metrics))
         with keras.StatelessScope(state_mapping=self._mapping(state)) as scope:
-            logs = self.after_update(batch, before)
+            logs = self.after_update(batch, before, is_good)
         trainable, frozen, optimizer, metrics = state
         frozen = _current(scope, self.non_trainable_variables, frozen)
         metrics = _current(scope, self.metrics_variables, metrics)
@@ -165,6 +179,32 @@ class StagedTrainer:
             *zip(self.optimizer.variables, optimizer),
             *zip(self.metrics_variables, metrics),
         ]
+
+
+@contextlib.contextmanager
+def _only_good_updates(optimizer):
+    """Lets an optimizer leave all as it is where a gradient is not finite.
+
+    Yields:
+        list that will hold a bool scalar tensor: whether there was an update.
+    """
+    apply, good = optimizer.stateless_apply, []
+
+    def stateless_apply(optimizer_variables, gradients, trainable):
+        good.append(all_finite(gradients))
+        old = (trainable, optimizer_variables)
+        new = apply(optimizer_variables, gradients, trainable)
+        return tuple(_choose(good[0], x, y) for x, y in zip(new, old))
+
+    optimizer.stateless_apply = stateless_apply
+    try:
+        yield good
+    finally:
+        del optimizer.stateless_apply
+
+
+def _choose(is_new, new, old):
+    return [jax.numpy.where(is_new, x, y) for x, y in zip(new, old)]
 
 
 def _current(scope, variables, values):

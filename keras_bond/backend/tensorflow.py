@@ -6,6 +6,8 @@ from keras import ops
 from keras import tree
 from tensorflow.python.client import device_lib
 
+from keras_bond.backend.finite import keep_good
+from keras_bond.backend.finite import only_good_updates
 from keras_bond.backend.host import host_memory
 
 
@@ -191,6 +193,7 @@ class StagedTrainer:
 
     def train_step(self, data):
         batch = self.collect(self._run, data[0], training=True)
+        self.check_skipped(self.progress.skipped_in_a_row)
         return self._run("learn", self._learn, batch)
 
     def test_step(self, data):
@@ -215,8 +218,11 @@ class StagedTrainer:
     def _learn(self, batch):
         batch = self.targets(batch)
         before = self.watched_weights()
-        super().train_step((batch,))
-        return self.after_update(batch, before)
+        metrics = [ops.copy(v.value) for v in self.metrics_variables]
+        with only_good_updates(self.optimizer) as good:
+            super().train_step((batch,))
+        keep_good(self.metrics_variables, metrics, good[0])
+        return self.after_update(batch, before, good[0])
 
     def _test(self, batch):
         return super().test_step((self.targets(batch),))

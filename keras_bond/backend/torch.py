@@ -4,6 +4,8 @@ import torch
 from keras import tree
 from torch.utils.checkpoint import checkpoint
 
+from keras_bond.backend.finite import keep_good
+from keras_bond.backend.finite import only_good_updates
 from keras_bond.backend.host import host_memory
 
 # Asking whether rows have ended waits for the device: ask once in so many
@@ -152,6 +154,7 @@ class StagedTrainer:
 
     def train_step(self, data):
         batch = self.collect(self._run, data[0], training=True)
+        self.check_skipped(self.progress.skipped_in_a_row)
         return self._stage("learn", self._learn)(batch)
 
     def test_step(self, data):
@@ -169,9 +172,12 @@ class StagedTrainer:
         with torch.no_grad():
             batch = self.targets(batch)
             before = self.watched_weights()
-        super().train_step((batch,))
+            metrics = [v.value.clone() for v in self.metrics_variables]
+        with only_good_updates(self.optimizer) as good:
+            super().train_step((batch,))
         with torch.no_grad():
-            return self.after_update(batch, before)
+            keep_good(self.metrics_variables, metrics, good[0])
+            return self.after_update(batch, before, good[0])
 
     def _test(self, batch):
         return super().test_step((self.targets(batch),))

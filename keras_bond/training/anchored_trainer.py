@@ -310,18 +310,22 @@ class AnchoredTrainer(PolicyTrainer):
         values.update({name: losses for name, (_, losses) in terms.items()})
         metrics_lib.update(self.trackers, values, x)
         loss = sum(weight * losses for weight, losses in terms.values())
-        return formulas.masked_mean(loss, x["valid"])
+        loss = formulas.masked_mean(loss, x["valid"])
+        # Where the loss is not finite no gradient is.
+        is_good = ops.isfinite(ops.stop_gradient(loss))
+        return loss * ops.where(is_good, 1.0, math.nan)
 
     def watched_weights(self):
         """Copies some weights, to see whether the update moves them."""
         return metrics_lib.watch(self.policy.trainable_variables)
 
-    def after_update(self, batch, before):
+    def after_update(self, batch, before, is_good):
         """Moves the anchor and the clocks; step 6 of algorithm 2.
 
         Args:
             batch: dict of tensors, what was learned from.
             before: what `watched_weights` returned before the update.
+            is_good: bool scalar tensor. Whether the gradients were finite.
 
         Returns:
             dict of the logged numbers.
@@ -330,6 +334,10 @@ class AnchoredTrainer(PolicyTrainer):
         updated = self.anchor.follow(variables, self.optimizer.iterations)
         count = ops.sum(ops.cast(batch["present"], "int32"))
         self.prompts_seen.assign(self.prompts_seen + count)
+        skipped = ops.cast(ops.logical_not(is_good), "int32")
+        in_a_row = self.progress.skipped_in_a_row
+        in_a_row.assign((in_a_row + 1) * skipped)
+        self.trackers["train/skipped_steps"].update_state(skipped)
         self.trackers["train/updated_fraction"].update_state(
             metrics_lib.moved_fraction(variables, before),
             sample_weight=ops.cast(updated, "float32"),

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 # Means over the samples of prompts that were scored, but for the share of
-# prompts that were not.
+# prompts that were not, and what concerns the update.
 NAMES = (
     "reward",
     "reward_std",
@@ -17,6 +17,7 @@ NAMES = (
     "frac_reward_zero_std",
     "frac_prompts_unscored",
     "train/updated_fraction",
+    "train/skipped_steps",
 )
 ANCHOR_NAMES = ("anchor/reward", "bond/win_rate")
 REFERENCE_NAMES = ("kl_ref",)
@@ -52,6 +53,7 @@ def make_trackers(more_names, has_reference, has_anchor_samples):
     if has_reference:
         names += REFERENCE_NAMES
     trackers = {name: keras.metrics.Mean(name) for name in names}
+    trackers["train/skipped_steps"] = keras.metrics.Sum("train/skipped_steps")
     trackers["reward_std"] = Deviation("reward_std")
     return trackers
 

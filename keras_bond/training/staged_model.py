@@ -25,6 +25,7 @@ class StagedModel(backend.StagedTrainer, keras.Model):
         self.rollout_batch_size = None
         self.gradient_accumulation_steps = 1
         self.rematerialize = False
+        self.max_skipped_steps = 10
 
     def compile(
         self,
@@ -33,6 +34,7 @@ class StagedModel(backend.StagedTrainer, keras.Model):
         rollout_batch_size=None,
         gradient_accumulation_steps=1,
         rematerialize=False,
+        max_skipped_steps=10,
         run_eagerly=False,
         jit_compile="auto",
         steps_per_execution=1,
@@ -60,6 +62,9 @@ class StagedModel(backend.StagedTrainer, keras.Model):
                 its inputs for the backward pass and computes the rest again,
                 at the price of one more forward pass. XLA on a CPU undoes it.
                 Defaults to False.
+            max_skipped_steps: int. A step with a loss or gradient that is not
+                finite is left out; training ends with an error after this
+                many in a row. Defaults to 10.
             run_eagerly: bool. Whether to run the stages of a step uncompiled,
                 for debugging. Defaults to False.
             jit_compile: bool or `"auto"`. Whether TensorFlow compiles the
@@ -82,6 +87,7 @@ class StagedModel(backend.StagedTrainer, keras.Model):
         checks.check_count(
             "gradient_accumulation_steps", gradient_accumulation_steps, 1
         )
+        checks.check_count("max_skipped_steps", max_skipped_steps, 1)
         # The step itself is Python between compiled stages, on every backend.
         super().compile(
             optimizer=optimizer,
@@ -95,6 +101,7 @@ class StagedModel(backend.StagedTrainer, keras.Model):
         self.rollout_batch_size = rollout_batch_size
         self.gradient_accumulation_steps = gradient_accumulation_steps
         self.rematerialize = rematerialize
+        self.max_skipped_steps = max_skipped_steps
         self._compiles_stages = not run_eagerly
         self._jit_compiles_stages = jit_compile in ("auto", True)
         self._stages = {}
@@ -102,6 +109,7 @@ class StagedModel(backend.StagedTrainer, keras.Model):
             "rollout_batch_size": rollout_batch_size,
             "gradient_accumulation_steps": gradient_accumulation_steps,
             "rematerialize": rematerialize,
+            "max_skipped_steps": max_skipped_steps,
             "run_eagerly": run_eagerly,
             "jit_compile": jit_compile,
             "steps_per_execution": steps_per_execution,
@@ -148,6 +156,28 @@ class StagedModel(backend.StagedTrainer, keras.Model):
             return scored[0]
         stacked = tree.map_structure(lambda *x: ops.stack(x), *scored)
         return parts_lib.join(stacked)
+
+    def check_skipped(self, skipped_in_a_row):
+        """Ends a training that cannot go on; the weights are the last good.
+
+        Called where the device has long finished the step before, so that
+        nothing waits for the answer.
+
+        Args:
+            skipped_in_a_row: int scalar tensor.
+
+        Raises:
+            FloatingPointError: if too many steps were left out.
+        """
+        skipped = int(ops.convert_to_numpy(skipped_in_a_row))
+        if skipped >= self.max_skipped_steps:
+            raise FloatingPointError(
+                "Loss and gradients must be finite: lower the learning rate, "
+                "warm it up, or look for what overflows with "
+                "`compile(run_eagerly=True)`. The weights are those of the "
+                f"last good step. Received: {skipped} steps in a row that were "
+                f"not, max_skipped_steps={self.max_skipped_steps}"
+            )
 
     def _rollout_parts(self, inputs):
         batch_size = inputs["rows"].shape[0]

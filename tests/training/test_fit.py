@@ -27,6 +27,7 @@ LOGGED = {
     "frac_reward_zero_std",
     "frac_prompts_unscored",
     "train/updated_fraction",
+    "train/skipped_steps",
 }
 LENGTHS = {"max_prompt_length": 12, "max_completion_length": 5}
 
@@ -162,7 +163,7 @@ def test_a_reward_that_raises_leaves_everything_as_it_was():
             fit(bond)
         if failing_call == 1:
             for variable, a in zip(bond.variables, start):
-                if "update_rate" not in variable.path:
+                if not {"update_rate", "place"} & set(variable.path.split("/")):
                     np.testing.assert_array_equal(a, values_of([variable])[0])
         assert int(bond.prompts_seen) == 4 * (failing_call - 1)
         fit(bond)

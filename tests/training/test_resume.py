@@ -122,7 +122,7 @@ def test_endless_prompts_go_on_where_they_were(tmp_path):
     assert_same(whole, last)
 
 
-@pytest.mark.parametrize("cut_after", [6, 8])
+@pytest.mark.parametrize("cut_after", [8])
 def test_a_kill_between_the_weights_and_their_epoch(tmp_path, cut_after):
     """The weights are of a later step than what the other file says."""
     whole = make_bond()

@@ -1,0 +1,190 @@
+"""A training that is killed again and again ends as one that never was.
+
+    python integration/survive_kills.py --backend jax [--kills 20] [--seed 0]
+
+Trains LoRA adapters of a tiny policy in a process of its own, and kills that
+with SIGKILL at random moments: in a rollout, a reward, a step, a write of the
+backup. Each time it is started again and goes on from
+`keras.callbacks.BackupAndRestore`. In the end policy, anchor, optimizer and
+clocks must be bit for bit those of a run that nobody killed. Ends with exit
+status 1 if something differs.
+"""
+
+import argparse
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+STAGES = ("rollout", "reward", "step", "write")
+EPOCHS, BATCH = 8, 2
+# Seconds a stage may go on before it is killed.
+LONGEST_DELAY = 0.05
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--backend", choices=("jax", "tensorflow", "torch"), required=True
+    )
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--worker", type=pathlib.Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def say(stage):
+    print(f"stage {stage}", flush=True)
+
+
+def announced(name, function):
+    """`function`, saying before it is called what it is."""
+
+    def speaking(*arguments, **kwargs):
+        say(name)
+        return function(*arguments, **kwargs)
+
+    return speaking
+
+
+def train(folder):
+    """What the process does that is killed."""
+    sys.path.insert(0, str(ROOT))
+    from tests import conftest  # isort: skip
+    import keras
+    import numpy as np
+
+    import keras_bond
+
+    def reward(prompts, completions):
+        say("reward")
+        scores = conftest.length_reward(prompts, completions)
+        say("step")
+        return scores
+
+    policy = conftest.make_policy(num_layers=1)
+    keras.utils.set_random_seed(0)
+    policy.backbone.enable_lora(2)
+    bond = keras_bond.JBond(
+        policy, reward, max_prompt_length=8, max_completion_length=2, seed=1
+    )
+    bond.compile(keras.optimizers.Adam(1e-5))
+    bond.collect = announced("rollout", bond.collect)
+    bond.save_weights = announced("write", bond.save_weights)
+    backup = keras.callbacks.BackupAndRestore(
+        folder / "backup", save_freq=1, delete_checkpoint=False
+    )
+    begin = keras.callbacks.LambdaCallback(
+        on_train_begin=lambda logs: print(
+            f"begin {int(bond.optimizer.iterations)}", flush=True
+        )
+    )
+    prompts = [text for text in conftest.PROMPTS if len(text) < 7]
+    bond.fit(
+        prompts,
+        batch_size=BATCH,
+        epochs=EPOCHS,
+        verbose=0,
+        callbacks=[backup, begin],
+    )
+    values = conftest.values_of(
+        [
+            *bond.policy.variables,
+            *bond.non_trainable_variables,
+            *bond.optimizer.variables,
+        ]
+    )
+    np.savez(folder / "last.npz", *values)
+
+
+def run(arguments, folder, kill=None, start=0.0):
+    """Runs the process once, to its end or its death.
+
+    Args:
+        arguments: what `parse_arguments` returned.
+        folder: path. Of the run.
+        kill: `(stage, number, delay)`: str, int and seconds, or `None`.
+        start: float. When all began.
+
+    Returns:
+        `None`, or a row of the table: the moment, the stage that was asked
+        for, the one it was in, and the step that this life began at.
+    """
+    command = [sys.executable, __file__, "--backend", arguments.backend]
+    process = subprocess.Popen(
+        [*command, "--worker", folder],
+        env={**os.environ, "KERAS_BACKEND": arguments.backend},
+        stdout=subprocess.PIPE,
+        stderr=open(folder / "errors.txt", "w"),
+        text=True,
+    )
+    begun, stage, seen = None, None, 0
+    for line in process.stdout:
+        word, _, rest = line.strip().partition(" ")
+        if word == "begin":
+            begun = int(rest)
+        if word != "stage":
+            continue
+        stage = rest
+        if kill is None or stage != kill[0]:
+            continue
+        seen += 1
+        if seen == kill[1]:
+            time.sleep(kill[2])
+            process.send_signal(signal.SIGKILL)
+            killed = time.time() - start
+    if process.wait() == 0:
+        return None
+    if process.returncode != -signal.SIGKILL:
+        sys.exit((folder / "errors.txt").read_text())
+    return f"{killed:8.1f}  {kill[0]:8}  {stage:8}  {begun:6}"
+
+
+def differences(folders):
+    """Names of arrays that are not the same bits in both folders."""
+    import numpy as np
+
+    one, other = (np.load(folder / "last.npz") for folder in folders)
+    return [
+        name
+        for name in one.files
+        if one[name].tobytes() != other[name].tobytes()
+    ]
+
+
+def main():
+    arguments = parse_arguments()
+    if arguments.worker:
+        train(arguments.worker)
+        return
+    generator = random.Random(arguments.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        whole, killed = pathlib.Path(folder, "a"), pathlib.Path(folder, "b")
+        whole.mkdir()
+        killed.mkdir()
+        run(arguments, whole)
+        start, kills = time.time(), 0
+        print("kill  second    aimed at  died in   life began at step")
+        while True:
+            kill = None
+            if kills < arguments.kills:
+                stage = STAGES[kills % len(STAGES)]
+                delay = generator.uniform(0.0, LONGEST_DELAY)
+                kill = (stage, generator.randint(1, 3), delay)
+            row = run(arguments, killed, kill, start)
+            if row is None:
+                break
+            kills += 1
+            print(f"{kills:4}{row}", flush=True)
+        different = differences((whole, killed))
+        print(f"{kills} kills, {len(different)} arrays differ")
+        sys.exit(bool(different) or kills < arguments.kills)
+
+
+if __name__ == "__main__":
+    main()
