@@ -173,7 +173,10 @@ def deserialize_policy(config):
 
     The three entries are taken out of `config`.
     """
-    policy = keras.saving.deserialize_keras_object(config.pop("policy"))
+    # KerasHub compiles a policy when it is made, and Keras, which would do it
+    # again, only warns that it cannot.
+    policy = {**config.pop("policy"), "compile_config": None}
+    policy = keras.saving.deserialize_keras_object(policy)
     lora_rank = config.pop("lora_rank")
     lora_layer_names = config.pop("lora_layer_names")
     if lora_rank is not None:

@@ -1,5 +1,9 @@
 """The anchor moves once an update; what is saved goes on as if never left."""
 
+import signal
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -172,3 +176,80 @@ def test_adapters_are_never_merged_by_a_foreign_save(tmp_path):
     bond = make_bond(lora=True)
     with pytest.raises(ValueError, match="the model's own `save`"):
         keras.saving.save_weights(bond, tmp_path / "x.weights.h5")
+
+
+KILLED_IN_A_SAVE = """
+import os, signal, sys
+
+import keras
+from tests.training.test_anchor_and_saving import make_bond
+
+bond = make_bond(lora=True)
+name, path = sys.argv[1:]
+bond.optimizer.save_own_variables = lambda store: os.kill(
+    os.getpid(), signal.SIGKILL
+)
+getattr(bond, name)(path)
+"""
+
+
+@pytest.mark.parametrize(
+    "name, file", [("save", "x.keras"), ("save_weights", "x.weights.h5")]
+)
+def test_a_kill_in_a_save_leaves_the_old_file(tmp_path, name, file):
+    bond, path = make_bond(lora=True), tmp_path / file
+    getattr(bond, name)(path)
+    old = path.read_bytes()
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_IN_A_SAVE, name, str(path)],
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert path.read_bytes() == old
+    getattr(bond, name)(path)
+    assert [p.name for p in tmp_path.iterdir()] == [file]
+
+
+@pytest.mark.parametrize(
+    "name, file", [("save", "x.keras"), ("save_weights", "x.weights.h5")]
+)
+def test_a_save_that_fails_leaves_the_old_file_alone(tmp_path, name, file):
+    def fail(store):
+        raise OSError("disk full")
+
+    bond, path = make_bond(), tmp_path / file
+    getattr(bond, name)(path)
+    old = path.read_bytes()
+    bond.optimizer.save_own_variables = fail
+    with pytest.raises(OSError, match="disk full"):
+        getattr(bond, name)(path)
+    assert path.read_bytes() == old
+    assert [p.name for p in tmp_path.iterdir()] == [file]
+
+
+@keras.saving.register_keras_serializable("keras_bond_tests")
+class Scaled(keras.layers.Layer):
+    """A reward with one weight: the sum of the token ids, scaled."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.scale = self.add_weight(shape=(), initializer="zeros")
+        self.built = True
+
+    def call(self, inputs):
+        token_ids = keras.ops.cast(inputs["token_ids"], "float32")
+        return keras.ops.sum(token_ids, axis=-1) * self.scale
+
+
+@pytest.mark.filterwarnings(r"error:`compile\(\)` was not called")
+@pytest.mark.parametrize("in_list", [False, True])
+def test_a_layer_that_rewards_is_saved_with_its_weights(tmp_path, in_list):
+    scaled = Scaled()
+    bond = make_bond(reward=[scaled, length_reward] if in_list else scaled)
+    scaled.scale.assign(3.0)
+    bond.save(tmp_path / "bond.keras")
+    loaded = keras.saving.load_model(
+        tmp_path / "bond.keras", custom_objects={"length_reward": length_reward}
+    )
+    reward = loaded.reward[0] if in_list else loaded.reward
+    np.testing.assert_array_equal(*values_of([reward.scale, scaled.scale]))
