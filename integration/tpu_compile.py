@@ -137,9 +137,9 @@ def show(stage):
         f"{n or ''} {k}".strip() for k, n in stage.collectives.items()
     )
     print(
-        f"| {stage.name} | {stage.arguments / GIB:.2f} | "
-        f"{stage.temporary / GIB:.2f} | {stage.peak / GIB:.2f} | "
-        f"{stage.flops / 1e12:.2f} | {stage.accessed / 1e9:.1f} | "
+        f"| {stage.name} | {stage.arguments / GIB:.3g} | "
+        f"{stage.temporary / GIB:.3g} | {stage.peak / GIB:.3g} | "
+        f"{stage.flops / 1e12:.3g} | {stage.accessed / 1e9:.3g} | "
         f"{collectives or 'none'} | {stage.seconds:.0f} |",
         flush=True,
     )
@@ -165,6 +165,11 @@ def main(argv=None):
     words = sys.argv[1:] if argv is None else argv
     print(f"`{' '.join(['python integration/tpu_compile.py', *words])}`\n")
     show_header()
+    if arguments.layers and arguments.preset not in shapes.PRESETS:
+        raise ValueError(
+            "`--layers` needs a preset that is built in: one of "
+            f"{sorted(shapes.PRESETS)}. Received: --preset {arguments.preset}"
+        )
     if arguments.layers:
         whole = shapes.PRESETS[arguments.preset]["num_layers"]
         results = [
@@ -183,7 +188,7 @@ def main(argv=None):
     peak = max(stage.peak for stage in found)
     fits = peak <= chip.memory
     print(
-        f"\nPeak {peak / GIB:.2f} GiB of {chip.memory / GIB:.0f} GiB a chip: "
+        f"\nPeak {peak / GIB:.3g} GiB of {chip.memory / GIB:.0f} GiB a chip: "
         f"{'fits' if fits else 'DOES NOT FIT'}."
     )
     return fits
