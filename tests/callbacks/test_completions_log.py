@@ -15,7 +15,7 @@ from tests.conftest import values_of
 
 def make_bond():
     bond = keras_bond.JBond(
-        make_policy(),
+        make_policy(num_layers=1),
         length_reward,
         max_prompt_length=12,
         max_completion_length=5,

@@ -50,7 +50,7 @@ class Trace(keras.callbacks.Callback):
 
 def fit(spoils="loss", bad_batches=(BAD,), epochs=1, **compile_arguments):
     bond = Spoilt(
-        make_policy(),
+        make_policy(num_layers=1),
         length_reward,
         max_prompt_length=12,
         max_completion_length=3,

@@ -40,7 +40,7 @@ def make_bond(seen=None, prompt_buckets=None):
             seen.append(list(prompts))
         return length_reward(prompts, completions)
 
-    policy = make_policy()
+    policy = make_policy(num_layers=1)
     keras.utils.set_random_seed(0)
     policy.backbone.enable_lora(2)
     bond = keras_bond.JBond(
@@ -224,7 +224,7 @@ def test_a_failed_load_changes_nothing(tmp_path, kept_bytes):
 def test_a_file_of_another_model_changes_nothing(tmp_path):
     """Loading fails in the middle: adapters of another rank come last."""
     path = tmp_path / "x.weights.h5"
-    policy = make_policy()
+    policy = make_policy(num_layers=1)
     policy.backbone.enable_lora(3)
     other = keras_bond.JBond(
         policy, length_reward, max_prompt_length=12, max_completion_length=3
