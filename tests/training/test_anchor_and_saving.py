@@ -18,7 +18,7 @@ CAN_STACK_STEPS = keras.config.backend() != "torch"
 
 
 def make_bond(lora=False, reward=length_reward, **compile_arguments):
-    policy = make_policy(num_layers=1)
+    policy = make_policy()
     if lora:
         keras.utils.set_random_seed(0)
         policy.backbone.enable_lora(2)
