@@ -32,10 +32,17 @@ class TextCodec:
         if not hasattr(preprocessor, "tokenizer"):
             preprocessor = types.SimpleNamespace(tokenizer=preprocessor)
         self.tokenizer = preprocessor.tokenizer
-        self.start = []
-        if getattr(preprocessor, "add_start_token", True):
-            start_token_id = getattr(self.tokenizer, "start_token_id", None)
-            self.start = [] if start_token_id is None else [start_token_id]
+        self.adds_start = getattr(preprocessor, "add_start_token", True)
+
+    @property
+    def start(self):
+        """list of int. What stands before every prompt.
+
+        Asked for when it is needed: the tokenizer of a model that is being
+        loaded has no vocabulary yet.
+        """
+        start = getattr(self.tokenizer, "start_token_id", None)
+        return [start] if self.adds_start and start is not None else []
 
     def encode(self, prompts):
         """Returns one list of token ids for each of `prompts`."""
