@@ -66,7 +66,7 @@ class Recorder:
         return [sum(map(ord, text)) % 97 / 97.0 for text in completions]
 
 
-def train(family, trainer, lora_rank, **compile_arguments):
+def train(family, trainer, lora_rank):
     """Trains for two steps under the present distribution.
 
     Returns:
@@ -85,7 +85,7 @@ def train(family, trainer, lora_rank, **compile_arguments):
         policy.backbone.enable_lora(lora_rank)
     reward = Recorder()
     bond = getattr(keras_bond, trainer)(policy, reward, **MAX_LENGTHS, seed=1)
-    bond.compile(keras.optimizers.SGD(0.01), **compile_arguments)
+    bond.compile(keras.optimizers.SGD(0.01))
     history = bond.fit(
         conftest.PROMPTS * 2,
         batch_size=8,

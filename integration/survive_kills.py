@@ -22,7 +22,9 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STAGES = ("rollout", "reward", "step", "write")
-EPOCHS, BATCH = 8, 2
+BATCH = 2
+# A life ends in one of its first steps; an epoch has two.
+MOST_STEPS = 3
 # Seconds a stage may go on before it is killed.
 LONGEST_DELAY = 0.05
 
@@ -52,7 +54,7 @@ def announced(name, function):
     return speaking
 
 
-def train(folder):
+def train(folder, epochs):
     """What the process does that is killed."""
     sys.path.insert(0, str(ROOT))
     from tests import conftest  # isort: skip
@@ -88,7 +90,7 @@ def train(folder):
     bond.fit(
         prompts,
         batch_size=BATCH,
-        epochs=EPOCHS,
+        epochs=epochs,
         verbose=0,
         callbacks=[backup, begin],
     )
@@ -117,7 +119,7 @@ def run(arguments, folder, kill=None, start=0.0):
     """
     command = [sys.executable, __file__, "--backend", arguments.backend]
     process = subprocess.Popen(
-        [*command, "--worker", folder],
+        [*command, "--kills", str(arguments.kills), "--worker", folder],
         env={**os.environ, "KERAS_BACKEND": arguments.backend},
         stdout=subprocess.PIPE,
         stderr=open(folder / "errors.txt", "w"),
@@ -160,7 +162,7 @@ def differences(folders):
 def main():
     arguments = parse_arguments()
     if arguments.worker:
-        train(arguments.worker)
+        train(arguments.worker, 2 * arguments.kills + 2)
         return
     generator = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -175,7 +177,7 @@ def main():
             if kills < arguments.kills:
                 stage = STAGES[kills % len(STAGES)]
                 delay = generator.uniform(0.0, LONGEST_DELAY)
-                kill = (stage, generator.randint(1, 3), delay)
+                kill = (stage, generator.randint(1, MOST_STEPS), delay)
             row = run(arguments, killed, kill, start)
             if row is None:
                 break

@@ -55,12 +55,20 @@ def vocabulary():
         "the quick brown fox jumps over the lazy dog",
         "a b c d e f g 1 2 3 4 5 6 7 8 9 0",
     ]
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sentences * 10),
-        model_writer=model,
+    return train_vocabulary(
+        sentences * 10,
         vocab_size=60,
         model_type="BPE",
+        user_defined_symbols=["<end_of_turn>"],
+    )
+
+
+def train_vocabulary(sentences, **arguments):
+    """A SentencePiece model with the special tokens where Gemma has them."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences),
+        model_writer=model,
         pad_id=0,
         eos_id=1,
         bos_id=2,
@@ -69,9 +77,9 @@ def vocabulary():
         eos_piece="<eos>",
         bos_piece="<bos>",
         unk_piece="<unk>",
-        user_defined_symbols=["<end_of_turn>"],
         hard_vocab_limit=False,
         minloglevel=2,
+        **arguments,
     )
     return model.getvalue()
 

@@ -13,6 +13,7 @@ GOLDEN = pathlib.Path(__file__).parent / "golden" / "public_api.txt"
 # Lowest first: imports only go down.
 FLOORS = (
     "version",
+    "arguments",
     "formulas",
     "backend",
     "distribution",

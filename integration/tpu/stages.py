@@ -94,7 +94,6 @@ def abstract_trainer(build, mesh_shape, chips, compile_arguments, **arguments):
     return trainer
 
 
-@keras.saving.register_keras_serializable("keras_bond_tpu")
 class NoReward(keras.Layer):
     """Stands for a reward, which does not run on the chips."""
 

@@ -126,7 +126,8 @@ class StagedTrainer:
     def _state_stage(self, name, function, state):
         """A stage that takes the state, gives it away and returns it anew."""
         placed = None
-        if keras.distribution.distribution() is not None:
+        is_new = name not in self._stages
+        if is_new and keras.distribution.distribution() is not None:
             # Every variable stays where it is.
             places = jax.tree.map(lambda value: value.sharding, state)
             placed = (None, places)

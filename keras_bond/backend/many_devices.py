@@ -61,9 +61,6 @@ def to_device(array):
     """
     if keras.distribution.distribution() is None:
         return jax.numpy.asarray(array)
-    if jax.process_count() == 1 and len(array) % num_replicas():
-        # Too few to go round: every device gets all of them.
-        return jax.numpy.asarray(array)
     return jax.make_array_from_process_local_data(_sharding(array), array)
 
 

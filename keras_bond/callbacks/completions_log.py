@@ -7,6 +7,8 @@ import shutil
 import keras
 import numpy as np
 
+from keras_bond.arguments import check_count
+
 COLUMNS = ("prompt", "policy", "reward", "anchor", "its reward", "quantile")
 NUMBER_WIDTH = 10
 
@@ -51,15 +53,9 @@ class CompletionsLog(keras.callbacks.Callback):
         self, prompts, every=None, path=None, num_anchor_samples=4, verbose=1
     ):
         super().__init__()
-        for name, value in (
-            ("every", 1 if every is None else every),
-            ("num_anchor_samples", num_anchor_samples),
-        ):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"`{name}` must be an integer of at least 1. "
-                    f"Received: {name}={value!r}"
-                )
+        if every is not None:
+            check_count("every", every, 1)
+        check_count("num_anchor_samples", num_anchor_samples, 1)
         self.prompts = prompts
         self.every = every
         self.path = path

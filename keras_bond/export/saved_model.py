@@ -3,12 +3,12 @@
 import json
 import os
 
+from keras_bond.arguments import check_count
 from keras_bond.data import TextCodec
 from keras_bond.export import checks
 from keras_bond.export import processes
 from keras_bond.export.beside import workshop
 from keras_bond.export.greedy import record_completions
-from keras_bond.training.checks import check_count
 from keras_bond.version import __version__
 
 PROMPTS = ("", "Hello", "Why is the sky blue?")

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from keras_bond.training import checks
+from keras_bond.arguments import check_count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Settings:
     @classmethod
     def of(cls, bond, batch_size):
         """Those of a trainer, compiled or not."""
-        checks.check_count("batch_size", batch_size, 1)
+        check_count("batch_size", batch_size, 1)
         return cls(
             batch_size,
             bond.rollout_batch_size,

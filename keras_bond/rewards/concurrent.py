@@ -8,6 +8,7 @@ import warnings
 import keras
 import numpy as np
 
+from keras_bond.arguments import check_count
 from keras_bond.rewards import threads
 from keras_bond.rewards.reward import Reward
 from keras_bond.rewards.reward import get
@@ -90,9 +91,9 @@ class ConcurrentReward(Reward):
         retry_delay=1.0,
         on_failure="raise",
     ):
-        _check_count("max_workers", max_workers, 1)
-        _check_count("batch_size", batch_size, 1)
-        _check_count("retries", retries, 0)
+        check_count("max_workers", max_workers, 1)
+        check_count("batch_size", batch_size, 1)
+        check_count("retries", retries, 0)
         _check_seconds(timeout, retry_delay)
         if on_failure not in ("raise", "drop"):
             raise ValueError(
@@ -192,14 +193,6 @@ class ConcurrentReward(Reward):
     def from_config(cls, config):
         reward = keras.saving.deserialize_keras_object(config["reward"])
         return cls(**{**config, "reward": reward})
-
-
-def _check_count(name, value, least):
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(
-            f"`{name}` must be an integer of at least {least}. "
-            f"Received: {name}={value!r}"
-        )
 
 
 def _check_seconds(timeout, retry_delay):

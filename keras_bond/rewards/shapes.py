@@ -5,6 +5,7 @@ import re
 
 import keras
 
+from keras_bond.arguments import check_count
 from keras_bond.rewards.text import TextReward
 
 
@@ -120,10 +121,7 @@ class Repetition(TextReward):
     """
 
     def __init__(self, n=3):
-        if not isinstance(n, int) or n < 1:
-            raise ValueError(
-                f"`n` must be an integer of at least 1. Received: n={n!r}"
-            )
+        check_count("n", n, 1)
         self.n = n
 
     def score(self, completion):

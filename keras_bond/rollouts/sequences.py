@@ -52,6 +52,21 @@ def completion_window(values, prompt_lengths, completion_length, shift=0):
     return ops.take_along_axis(values, indices, axis=1)
 
 
+def at_last_token(values, padding_mask):
+    """Takes what stands at the last real token of each row.
+
+    Args:
+        values: tensor `(rows, length, width)`.
+        padding_mask: bool tensor `(rows, length)`, padding on the right.
+
+    Returns:
+        tensor `(rows, width)`.
+    """
+    lengths = ops.sum(ops.cast(padding_mask, "int32"), axis=1)
+    last = (lengths - 1)[:, None, None]
+    return ops.take_along_axis(values, last, axis=1)[:, 0]
+
+
 def repeat_rows(values, num_samples):
     """Repeats every row `num_samples` times, copies side by side."""
     return ops.repeat(values, num_samples, axis=0)

@@ -6,16 +6,16 @@ from keras import ops
 
 from keras_bond import formulas
 from keras_bond import rollouts
+from keras_bond.arguments import check_count
 from keras_bond.callbacks import anchor as anchor_rules
 from keras_bond.rollouts import sequences
 from keras_bond.training import checks
 from keras_bond.training import metrics as metrics_lib
+from keras_bond.training import standardize
 from keras_bond.training.policy_trainer import PolicyTrainer
 from keras_bond.training.weight_sets import Anchor
 from keras_bond.training.weight_sets import WeightSet
 
-# Where the trained values are at most this share, a reference costs nothing.
-FREE_REFERENCE_SHARE = 0.1
 # What the network reads: prompts, and completions of them.
 COMPLETIONS = ("prompt_ids", "prompt_lengths", "completion_ids", "mask")
 
@@ -58,22 +58,20 @@ class AnchoredTrainer(PolicyTrainer):
         reference="auto",
         **kwargs,
     ):
-        checks.check_count("num_policy_samples", num_policy_samples, 1)
-        checks.check_count("num_anchor_samples", num_anchor_samples, 0)
+        check_count("num_policy_samples", num_policy_samples, 1)
+        check_count("num_anchor_samples", num_anchor_samples, 0)
         checks.check_one_of("reference", reference, ("auto", True, False))
         super().__init__(policy, reward, **kwargs)
         self.num_policy_samples = num_policy_samples
         self.num_anchor_samples = num_anchor_samples
         self.anchor = Anchor(policy.trainable_variables)
         self.weight_sets = {"anchor": self.anchor}
-        if reference == "auto":
-            reference = _trained_share(policy) <= FREE_REFERENCE_SHARE
-        self.has_reference = reference
-        if reference:
+        self.has_reference = standardize.has_reference(reference, policy)
+        if self.has_reference:
             self.reference = WeightSet(policy.trainable_variables, "reference")
             self.weight_sets["reference"] = self.reference
         self.trackers = metrics_lib.make_trackers(
-            logged_names, reference, num_anchor_samples > 0
+            logged_names, self.has_reference, num_anchor_samples > 0
         )
         self._default_rule_announced = False
 
@@ -393,8 +391,3 @@ class AnchoredTrainer(PolicyTrainer):
 
 def _stage_name(name, training):
     return name if training else f"evaluate {name}"
-
-
-def _trained_share(policy):
-    trained = sum(math.prod(v.shape) for v in policy.trainable_variables)
-    return trained / policy.count_params()

@@ -363,7 +363,6 @@ class Bond(AnchoredTrainer):
             bool arrays `(rows, length)`, and a float32 array `(rows, 2)` of
             estimated `p_le` and `p_lt`.
         """
-        checks.check_count("num_samples", num_samples, 2)
         return quantile_model.draw_examples(
             self, prompts, num_samples, batch_size
         )

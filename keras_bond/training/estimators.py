@@ -3,6 +3,7 @@
 import dataclasses
 
 from keras_bond import formulas
+from keras_bond.arguments import check_count
 from keras_bond.training import checks
 
 FORWARD = (
@@ -45,9 +46,9 @@ class Estimators:
     kl_estimator: str
 
     def __post_init__(self):
-        checks.check_count("best_of_n", self.best_of_n, 2)
-        checks.check_count("num_policy_samples", self.num_policy_samples, 1)
-        checks.check_count("num_anchor_samples", self.num_anchor_samples, 1)
+        check_count("best_of_n", self.best_of_n, 2)
+        check_count("num_policy_samples", self.num_policy_samples, 1)
+        check_count("num_anchor_samples", self.num_anchor_samples, 1)
         checks.check_one_of("forward", self.forward, FORWARD)
         checks.check_one_of("backward", self.backward, BACKWARD)
         checks.check_one_of("quantiles", self.quantiles, (*QUANTILES, MODEL))

@@ -7,6 +7,7 @@ from keras_bond import backend
 from keras_bond import data
 from keras_bond import formulas
 from keras_bond import rollouts
+from keras_bond.arguments import check_count
 from keras_bond.training import checks
 
 
@@ -25,7 +26,7 @@ def draw_tokens(
         `(batches, drawn)`: the `keras_bond.data.PromptBatches`, and a list of
         lists of int, prompt by prompt and sample by sample.
     """
-    checks.check_count("num_samples", num_samples, 1)
+    check_count("num_samples", num_samples, 1)
     checks.check_one_of("weights", weights, ("policy", *trainer.weight_sets))
     batch_size = data.spreadable(32 if batch_size is None else batch_size)
     batches = data.to_batches(prompts, trainer.encoder, batch_size)

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_bond import formulas
+from keras_bond.arguments import check_count
 from keras_bond.rollouts import sequences
 from keras_bond.training import scoring
 
@@ -77,9 +78,8 @@ class QuantileModel(keras.Model):
 
     def call(self, inputs, training=False):
         hidden = self.backbone(inputs, training=training)
-        counts = ops.sum(ops.cast(inputs["padding_mask"], "int32"), axis=1)
-        last = ops.take_along_axis(hidden, (counts - 1)[:, None, None], axis=1)
-        features = ops.cast(last[:, 0], "float32")
+        last = sequences.at_last_token(hidden, inputs["padding_mask"])
+        features = ops.cast(last, "float32")
         if not self.train_backbone:
             features = ops.stop_gradient(features)
         if training:
@@ -187,6 +187,7 @@ def judge(model, inputs, stop_token_ids):
 
 def draw_examples(bond, prompts, num_samples, batch_size):
     """Draws and scores anchor samples; see `Bond.quantile_examples`."""
+    check_count("num_samples", num_samples, 2)
     samples, rewards = scoring.draw_scored(
         bond, prompts, num_samples, batch_size, "anchor", bond.seed
     )

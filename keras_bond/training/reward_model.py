@@ -6,13 +6,16 @@ import keras
 from keras import ops
 
 from keras_bond import data
+from keras_bond.arguments import check_count
 from keras_bond.formulas import preference_loss
+from keras_bond.rollouts import sequences
 from keras_bond.training import checks
 from keras_bond.training import saving
+from keras_bond.training.compile_config import CompileConfig
 
 
 @keras.saving.register_keras_serializable(package="keras_bond")
-class RewardModel(keras.Model):
+class RewardModel(CompileConfig, keras.Model):
     """Scores completions with one number, learned from preference pairs.
 
     A scalar head on a language model's last hidden state, trained by the
@@ -79,7 +82,7 @@ class RewardModel(keras.Model):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        checks.check_count("max_length", max_length, 2)
+        check_count("max_length", max_length, 2)
         checks.check_one_of("truncate", truncate, (None, "left"))
         checks.check_strength(
             "center_rewards_coefficient", center_rewards_coefficient
@@ -118,11 +121,10 @@ class RewardModel(keras.Model):
             for name in ("token_ids", "padding_mask")
         }
         hidden = self.backbone(rows, training=training)
-        counts = ops.sum(ops.cast(rows["padding_mask"], "int32"), axis=1)
-        last = ops.take_along_axis(hidden, (counts - 1)[:, None, None], axis=1)
+        last = sequences.at_last_token(hidden, rows["padding_mask"])
         if training:
             self.batches_seen.assign_add(1)
-        rewards = self.head(ops.cast(last[:, 0], "float32"))
+        rewards = self.head(ops.cast(last, "float32"))
         return ops.reshape(rewards, shape[:-1])
 
     def compile(self, optimizer="adam", **kwargs):
@@ -146,15 +148,8 @@ class RewardModel(keras.Model):
         super().compile(optimizer=optimizer, **kwargs)
         self._compile_arguments = kwargs
 
-    def get_compile_config(self):
-        if not self.compiled:
-            return {}
-        optimizer = keras.saving.serialize_keras_object(self.optimizer)
-        return {"optimizer": optimizer, **self._compile_arguments}
-
     def compile_from_config(self, config):
-        optimizer = keras.saving.deserialize_keras_object(config["optimizer"])
-        self.compile(**{**config, "optimizer": optimizer})
+        super().compile_from_config(config)
         self.optimizer.build(self.trainable_variables)
 
     def compute_loss(
@@ -354,22 +349,21 @@ class RewardModel(keras.Model):
 
     def save(self, filepath, overwrite=True, **kwargs):
         """See `keras.Model.save`. LoRA adapters stay apart from kernels."""
-        with saving.unmerged(self.backbone):
-            return super().save(filepath, overwrite=overwrite, **kwargs)
+        with saving.writing(self, self.backbone, filepath, overwrite) as path:
+            if path is not None:
+                super().save(path, overwrite=overwrite, **kwargs)
 
     def save_weights(self, filepath, overwrite=True, **kwargs):
         """See `keras.Model.save_weights`; adapters as in `save`."""
-        with saving.unmerged(self.backbone):
-            return super().save_weights(filepath, overwrite=overwrite, **kwargs)
+        with saving.writing(self, self.backbone, filepath, overwrite) as path:
+            if path is not None:
+                super().save_weights(path, overwrite=overwrite, **kwargs)
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
         return {
             "backbone": serialize(self.backbone),
-            "lora_rank": getattr(self.backbone, "_lora_rank", None),
-            "lora_layer_names": sorted(
-                {layer.name for layer in saving.lora_layers(self.backbone)}
-            ),
+            **saving.serialize_lora(self.backbone),
             "preprocessor": serialize(self.preprocessor),
             "max_length": self.max_length,
             "truncate": self.truncate,
@@ -383,8 +377,5 @@ class RewardModel(keras.Model):
         deserialize = keras.saving.deserialize_keras_object
         backbone = deserialize(config.pop("backbone"))
         preprocessor = deserialize(config.pop("preprocessor"))
-        lora_rank = config.pop("lora_rank")
-        layer_names = config.pop("lora_layer_names")
-        if lora_rank is not None:
-            backbone.enable_lora(lora_rank, target_layer_names=layer_names)
+        saving.enable_lora(backbone, config)
         return cls(backbone, preprocessor, **config)

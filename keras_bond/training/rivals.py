@@ -7,6 +7,7 @@ only `loss_terms` differs.
 import keras
 
 from keras_bond import formulas
+from keras_bond.arguments import check_count
 from keras_bond.callbacks import AnchorFixed
 from keras_bond.training import checks
 from keras_bond.training.anchored_trainer import AnchoredTrainer
@@ -58,7 +59,7 @@ class Reinforce(AnchoredTrainer):
     ):
         checks.check_strength("kl_strength", kl_strength)
         checks.check_one_of("baseline", baseline, formulas.BASELINES)
-        checks.check_count(
+        check_count(
             "num_policy_samples",
             num_policy_samples,
             2 if baseline == "prompt" else 1,
@@ -138,7 +139,7 @@ class BoNBoN(AnchoredTrainer):
     def __init__(
         self, policy, reward, *, best_of_n=8, sft_weight=0.5, **kwargs
     ):
-        checks.check_count("best_of_n", best_of_n, 2)
+        check_count("best_of_n", best_of_n, 2)
         checks.check_share("sft_weight", sft_weight)
         super().__init__(
             policy,

@@ -15,20 +15,18 @@ class SavedModel(StagedModel):
 
         Of several processes the first writes, and the others wait.
         """
-        with saving.unmerged(self.policy), saving.by_one_process(self) as mine:
-            if mine:
-                with saving.beside(filepath, overwrite) as path:
-                    super().save(path, overwrite=overwrite, **kwargs)
+        with saving.writing(self, self.policy, filepath, overwrite) as path:
+            if path is not None:
+                super().save(path, overwrite=overwrite, **kwargs)
 
     def save_weights(self, filepath, overwrite=True, **kwargs):
         """See `keras.Model.save_weights`: policy, anchor, optimizer, seeds.
 
         Of several processes the first writes, and the others wait.
         """
-        with saving.unmerged(self.policy), saving.by_one_process(self) as mine:
-            if mine:
-                with saving.beside(filepath, overwrite) as path:
-                    super().save_weights(path, overwrite=overwrite, **kwargs)
+        with saving.writing(self, self.policy, filepath, overwrite) as path:
+            if path is not None:
+                super().save_weights(path, overwrite=overwrite, **kwargs)
 
     def load_weights(self, filepath, skip_mismatch=False, **kwargs):
         """See `keras.Model.load_weights`. Loads all, or changes nothing."""

@@ -94,6 +94,26 @@ def beside(filepath, overwrite):
 
 
 @contextlib.contextmanager
+def writing(model, network, filepath, overwrite):
+    """A context in which a model is written, adapters apart from kernels.
+
+    Args:
+        model: the `keras.Model`.
+        network: the part of it that may have LoRA adapters.
+        filepath, overwrite: see `beside`.
+
+    Yields:
+        the path to write to, or `None` where another process writes.
+    """
+    with unmerged(network), by_one_process(model) as is_mine:
+        if not is_mine:
+            yield None
+            return
+        with beside(filepath, overwrite) as path:
+            yield path
+
+
+@contextlib.contextmanager
 def all_or_nothing(model):
     """Gives a model its values back where the context ends in an error."""
     variables = list(model.variables)
@@ -160,11 +180,9 @@ class LoraAdapters(keras.Layer):
 
 def serialize_policy(policy):
     """Returns the config of a policy, LoRA included."""
-    backbone = policy.backbone
     return {
         "policy": keras.saving.serialize_keras_object(policy),
-        "lora_rank": getattr(backbone, "_lora_rank", None),
-        "lora_layer_names": sorted({x.name for x in lora_layers(policy)}),
+        **serialize_lora(policy.backbone),
     }
 
 
@@ -177,13 +195,27 @@ def deserialize_policy(config):
     # again, only warns that it cannot.
     policy = {**config.pop("policy"), "compile_config": None}
     policy = keras.saving.deserialize_keras_object(policy)
-    lora_rank = config.pop("lora_rank")
-    lora_layer_names = config.pop("lora_layer_names")
-    if lora_rank is not None:
-        policy.backbone.enable_lora(
-            lora_rank, target_layer_names=lora_layer_names
-        )
+    enable_lora(policy.backbone, config)
     return policy
+
+
+def serialize_lora(backbone):
+    """Returns what of a config makes the adapters of a KerasHub backbone."""
+    return {
+        "lora_rank": getattr(backbone, "_lora_rank", None),
+        "lora_layer_names": sorted({x.name for x in lora_layers(backbone)}),
+    }
+
+
+def enable_lora(backbone, config):
+    """Makes the adapters that `serialize_lora` described.
+
+    The two entries are taken out of `config`.
+    """
+    rank = config.pop("lora_rank")
+    layer_names = config.pop("lora_layer_names")
+    if rank is not None:
+        backbone.enable_lora(rank, target_layer_names=layer_names)
 
 
 def serialize_reward(reward):

@@ -3,6 +3,7 @@
 import numpy as np
 
 from keras_bond import backend
+from keras_bond import data
 from keras_bond import rewards as rewards_lib
 from keras_bond.training import generation
 
@@ -78,14 +79,14 @@ def draw_scored(trainer, prompts, num_samples, batch_size, weights, seed):
 
 def _pad(trainer, prompts, drawn, num_samples):
     """Prompt and completion in one row, as the policy itself reads them."""
+    rows = [
+        [*prompt, *completion]
+        for prompt, completion in zip(
+            generation.spread(prompts, num_samples), drawn
+        )
+    ]
     length = trainer.max_prompt_length + trainer.max_completion_length
-    token_ids = np.zeros((len(drawn), length), "int32")
-    padding_mask = np.zeros((len(drawn), length), bool)
-    for i, completion in enumerate(drawn):
-        row = [*prompts[i // num_samples], *completion]
-        token_ids[i, : len(row)] = row
-        padding_mask[i, : len(row)] = True
-    return {"token_ids": token_ids, "padding_mask": padding_mask}
+    return data.pad_rows(rows, length)
 
 
 def _samples(codec, source, rows, present, rollout):

@@ -5,11 +5,13 @@ from keras import ops
 from keras import tree
 
 from keras_bond import backend
+from keras_bond.arguments import check_count
 from keras_bond.training import checks
 from keras_bond.training import parts as parts_lib
+from keras_bond.training.compile_config import CompileConfig
 
 
-class StagedModel(backend.StagedTrainer, keras.Model):
+class StagedModel(CompileConfig, backend.StagedTrainer, keras.Model):
     """Says how a step runs: its stages, their order, and in how many parts.
 
     A child has a `policy`, its sampling `temperature`, the `encoder` of its
@@ -83,11 +85,11 @@ class StagedModel(backend.StagedTrainer, keras.Model):
         checks.check_optimizer(optimizer, self.policy.trainable_variables)
         checks.warn_high_learning_rate(optimizer)
         if rollout_batch_size is not None:
-            checks.check_count("rollout_batch_size", rollout_batch_size, 1)
-        checks.check_count(
+            check_count("rollout_batch_size", rollout_batch_size, 1)
+        check_count(
             "gradient_accumulation_steps", gradient_accumulation_steps, 1
         )
-        checks.check_count("max_skipped_steps", max_skipped_steps, 1)
+        check_count("max_skipped_steps", max_skipped_steps, 1)
         # The step itself is Python between compiled stages, on every backend.
         super().compile(
             optimizer=optimizer,
@@ -115,16 +117,6 @@ class StagedModel(backend.StagedTrainer, keras.Model):
             "steps_per_execution": steps_per_execution,
             "auto_scale_loss": auto_scale_loss,
         }
-
-    def get_compile_config(self):
-        if not self.compiled:
-            return {}
-        optimizer = keras.saving.serialize_keras_object(self.optimizer)
-        return {"optimizer": optimizer, **self._compile_arguments}
-
-    def compile_from_config(self, config):
-        optimizer = keras.saving.deserialize_keras_object(config["optimizer"])
-        self.compile(**{**config, "optimizer": optimizer})
 
     def collect(self, run, inputs, training):
         """Rolls out a batch of prompts, and has it judged and scored.

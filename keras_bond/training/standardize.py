@@ -1,6 +1,10 @@
 """What a user may leave out or write in several ways, made definite."""
 
+import math
 import random
+
+# Where the trained values are at most this share, a reference costs nothing.
+FREE_REFERENCE_SHARE = 0.1
 
 
 def seed_of(seed):
@@ -57,3 +61,11 @@ def prompt_buckets_of(prompt_buckets, max_prompt_length):
         f"prompt_buckets={prompt_buckets!r}, "
         f"max_prompt_length={max_prompt_length}"
     )
+
+
+def has_reference(reference, policy):
+    """Whether the starting values are kept; "auto": where they cost little."""
+    if reference != "auto":
+        return reference
+    trained = sum(math.prod(v.shape) for v in policy.trainable_variables)
+    return trained / policy.count_params() <= FREE_REFERENCE_SHARE

@@ -13,6 +13,7 @@ import keras_bond
 from keras_bond import rewards
 from tests.conftest import PROMPTS
 from tests.conftest import make_policy
+from tests.conftest import train_vocabulary
 from tests.conftest import values_of
 
 PAIRS = {
@@ -289,28 +290,12 @@ def record(bond):
 
 def other_tokenizer():
     """The same text in other pieces: characters, more or less."""
-    import io
-
-    import sentencepiece
-
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["the quick brown fox jumps 1 2 lazy dog"] * 9),
-        model_writer=model,
+    proto = train_vocabulary(
+        ["the quick brown fox jumps 1 2 lazy dog"] * 9,
         vocab_size=40,
         model_type="char",
-        pad_id=0,
-        eos_id=1,
-        bos_id=2,
-        unk_id=3,
-        pad_piece="<pad>",
-        eos_piece="<eos>",
-        bos_piece="<bos>",
-        unk_piece="<unk>",
-        hard_vocab_limit=False,
-        minloglevel=2,
     )
-    return keras_hub.models.GemmaTokenizer(proto=model.getvalue())
+    return keras_hub.models.GemmaTokenizer(proto=proto)
 
 
 @pytest.mark.parametrize("own_tokenizer", [False, True])
