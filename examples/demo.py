@@ -228,24 +228,7 @@ def sample(bond, task, prompts, num_samples, **options):
 
 def train(bond, task, seed, epochs):
     """Fits the policy and returns the mean KL and reward of each epoch."""
-    import keras
-
     import keras_bond
-
-    class Progress(keras.callbacks.Callback):
-        """A bar that shows reward, KL and win rate only."""
-
-        shown = ("reward", "kl", "kl_ref", "bond/win_rate")
-
-        def on_epoch_begin(self, epoch, logs=None):
-            print(f"Epoch {epoch + 1}/{self.params['epochs']}")
-            self.bar = keras.utils.Progbar(
-                self.params["steps"], stateful_metrics=self.shown
-            )
-
-        def on_train_batch_end(self, batch, logs=None):
-            values = [(name, float(logs[name])) for name in self.shown]
-            self.bar.update(batch + 1, values)
 
     count = task.steps_per_epoch * task.batch_size
     prompts = task.world.make_examples(count, seed=100 + seed)["prompts"]
@@ -253,11 +236,7 @@ def train(bond, task, seed, epochs):
         prompts,
         batch_size=task.batch_size,
         epochs=epochs,
-        verbose=0,
-        callbacks=[
-            keras_bond.callbacks.AnchorEMA(task.update_rate),
-            Progress(),
-        ],
+        callbacks=[keras_bond.callbacks.AnchorEMA(task.update_rate)],
     ).history
     return list(zip(history["kl_ref"], history["reward"]))
 

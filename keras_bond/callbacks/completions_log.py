@@ -7,6 +7,7 @@ import shutil
 import keras
 import numpy as np
 
+from keras_bond import backend
 from keras_bond.arguments import check_count
 
 COLUMNS = ("prompt", "policy", "reward", "anchor", "its reward", "quantile")
@@ -83,6 +84,8 @@ class CompletionsLog(keras.callbacks.Callback):
 
     def _log(self):
         records = self._records()
+        if backend.devices.process_index() > 0:
+            return
         if self.path is not None:
             self._append(records)
         if self.verbose:

@@ -9,6 +9,7 @@ from keras_bond.evaluation.frontier import best_of_n_frontier
 from keras_bond.evaluation.frontier import excess_kl
 from keras_bond.evaluation.kl_efficiency import KLEfficiency
 from keras_bond.evaluation.kl_efficiency import kl_efficiency
+from keras_bond.evaluation.plots import plot_best_of_n
 
 __all__ = [
     "Comparison",
@@ -19,5 +20,6 @@ __all__ = [
     "excess_kl",
     "kl_efficiency",
     "paired_bootstrap",
+    "plot_best_of_n",
     "win_rate",
 ]

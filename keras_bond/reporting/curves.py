@@ -3,6 +3,8 @@
 import io
 import math
 
+from keras_bond.evaluation import plots
+
 # What is drawn together, as far as it was logged: a title, its unit, names.
 CURVES = (
     ("Reward", "reward", ("reward", "anchor/reward", "val_reward")),
@@ -12,6 +14,12 @@ CURVES = (
         "share",
         ("bond/win_rate", "bond/penalised_fraction", "val_bond/win_rate"),
     ),
+    (
+        "Held-out reward, and the one that is trained on",
+        "reward",
+        ("gold/reward", "gold/proxy_reward"),
+    ),
+    ("Do both rewards agree?", "share of pairs", ("gold/agreement",)),
     ("Length", "tokens", ("completions/mean_length",)),
     (
         "Warning signs",
@@ -47,9 +55,8 @@ def draw(numbers):
     shown = [curve for curve in shown if curve[2]]
     if not shown:
         return ""
-    figure_class = _figure_class()
     rows = math.ceil(len(shown) / 2)
-    figure = figure_class(figsize=(11, 3.2 * rows), layout="constrained")
+    figure = plots.new_figure(figsize=(11, 3.2 * rows), layout="constrained")
     for i, (title, unit, names) in enumerate(shown):
         axis = figure.add_subplot(rows, 2, i + 1)
         for name in names:
@@ -59,6 +66,11 @@ def draw(numbers):
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
+    return as_svg(figure)
+
+
+def as_svg(figure):
+    """Returns a figure as SVG that can stand in a page, as str."""
     text = io.StringIO()
     figure.savefig(text, format="svg")
     # Without the lines that only a file of its own needs.
@@ -68,14 +80,3 @@ def draw(numbers):
 
 def _is_there(values):
     return any(math.isfinite(value) for value in values)
-
-
-def _figure_class():
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "A report needs matplotlib: `pip install matplotlib`. "
-            f"Received: {error}"
-        ) from error
-    return Figure

@@ -5,6 +5,7 @@ import math
 import os
 import pathlib
 
+from keras_bond.evaluation import plots
 from keras_bond.reporting import curves
 from keras_bond.reporting.run_files import read_run
 
@@ -22,6 +23,8 @@ svg { max-width: 100%; height: auto; }
 HEADLINES = (
     ("reward", "mean reward of the policy"),
     ("anchor/reward", "mean reward of the anchor"),
+    ("best_of_n/effective_n", "the N of Best-of-N that one sample is worth"),
+    ("gold/reward", "mean of the held-out reward"),
     ("bond/win_rate", "how often the policy beats the anchor"),
     ("kl_ref", "KL to the start, nats a sequence"),
     ("kl", "KL to the anchor, nats a sequence"),
@@ -45,8 +48,7 @@ def write_report(folder):
         FileNotFoundError, ValueError: see `read_run`.
         ImportError: if there are curves to draw and matplotlib is missing.
     """
-    numbers, completions = read_run(folder)
-    page = render(pathlib.Path(folder).resolve().name, numbers, completions)
+    page = render(pathlib.Path(folder).resolve().name, read_run(folder))
     path = pathlib.Path(folder) / "report.html"
     beside = path.with_suffix(".html.unfinished")
     beside.write_text(page, encoding="utf-8")
@@ -54,22 +56,27 @@ def write_report(folder):
     return path
 
 
-def render(name, numbers, completions):
+def render(name, run):
     """Lays out the page.
 
     Args:
         name: str. Of the run.
-        numbers, completions: see `read_run`.
+        run: a `Run`.
 
     Returns:
         str, HTML.
     """
     parts = [f"<h1>{html.escape(name)}</h1>"]
-    if numbers:
-        parts += ["<h2>First and last epoch</h2>", _headlines(numbers)]
-        parts += ["<h2>Curves</h2>", curves.draw(numbers)]
-    if completions:
-        parts += ["<h2>Completions</h2>", _completions(completions)]
+    if run.numbers:
+        parts += ["<h2>First and last epoch</h2>", _headlines(run.numbers)]
+    if run.best_of_n:
+        figure = plots.plot_best_of_n(**run.best_of_n)
+        parts += ["<h2>Against Best-of-N of the start</h2>"]
+        parts += [curves.as_svg(figure)]
+    if run.numbers:
+        parts += ["<h2>Curves</h2>", curves.draw(run.numbers)]
+    if run.completions:
+        parts += ["<h2>Completions</h2>", _completions(run.completions)]
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

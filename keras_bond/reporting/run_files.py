@@ -4,37 +4,58 @@ import csv
 import json
 import math
 import pathlib
+import typing
 
 LOG, COMPLETIONS = "log.csv", "completions.jsonl"
+BEST_OF_N = "best_of_n.json"
+
+
+class Run(typing.NamedTuple):
+    """What is known of a run.
+
+    Attributes:
+        numbers: dict from each logged name to a list of float by epoch.
+        best_of_n: dict with `frontier` and `points`, what
+            `keras_bond.evaluation.plot_best_of_n` draws; or `None`.
+        completions: list of dict.
+    """
+
+    numbers: dict
+    best_of_n: dict | None
+    completions: list
 
 
 def read_run(folder):
-    """Reads a run's numbers and completions.
+    """Reads what is known of a run.
 
     Args:
         folder: path of the folder with `log.csv`, written by
-            `keras.callbacks.CSVLogger`, and `completions.jsonl`, written by
-            `keras_bond.callbacks.CompletionsLog`; either may be missing.
+            `keras.callbacks.CSVLogger`, `best_of_n.json`, written by
+            `keras_bond.callbacks.BestOfNReport`, and `completions.jsonl`,
+            written by `keras_bond.callbacks.CompletionsLog`; some may be
+            missing.
 
     Returns:
-        `(numbers, completions)`: dict from each logged name to a list of float
-        by epoch, and a list of dict.
+        `Run`.
 
     Raises:
-        FileNotFoundError: if neither file is there.
+        FileNotFoundError: if none of the files is there.
         ValueError: if a file cannot be read as what its name says.
     """
     folder = pathlib.Path(folder)
     log, completions = folder / LOG, folder / COMPLETIONS
-    if not log.exists() and not completions.exists():
+    best_of_n = folder / BEST_OF_N
+    if not any(path.exists() for path in (log, completions, best_of_n)):
         raise FileNotFoundError(
-            f"A run's folder must hold `{LOG}` or `{COMPLETIONS}`: train with "
+            f"A run's folder must hold `{LOG}`, `{BEST_OF_N}` or "
+            f"`{COMPLETIONS}`: train with "
             f'keras.callbacks.CSVLogger("{folder}/{LOG}") or '
             "keras_bond.callbacks.CompletionsLog(prompts, "
             f'path="{folder}/{COMPLETIONS}"). Received: {folder}'
         )
-    return (
+    return Run(
         _read_numbers(log) if log.exists() else {},
+        _read_best_of_n(best_of_n) if best_of_n.exists() else None,
         _read_completions(completions) if completions.exists() else [],
     )
 
@@ -56,6 +77,17 @@ def _read_numbers(path):
 def _number(text):
     # What CSVLogger writes for an epoch without validation.
     return math.nan if text in ("", "NA") else float(text)
+
+
+def _read_best_of_n(path):
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {"frontier": found["frontier"], "points": found["points"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"`{BEST_OF_N}` must hold what `keras_bond.callbacks.BestOfNReport`"
+            f" writes. Received: {path}, {type(error).__name__}: {error}"
+        ) from error
 
 
 def _read_completions(path):

@@ -8,6 +8,7 @@ import keras
 from keras_bond import data
 from keras_bond import rewards as rewards_lib
 from keras_bond import rollouts
+from keras_bond.callbacks.progress_bar import with_progress_bar
 from keras_bond.training import checks
 from keras_bond.training import placement
 from keras_bond.training import progress
@@ -142,7 +143,8 @@ class PolicyTrainer(CompletingModel):
             y: must be `None`.
             batch_size: int. Prompts a step; 32 for in-memory prompts.
             epochs: int. Passes over the prompts.
-            verbose: see `keras.Model.fit`.
+            verbose: see `keras.Model.fit`; the bar shows reward, KL and win
+                rate, see `keras_bond.callbacks.ProgressBar`.
             callbacks: list of `keras.callbacks.Callback`.
             validation_data: prompts as in `x`, for `evaluate`.
             shuffle: bool. Whether in-memory prompts come in a new order in
@@ -171,6 +173,7 @@ class PolicyTrainer(CompletingModel):
             )
         self._sources["train"] = train
         callbacks = self.complete_callbacks(callbacks)
+        callbacks = with_progress_bar(callbacks, verbose)
         if train.is_endless or steps_per_epoch is None:
             callbacks = self._follow_progress(train, steps_per_epoch, callbacks)
             steps_per_epoch = None
@@ -225,7 +228,7 @@ class PolicyTrainer(CompletingModel):
                 test,
                 verbose=verbose,
                 steps=steps,
-                callbacks=callbacks,
+                callbacks=with_progress_bar(callbacks, verbose),
                 return_dict=return_dict,
                 **kwargs,
             )

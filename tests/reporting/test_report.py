@@ -67,7 +67,8 @@ def test_the_page_holds_numbers_curves_and_completions(run):
 
 
 def test_numbers_are_read_as_they_were_written(run):
-    numbers, completions = run_files.read_run(run)
+    numbers, best_of_n, completions = run_files.read_run(run)
+    assert best_of_n is None
     assert numbers["reward"] == [0.5, 0.75]
     assert numbers["val_reward"][0] != numbers["val_reward"][0]
     assert [record["step"] for record in completions] == [0, 4, 9]
@@ -81,7 +82,7 @@ def test_either_file_is_enough(run):
 def test_the_line_of_a_killed_run_is_left_out(run):
     with open(run / "completions.jsonl", "a") as file:
         file.write('\n{"step": 12, "prom')
-    assert len(run_files.read_run(run)[1]) == 3
+    assert len(run_files.read_run(run).completions) == 3
 
 
 def test_broken_files_are_named(run):
@@ -89,6 +90,10 @@ def test_broken_files_are_named(run):
     with pytest.raises(ValueError, match="line 1: 'not JSON'"):
         reporting.write_report(run)
     (run / "completions.jsonl").unlink()
+    (run / "best_of_n.json").write_text('{"frontier": []}')
+    with pytest.raises(ValueError, match="BestOfNReport.*KeyError: 'points'"):
+        reporting.write_report(run)
+    (run / "best_of_n.json").unlink()
     (run / "log.csv").write_text("epoch,reward\n0,much\n")
     with pytest.raises(ValueError, match="must hold numbers by epoch.*much"):
         reporting.write_report(run)

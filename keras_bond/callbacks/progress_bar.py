@@ -1,0 +1,82 @@
+"""A progress bar that shows what one watches."""
+
+import keras
+
+# Always shown where they are logged, and only where they are not 0.
+SHOWN = (
+    "reward",
+    "kl",
+    "kl_ref",
+    "bond/win_rate",
+    "best_of_n/effective_n",
+    "gold/reward",
+)
+SHOWN_IF_NOT_ZERO = ("frac_prompts_unscored", "train/skipped_steps")
+VALIDATION = "val_"
+
+
+class ProgressBar(keras.callbacks.ProgbarLogger):
+    """Shows reward, KL and win rate instead of all the numbers that there are.
+
+    `fit` and `evaluate` of the trainers show it of themselves; pass one to
+    choose the numbers, or a `keras.callbacks.ProgbarLogger` for all of them.
+    `History`, TensorBoard and `CSVLogger` get all of them in any case.
+
+    Args:
+        names: list of str, logged names. Those of validation are shown with
+            them. Defaults to reward, KL, win rate, what other callbacks of
+            `keras_bond` measure, and prompts or steps that are left out, if
+            there are any.
+
+    Example:
+
+    ```python
+    bar = keras_bond.callbacks.ProgressBar(["reward", "entropy"])
+    bond.fit(prompts, callbacks=[bar])
+    ```
+    """
+
+    def __init__(self, names=None):
+        super().__init__()
+        self.names = names
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, self._shown(logs))
+
+    def on_test_batch_end(self, batch, logs=None):
+        super().on_test_batch_end(batch, self._shown(logs))
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, self._shown(logs))
+
+    def on_test_end(self, logs=None):
+        super().on_test_end(self._shown(logs))
+
+    def _shown(self, logs):
+        return {k: v for k, v in (logs or {}).items() if self._is_shown(k, v)}
+
+    def _is_shown(self, name, value):
+        name = name.removeprefix(VALIDATION)
+        if self.names is not None:
+            return name in self.names
+        return name in SHOWN or (name in SHOWN_IF_NOT_ZERO and value != 0)
+
+
+def with_progress_bar(callbacks, verbose):
+    """Adds a `ProgressBar` where one is wanted and the user gives none.
+
+    Args:
+        callbacks: what a user passes to `fit` or `evaluate`, or the
+            `keras.callbacks.CallbackList` of a `fit` that evaluates.
+        verbose: as in `keras.Model.fit`.
+
+    Returns:
+        the same, or a list of `keras.callbacks.Callback`.
+    """
+    if verbose == 0 or isinstance(callbacks, keras.callbacks.CallbackList):
+        return callbacks
+    callbacks = keras.tree.flatten([] if callbacks is None else callbacks)
+    bar = keras.callbacks.ProgbarLogger
+    if any(isinstance(c, bar) for c in callbacks):
+        return callbacks
+    return [*callbacks, ProgressBar()]
