@@ -1,5 +1,24 @@
 """Checks of arguments that every floor has."""
 
+import math
+import numbers
+
+
+def is_number(value, low=-math.inf, high=math.inf):
+    """Whether a value is a finite real number in [low, high]."""
+    return (
+        isinstance(value, numbers.Real)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and low <= value <= high
+    )
+
+
+def is_count(value, least):
+    """Whether a value is an integer of at least `least`."""
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    return is_integer and value >= least
+
 
 def check_count(name, value, least):
     """Refuses what is no integer of at least `least`.
@@ -7,8 +26,24 @@ def check_count(name, value, least):
     Raises:
         ValueError: naming the argument.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if not is_count(value, least):
         raise ValueError(
             f"`{name}` must be an integer of at least {least}. "
             f"Received: {name}={value!r}"
+        )
+
+
+def check_list(name, value, of):
+    """Refuses what is no list or tuple.
+
+    Args:
+        of: str. What the list is of, for the message.
+
+    Raises:
+        TypeError: naming the argument.
+    """
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(
+            f"`{name}` must be a list of {of}. Received: {name}={value!r} of "
+            f"type {type(value).__name__}"
         )

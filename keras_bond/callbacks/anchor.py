@@ -2,6 +2,9 @@
 
 import keras
 
+from keras_bond.arguments import is_count
+from keras_bond.arguments import is_number
+
 
 class AnchorRule(keras.callbacks.Callback):
     """Base of the callbacks that say how the anchor moves.
@@ -57,9 +60,9 @@ class AnchorEMA(AnchorRule):
     """
 
     def __init__(self, update_rate=0.02):
-        if not 0 <= update_rate <= 0.5:
+        if not is_number(update_rate, 0, 0.5):
             hint = ""
-            if 0.5 < update_rate < 1:
+            if is_number(update_rate, 0.5, 1) and update_rate < 1:
                 hint = (
                     " This looks like a momentum; the update rate is one minus "
                     f"it: update_rate={1 - update_rate:.6g}."
@@ -67,7 +70,7 @@ class AnchorEMA(AnchorRule):
             raise ValueError(
                 "`update_rate` must be between 0 and 0.5, typically 0.02; to "
                 f"copy the policy use `AnchorRefresh`.{hint} "
-                f"Received: update_rate={update_rate}"
+                f"Received: update_rate={update_rate!r}"
             )
         super().__init__(update_rate=float(update_rate), every=1)
 
@@ -93,10 +96,10 @@ class AnchorRefresh(AnchorRule):
     """
 
     def __init__(self, every):
-        if not isinstance(every, int) or every < 1:
+        if not is_count(every, 1):
             raise ValueError(
                 "`every` must be a positive number of optimiser updates. "
-                f"Received: every={every}"
+                f"Received: every={every!r}"
             )
         super().__init__(update_rate=1.0, every=every)
 
@@ -153,10 +156,13 @@ def with_anchor_rule(callbacks, default, announce):
 
 
 def _as_list(callbacks):
-    if callbacks is None:
-        return []
     if isinstance(callbacks, keras.callbacks.CallbackList):
         return list(callbacks.callbacks)
-    if isinstance(callbacks, (list, tuple)):
-        return list(callbacks)
-    return [callbacks]
+    callbacks = keras.tree.flatten([] if callbacks is None else callbacks)
+    for callback in callbacks:
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise TypeError(
+                "`callbacks` must be a list of `keras.callbacks.Callback`. "
+                f"Received: {callback!r} of type {type(callback).__name__}"
+            )
+    return callbacks

@@ -10,6 +10,7 @@ import numpy as np
 from keras_bond import backend
 from keras_bond import evaluation
 from keras_bond.arguments import check_count
+from keras_bond.arguments import check_list
 from keras_bond.evaluation import plots
 
 PREFIX = "best_of_n/"
@@ -82,9 +83,12 @@ class BestOfNReport(keras.callbacks.Callback):
         verbose=1,
     ):
         super().__init__()
+        check_list("ns", ns, "integers")
+        for n in ns:
+            check_count("ns", n, 1)
         check_count("num_samples", num_samples, 1)
         check_count("pool_size", pool_size, 2)
-        if pool_size <= max(ns) or pool_size % num_samples:
+        if pool_size <= max(ns, default=0) or pool_size % num_samples:
             raise ValueError(
                 "`pool_size` must be above the largest N in `ns` and a "
                 f"multiple of `num_samples`. Received: pool_size={pool_size}, "

@@ -1,5 +1,7 @@
 """Whatever holds prompts, as a dict of lists: one entry a prompt."""
 
+import numbers
+
 import numpy as np
 
 from keras_bond.data.chat import is_chat
@@ -89,7 +91,23 @@ def to_list(name, column):
             "a tf.data or grain data set, or an iterable of batches. "
             f"Received: {column!r} of type {type(column).__name__}"
         )
-    return [v.decode("utf-8") if isinstance(v, bytes) else v for v in column]
+    return [as_text(value) for value in column]
+
+
+def as_text(value):
+    """Decodes bytes, as TensorFlow has strings; leaves all else as it is.
+
+    Raises:
+        ValueError: if they are no UTF-8.
+    """
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"Text must be UTF-8. Received: {value[:80]!r}, {error}"
+        ) from None
 
 
 def _name_prompts(columns):
@@ -107,16 +125,31 @@ def _name_prompts(columns):
 
 def _strip_padding(columns):
     """Replaces padded rows of token ids by lists of the real ones."""
-    rows = [np.asarray(row).tolist() for row in columns["token_ids"]]
+    rows = [_token_ids(row, i) for i, row in enumerate(columns["token_ids"])]
     masks = columns.pop("padding_mask", [[True] * len(row) for row in rows])
     stripped = []
     for i, (row, mask) in enumerate(zip(rows, masks)):
         mask = np.asarray(mask, bool)
         length = int(mask.sum())
-        if not mask[:length].all():
+        if mask.shape != (len(row),) or not mask[:length].all():
             raise ValueError(
-                "Tokenised prompts must be padded on the right. Received: "
-                f"padding_mask={mask.astype(int).tolist()} for prompt {i}"
+                "Tokenised prompts must be padded on the right, with one entry "
+                "of `padding_mask` for each token. Received: padding_mask="
+                f"{mask.astype(int).tolist()} for the {len(row)} tokens of "
+                f"prompt {i}"
             )
-        stripped.append([int(token_id) for token_id in row[:length]])
+        stripped.append(row[:length])
     return {**columns, "token_ids": stripped}
+
+
+def _token_ids(row, i):
+    ids = row.tolist() if hasattr(row, "tolist") else row
+    whole = isinstance(ids, (list, tuple)) and all(
+        isinstance(token_id, numbers.Integral) for token_id in ids
+    )
+    if not whole:
+        raise TypeError(
+            "`token_ids` must hold a list of integers for each prompt. "
+            f"Received: token_ids[{i}]={row!r}"
+        )
+    return [int(token_id) for token_id in ids]

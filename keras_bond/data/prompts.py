@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_bond import backend
+from keras_bond.arguments import check_count
 from keras_bond.data.columns import to_columns
 from keras_bond.data.rows import check_spreads
 from keras_bond.data.rows import spreadable
@@ -158,6 +159,7 @@ class PromptBatches(keras.utils.PyDataset):
         self._fresh = False
         self._load()
         self._fresh = True
+        check_count("batch_size", batch_size, 1)
         check_spreads(batch_size)
         self.prompts_per_batch = min(batch_size, len(self.order))
         self.rows_per_batch = spreadable(self.prompts_per_batch)

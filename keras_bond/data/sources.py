@@ -6,6 +6,7 @@ import sys
 
 import keras
 
+from keras_bond.data.columns import as_text
 from keras_bond.data.columns import to_list
 
 # Attributes of a tf.data, Hugging Face or tfds data set that no column has.
@@ -61,7 +62,7 @@ def read_jsonl(path):
         ValueError: naming the line that is no JSON object.
     """
     rows = []
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 rows.append(_parse(line, path, number))
@@ -193,7 +194,7 @@ def _plain(value):
         return [_plain(entry) for entry in value]
     if isinstance(value, dict):
         return {name: _plain(entry) for name, entry in value.items()}
-    return value.decode("utf-8") if isinstance(value, bytes) else value
+    return as_text(value)
 
 
 def _column(table, name):
@@ -220,8 +221,8 @@ def _fill(template, row):
 
 def _parse(line, path, number):
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
+        row = json.loads(line.decode("utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
             "A .jsonl file must have one JSON object a line. Received: line "
             f"{number} of {path}, {error}"

@@ -4,6 +4,9 @@ import dataclasses
 
 import numpy as np
 
+from keras_bond.arguments import is_count
+from keras_bond.arguments import is_number
+
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
@@ -73,12 +76,12 @@ def _check(prompts, confidence, num_resamples):
             "`rewards` must hold at least 2 prompts, for the interval says "
             f"how much they differ. Received: {prompts} prompt"
         )
-    if not 0 < confidence < 1:
+    if not is_number(confidence, 0, 1) or confidence in (0, 1):
         raise ValueError(
             "`confidence` must be between 0 and 1, both excluded, such as "
             f"0.95. Received: confidence={confidence}"
         )
-    if not isinstance(num_resamples, int) or num_resamples < 1:
+    if not is_count(num_resamples, 1):
         raise ValueError(
             "`num_resamples` must be a positive integer, such as 1000. "
             f"Received: num_resamples={num_resamples}"

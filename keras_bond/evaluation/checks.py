@@ -25,10 +25,17 @@ def as_rewards(values, name="rewards"):
         float32 NumPy array `(prompts, samples)`.
 
     Raises:
-        ValueError: if it is no such array, is empty or is not finite.
+        TypeError: if it is no array of numbers.
+        ValueError: if it has another shape, is empty or is not finite.
     """
-    with np.errstate(over="ignore"):
-        rewards = as_numpy(values).astype("float32")
+    try:
+        with np.errstate(over="ignore"):
+            rewards = as_numpy(values).astype("float32")
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`{name}` must be numbers of shape `(prompts, samples)`, as many "
+            f"for each prompt. Received: {name}={values!r}, {error}"
+        ) from error
     if rewards.ndim != 2 or not rewards.size:
         raise ValueError(
             f"`{name}` must be of shape `(prompts, samples)`, with at least "

@@ -6,6 +6,8 @@ import numpy as np
 from keras import ops
 
 from keras_bond import formulas
+from keras_bond.arguments import check_count
+from keras_bond.arguments import check_list
 from keras_bond.evaluation.checks import as_rewards
 
 # Above the rounding of float32 means.
@@ -33,8 +35,11 @@ def best_of_n_frontier(rewards, ns=(1, 2, 4, 8)):
             of the pool.
     """
     rewards = as_rewards(rewards)
+    check_list("ns", ns, "integers")
+    for n in ns:
+        check_count("ns", n, 1)
     pool = rewards.shape[1]
-    if max(ns) >= pool:
+    if max(ns, default=0) >= pool:
         raise ValueError(
             "`rewards` must hold more samples a prompt than the largest N. "
             f"Received: a pool of {pool} for ns={tuple(ns)}"

@@ -61,12 +61,12 @@ def read_run(folder):
 
 
 def _read_numbers(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    names = [name for name in (rows[0] if rows else []) if name]
     try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        names = [name for name in (rows[0] if rows else []) if name]
         return {name: [_number(row[name]) for row in rows] for name in names}
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, csv.Error) as error:
         raise ValueError(
             f"`{LOG}` must hold numbers by epoch, as "
             f"`keras.callbacks.CSVLogger` writes them. Received: {path}, "
@@ -91,11 +91,11 @@ def _read_best_of_n(path):
 
 
 def _read_completions(path):
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_bytes().splitlines()
     records = []
     for i, line in enumerate(lines):
         try:
-            record = json.loads(line)
+            record = json.loads(line.decode("utf-8"))
             records.append({**record, "step": int(record["step"])})
         except (KeyError, TypeError, ValueError) as error:
             if i == len(lines) - 1:
@@ -104,6 +104,10 @@ def _read_completions(path):
             raise ValueError(
                 f"`{COMPLETIONS}` must hold a line of JSON with a `step` for "
                 "each completion, as `keras_bond.callbacks.CompletionsLog` "
-                f"writes them. Received: {path}, line {i + 1}: {line[:80]!r}"
+                f"writes them. Received: {path}, line {i + 1}: {_shown(line)!r}"
             ) from error
     return records
+
+
+def _shown(line):
+    return line[:80].decode("utf-8", errors="replace")

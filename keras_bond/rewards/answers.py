@@ -67,7 +67,7 @@ class RegexAnswer(TextReward):
     def __init__(self, pattern, column="answer"):
         try:
             self._pattern = re.compile(pattern)
-        except re.error as error:
+        except (re.error, TypeError) as error:
             raise ValueError(
                 "`pattern` must be a regular expression. Received: "
                 f"pattern={pattern!r}, {error}"

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_bond.arguments import check_count
+from keras_bond.arguments import is_number
 from keras_bond.rewards import threads
 from keras_bond.rewards.reward import Reward
 from keras_bond.rewards.reward import get
@@ -196,12 +197,12 @@ class ConcurrentReward(Reward):
 
 
 def _check_seconds(timeout, retry_delay):
-    if timeout is not None and not timeout > 0:
+    if timeout is not None and not (is_number(timeout, 0) and timeout):
         raise ValueError(
             "`timeout` must be a number of seconds above 0, or None for no "
             f"limit. Received: timeout={timeout!r}"
         )
-    if not retry_delay >= 0:
+    if not is_number(retry_delay, 0):
         raise ValueError(
             "`retry_delay` must be a number of seconds, at least 0. "
             f"Received: retry_delay={retry_delay!r}"

@@ -9,9 +9,13 @@ import threading
 import keras
 import numpy as np
 
+from keras_bond.arguments import is_count
 from keras_bond.rewards.reward import Reward
 from keras_bond.rewards.validation import RewardValueError
 from keras_bond.rewards.wrapper import Wrapper
+
+# How a line of `Recorded` begins.
+RECORD = b'{"key": "'
 
 
 @keras.saving.register_keras_serializable(package="keras_bond")
@@ -50,7 +54,7 @@ class Cached(Wrapper):
                 "around the rewards inside of it. Received: "
                 f"reward=`{self.name}`, which compares a prompt's completions"
             )
-        if max_size is not None and max_size < 1:
+        if max_size is not None and not is_count(max_size, 1):
             raise ValueError(
                 "`max_size` must be an integer of at least 1, or None. "
                 f"Received: max_size={max_size!r}"
@@ -152,18 +156,19 @@ class Replayed(Reward):
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: when scoring a completion that is not in it.
+        ValueError: if `Recorded` did not write it, or when scoring a
+            completion that is not in it.
     """
 
     def __init__(self, path):
         self.path = os.fspath(path)
         self.name = f"Replayed({os.path.basename(self.path)})"
         self._answers = collections.defaultdict(collections.deque)
-        with open(self.path, encoding="utf-8") as file:
-            for line in file:
-                if line.endswith("\n"):
-                    row = json.loads(line)
-                    self._answers[row["key"]].append(row["score"])
+        with open(self.path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.endswith(b"\n"):
+                    key, score = _read_record(line, self.path, number)
+                    self._answers[key].append(score)
 
     def score(self, samples):
         scores = [
@@ -220,8 +225,24 @@ def _plain(value):
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
+def _read_record(line, path, number):
+    try:
+        record = json.loads(line.decode("utf-8"))
+        score = record["score"]
+        return record["key"], None if score is None else float(score)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            "`path` must be a file that `Recorded` wrote. Received: "
+            f"{path}, line {number}, {error}"
+        ) from error
+
+
 def _drop_cut_line(path):
-    """Cuts a file behind its last line break."""
+    """Cuts a file behind its last line break, if what is there is a record.
+
+    Raises:
+        ValueError: if the file is another one.
+    """
     if not os.path.exists(path):
         return
     with open(path, "rb+") as file:
@@ -232,5 +253,12 @@ def _drop_cut_line(path):
             if file.read(1) == b"\n":
                 break
             end -= 1
+        file.seek(end)
+        cut = file.read(len(RECORD))
+        if not RECORD.startswith(cut):
+            raise ValueError(
+                "`path` must be a new file or one that `Recorded` wrote. "
+                f"Received: {path}, whose last line begins with {cut!r}"
+            )
         if end < size:
             file.truncate(end)

@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+from keras_bond.arguments import check_list
+from keras_bond.arguments import is_number
 from keras_bond.rewards.reward import Reward
 from keras_bond.rewards.reward import get
 from keras_bond.rewards.validation import RewardValueError
@@ -41,15 +43,17 @@ class RankFusion(Reward):
     compares = True
 
     def __init__(self, rewards, weights=None):
+        check_list("rewards", rewards, "rewards")
         self.rewards = [get(reward) for reward in rewards]
         weights = [1.0] * len(self.rewards) if weights is None else weights
+        check_list("weights", weights, "numbers")
         if len(weights) != len(self.rewards) or not weights:
             raise ValueError(
                 "`rewards` must hold at least one reward, and `weights` one "
                 "number for each. Received: "
                 f"{len(self.rewards)} rewards, {len(weights)} weights"
             )
-        if min(weights) < 0 or sum(weights) == 0:
+        if not all(is_number(w, 0) for w in weights) or sum(weights) == 0:
             raise ValueError(
                 "`weights` must be at least 0, and one of them above. "
                 f"Received: weights={weights}"

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 
 from keras_bond import backend
+from keras_bond.arguments import check_list
+from keras_bond.arguments import is_number
 from keras_bond.rewards import threads
 from keras_bond.rewards.samples import TURNS
 from keras_bond.rewards.validation import RewardValueError
@@ -232,10 +234,13 @@ class WeightedRewards(Reward):
             )
         if weights is None:
             weights = [1.0] * len(rewards)
-        if len(weights) != len(rewards):
+        check_list("reward_weights", weights, "numbers")
+        if len(weights) != len(rewards) or not all(map(is_number, weights)):
             raise ValueError(
-                "`reward_weights` must have one weight for each reward. "
-                f"Received: {len(weights)} weights for {len(rewards)} rewards"
+                "`reward_weights` must have one weight for each reward, "
+                "a finite number. "
+                f"Received: reward_weights={weights}, {len(weights)} weights "
+                f"for {len(rewards)} rewards"
             )
         self.rewards = rewards
         self.weights = [float(weight) for weight in weights]

@@ -6,6 +6,7 @@ import re
 import keras
 
 from keras_bond.arguments import check_count
+from keras_bond.arguments import is_number
 from keras_bond.rewards.text import TextReward
 
 
@@ -71,10 +72,13 @@ class Length(TextReward):
     """
 
     def __init__(self, minimum=0, maximum=None, unit="words"):
-        if minimum < 0 or (maximum is not None and maximum < minimum):
+        has_bounds = is_number(minimum, 0) and (
+            maximum is None or is_number(maximum, minimum)
+        )
+        if not has_bounds:
             raise ValueError(
                 "`minimum` must be at least 0 and not above `maximum`. "
-                f"Received: minimum={minimum}, maximum={maximum}"
+                f"Received: minimum={minimum!r}, maximum={maximum!r}"
             )
         if unit not in ("words", "characters"):
             raise ValueError(

@@ -1,10 +1,12 @@
 """What silently ruins training, refused with the way out."""
 
-import math
 import warnings
 
 import keras
 from keras import ops
+
+from keras_bond.arguments import is_count
+from keras_bond.arguments import is_number
 
 PAPER_LEARNING_RATE = 3e-6
 # A constant learning rate from here on damages a policy before it helps.
@@ -46,6 +48,21 @@ def check_policy(policy):
         )
 
 
+def check_backbone(backbone):
+    """Refuses what is no KerasHub backbone.
+
+    Raises:
+        TypeError: if it does not map tokens to hidden states.
+    """
+    inputs = getattr(backbone, "input", None)
+    if not isinstance(inputs, dict) or "token_ids" not in inputs:
+        raise TypeError(
+            "`backbone` must be a KerasHub backbone, or a model that has one, "
+            "such as `keras_hub.models.Gemma3CausalLM`. Received: "
+            f"backbone={backbone!r} of type {type(backbone).__name__}"
+        )
+
+
 def check_lengths(policy, max_prompt_length, max_completion_length):
     """Refuses lengths that leave nothing to generate.
 
@@ -56,7 +73,7 @@ def check_lengths(policy, max_prompt_length, max_completion_length):
         ("max_prompt_length", max_prompt_length),
         ("max_completion_length", max_completion_length),
     ):
-        if not isinstance(value, int) or value < 1:
+        if not is_count(value, 1):
             raise ValueError(
                 f"`{name}` must be a positive number of tokens. "
                 f"Received: {name}={value!r}"
@@ -77,17 +94,17 @@ def check_weights(jeffreys_beta, kl_weight, temperature):
     Raises:
         ValueError: naming the weight.
     """
-    if not 0 <= jeffreys_beta <= 1:
+    if not is_number(jeffreys_beta, 0, 1):
         raise ValueError(
             "`jeffreys_beta` must be between 0 (forward KL only) and 1 "
-            f"(backward KL only). Received: jeffreys_beta={jeffreys_beta}"
+            f"(backward KL only). Received: jeffreys_beta={jeffreys_beta!r}"
         )
     check_strength("kl_weight", kl_weight)
-    if not (temperature > 0 and math.isfinite(temperature)):
+    if not is_number(temperature, 0) or temperature == 0:
         raise ValueError(
             "`temperature` must be a finite number above 0: BOND needs "
             "samples of the policy, not its most likely answer. "
-            f"Received: temperature={temperature}"
+            f"Received: temperature={temperature!r}"
         )
 
 
@@ -97,10 +114,10 @@ def check_strength(name, value):
     Raises:
         ValueError: naming the argument.
     """
-    if not (value >= 0 and math.isfinite(value)):
+    if not is_number(value, 0):
         raise ValueError(
             f"`{name}` must be a finite number of at least 0. "
-            f"Received: {name}={value}"
+            f"Received: {name}={value!r}"
         )
 
 
@@ -110,9 +127,9 @@ def check_share(name, value):
     Raises:
         ValueError: naming the argument.
     """
-    if not 0 <= value <= 1:
+    if not is_number(value, 0, 1):
         raise ValueError(
-            f"`{name}` must be between 0 and 1. Received: {name}={value}"
+            f"`{name}` must be between 0 and 1. Received: {name}={value!r}"
         )
 
 

@@ -7,6 +7,7 @@ from keras import ops
 from keras_bond import formulas
 from keras_bond.arguments import check_count
 from keras_bond.rollouts import sequences
+from keras_bond.training import checks
 from keras_bond.training import scoring
 
 
@@ -49,6 +50,7 @@ class QuantileModel(keras.Model):
 
     def __init__(self, backbone, train_backbone=True, seed=None, **kwargs):
         super().__init__(**kwargs)
+        checks.check_backbone(backbone)
         width = backbone.output.shape[-1]
         self.backbone = backbone
         self.train_backbone = train_backbone

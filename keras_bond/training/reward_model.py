@@ -91,6 +91,7 @@ class RewardModel(CompileConfig, keras.Model):
             if preprocessor is None:
                 preprocessor = backbone.preprocessor
             backbone = backbone.backbone
+        checks.check_backbone(backbone)
         self.backbone = backbone
         self.preprocessor = preprocessor
         self.max_length = max_length

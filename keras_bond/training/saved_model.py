@@ -29,8 +29,12 @@ class SavedModel(StagedModel):
                 super().save_weights(path, overwrite=overwrite, **kwargs)
 
     def load_weights(self, filepath, skip_mismatch=False, **kwargs):
-        """See `keras.Model.load_weights`. Loads all, or changes nothing."""
-        with saving.all_or_nothing(self):
+        """See `keras.Model.load_weights`. Loads all, or changes nothing.
+
+        Raises:
+            ValueError: if the file is damaged, or that of another model.
+        """
+        with saving.all_or_nothing(self), saving.naming(filepath):
             super().load_weights(filepath, skip_mismatch, **kwargs)
 
     def set_state_tree(self, state_tree):

@@ -88,6 +88,9 @@ def beside(filepath, overwrite):
     unfinished.unlink(missing_ok=True)
     try:
         yield unfinished
+        # So that not even a power cut leaves the new name without the data.
+        with open(unfinished, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -127,6 +130,27 @@ def all_or_nothing(model):
             variable.assign(value)
         model.progress.is_loaded = False
         raise
+
+
+@contextlib.contextmanager
+def naming(filepath):
+    """Says which file could not be loaded, where a context ends in an error.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is damaged, or that of another model.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        raise ValueError(
+            "The file must be whole and hold the weights of a model that is "
+            "built and compiled alike: the same classes, policy, LoRA rank and "
+            f"optimizer. Nothing was changed. Received: {filepath}, "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _kept(variable):

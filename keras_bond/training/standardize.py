@@ -3,6 +3,10 @@
 import math
 import random
 
+from keras_bond.arguments import check_count
+from keras_bond.arguments import check_list
+from keras_bond.arguments import is_count
+
 # Where the trained values are at most this share, a reference costs nothing.
 FREE_REFERENCE_SHARE = 0.1
 
@@ -15,7 +19,7 @@ def seed_of(seed):
     """
     if seed is None:
         return random.randrange(2**31)
-    if not isinstance(seed, int) or not 0 <= seed < 2**31:
+    if not is_count(seed, 0) or seed >= 2**31:
         raise ValueError(
             "`seed` must be an integer in [0, 2**31), or None to draw one. "
             f"Received: seed={seed!r}"
@@ -27,10 +31,20 @@ def stop_token_ids_of(stop_token_ids, codec):
     """Returns the ids that end a completion, those of a tokenizer on "auto".
 
     Raises:
+        TypeError: if they are no list of token ids.
         ValueError: if there is no tokenizer to ask.
     """
+    if not isinstance(stop_token_ids, str):
+        check_list("stop_token_ids", stop_token_ids, 'token ids, or "auto"')
+        stops = [getattr(x, "item", lambda x=x: x)() for x in stop_token_ids]
+        for stop in stops:
+            check_count("stop_token_ids", stop, 0)
+        return tuple(stops)
     if stop_token_ids != "auto":
-        return tuple(int(stop) for stop in stop_token_ids)
+        raise ValueError(
+            '`stop_token_ids` must be "auto" or a list of token ids. '
+            f"Received: stop_token_ids={stop_token_ids!r}"
+        )
     if codec is None:
         raise ValueError(
             "`stop_token_ids` must be given for a policy without a tokenizer: "
@@ -49,8 +63,9 @@ def prompt_buckets_of(prompt_buckets, max_prompt_length):
     """
     if prompt_buckets is None:
         return (max_prompt_length,)
+    check_list("prompt_buckets", prompt_buckets, "numbers of tokens")
     buckets = tuple(prompt_buckets)
-    whole = all(isinstance(b, int) and b >= 1 for b in buckets)
+    whole = all(is_count(b, 1) for b in buckets)
     if whole and list(buckets) == sorted(set(buckets)):
         if buckets and buckets[-1] == max_prompt_length:
             return buckets

@@ -1,0 +1,315 @@
+"""Files that were cut, are foreign or newer, or want to run code."""
+
+import json
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies
+
+import keras_bond
+from keras_bond import data
+from keras_bond import reporting
+from keras_bond import rewards
+from keras_bond.rewards import Samples
+from tests.conftest import length_reward
+from tests.conftest import make_policy
+from tests.conftest import values_of
+from tests.fuzz.outcomes import examples
+from tests.fuzz.outcomes import result_or_named_error
+
+RAN = []
+
+
+def run_me(*arguments, **named):
+    """What no file may call."""
+    RAN.append(arguments)
+    return length_reward
+
+
+def make_bond():
+    bond = keras_bond.JBond(
+        make_policy(num_layers=1),
+        length_reward,
+        max_prompt_length=12,
+        max_completion_length=3,
+        seed=1,
+    )
+    bond.compile(keras.optimizers.SGD(1e-4))
+    return bond
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A trainer, and the bytes of all files that this package reads."""
+    folder = tmp_path_factory.mktemp("saved")
+    bond = make_bond()
+    bond.save(folder / "x.keras")
+    bond.save_weights(folder / "x.weights.h5")
+    rows = [{"prompt": f"question {i}", "answer": str(i)} for i in range(5)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "rows.jsonl").write_text(lines)
+    recorded = rewards.Recorded(length_reward, folder / "scores.jsonl")
+    recorded(some_samples())
+    keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(3)]).save(
+        folder / "other.keras"
+    )
+    contents = {path.name: path.read_bytes() for path in folder.iterdir()}
+    return bond, contents, folder
+
+
+def some_samples():
+    return Samples(
+        prompts=["a", "b", "c"],
+        completions=["x", "yy", "zzz"],
+        columns={},
+        token_ids=np.arange(3, dtype="int32")[:, None],
+        padding_mask=np.ones((3, 1), bool),
+        num_samples=1,
+        completion_ids=[[5], [6], [7]],
+    )
+
+
+@strategies.composite
+def damages(draw):
+    """A function that spoils the bytes of a file."""
+    share = draw(strategies.floats(0, 0.999))
+    kind = draw(strategies.sampled_from(["cut", "foreign", "empty"]))
+    foreign = draw(strategies.binary(min_size=1, max_size=300))
+    return {
+        "cut": lambda content: content[: int(share * len(content))],
+        "foreign": lambda content: foreign,
+        "empty": lambda content: b"",
+    }[kind]
+
+
+@examples(40)
+@given(damages())
+def test_damaged_weights_change_nothing(saved, damage):
+    bond, contents, folder = saved
+    path = folder / "damaged.weights.h5"
+    path.write_bytes(damage(contents["x.weights.h5"]))
+    before = values_of(bond.variables)
+    _, error = result_or_named_error(lambda: bond.load_weights(path))
+    for a, b in zip(before, values_of(bond.variables)):
+        # Where only unused bytes were damaged, the values are those saved.
+        np.testing.assert_array_equal(a, b)
+    assert error is None or "damaged.weights.h5" in str(error)
+
+
+@examples(25)
+@given(damages())
+def test_damaged_models_are_refused(saved, damage):
+    bond, contents, folder = saved
+    path = folder / "damaged.keras"
+    path.write_bytes(damage(contents["x.keras"]))
+    loaded, error = result_or_named_error(
+        lambda: keras.saving.load_model(
+            path, custom_objects={"length_reward": length_reward}
+        ),
+        Exception,  # Keras reads the archive, and names things in its way.
+    )
+    if loaded is not None:
+        for a, b in zip(
+            values_of(bond.policy.variables), values_of(loaded.policy.variables)
+        ):
+            np.testing.assert_array_equal(a, b)
+
+
+@examples(60)
+@given(damages())
+def test_damaged_lines(saved, damage):
+    _, contents, folder = saved
+    path = folder / "damaged.jsonl"
+    path.write_bytes(damage(contents["rows.jsonl"]))
+    rows, error = result_or_named_error(lambda: data.read_jsonl(path))
+    if error is None:
+        whole = data.read_jsonl(folder / "rows.jsonl")
+        assert rows == whole[: len(rows)]
+    else:
+        assert "damaged.jsonl" in str(error)
+
+
+@examples(60)
+@given(damages())
+def test_damaged_scores(saved, damage):
+    _, contents, folder = saved
+    path = folder / "damaged_scores.jsonl"
+    path.write_bytes(damage(contents["scores.jsonl"]))
+    scores, _ = result_or_named_error(
+        lambda: rewards.Replayed(path)(some_samples())
+    )
+    assert scores is None or list(scores) == [1, 2, 3]
+    # What a new run appends is whole, and a file of another kind is left.
+    before = path.read_bytes()
+    _, error = result_or_named_error(
+        lambda: rewards.Recorded(length_reward, path)(some_samples())
+    )
+    if error is not None:
+        assert path.read_bytes() == before
+        return
+    last = path.read_bytes().splitlines()[-3:]
+    assert [json.loads(line)["score"] for line in last] == [1, 2, 3]
+
+
+@examples(60)
+@given(
+    damages(),
+    strategies.sampled_from(["log.csv", "best_of_n.json", "completions.jsonl"]),
+)
+def test_damaged_runs(tmp_path_factory, damage, name):
+    folder = tmp_path_factory.mktemp("run")
+    contents = {
+        "log.csv": b"epoch,reward,kl\n0,0.5,0.1\n1,0.75,0.2\n",
+        "best_of_n.json": json.dumps(
+            {
+                "frontier": [{"n": 1, "reward": 0.0, "kl": 0.0}],
+                "points": [
+                    {
+                        "step": 1,
+                        "reward": 0.1,
+                        "kl": 0.1,
+                        "effective_n": 1.5,
+                        "effective_n_low": 1.2,
+                        "effective_n_high": 1.8,
+                    }
+                ],
+            }
+        ).encode(),
+        "completions.jsonl": b'{"step": 0, "prompt": "a", "policy": "b", '
+        b'"reward": 1.0, "anchor": "c", "its reward": 2.0, "quantile": 0.5}\n',
+    }
+    (folder / name).write_bytes(damage(contents[name]))
+    page, error = result_or_named_error(lambda: reporting.write_report(folder))
+    assert (folder / "report.html").exists() == (error is None)
+    assert not list(folder.glob("*unfinished*"))
+
+
+def rewritten(source, target, change):
+    """Copies a `.keras` file with another config."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "config.json":
+                content = json.dumps(change(json.loads(content))).encode()
+            new.writestr(name, content)
+
+
+def load(path):
+    return keras.saving.load_model(
+        path, custom_objects={"length_reward": length_reward}
+    )
+
+
+DANGEROUS = [
+    {
+        "class_name": "__lambda__",
+        "config": {"value": "ignored"},
+    },
+    {
+        "module": "tests.fuzz.test_files",
+        "class_name": "run_me",
+        "config": {},
+        "registered_name": "run_me",
+    },
+    {
+        "module": "tests.fuzz.test_files",
+        "class_name": "function",
+        "config": "run_me",
+        "registered_name": "run_me",
+    },
+    {
+        "module": "os",
+        "class_name": "function",
+        "config": "system",
+        "registered_name": "system",
+    },
+    {
+        "module": "builtins",
+        "class_name": "function",
+        "config": "eval",
+        "registered_name": "eval",
+    },
+]
+
+
+@pytest.mark.parametrize("reward", DANGEROUS, ids=lambda x: str(x["config"]))
+def test_no_code_is_run_from_a_file(saved, reward):
+    """Loading calls nothing that a file names, and says what is missing."""
+    _, _, folder = saved
+    path = folder / "dangerous.keras"
+
+    def change(config):
+        config["config"]["reward"] = reward
+        return config
+
+    rewritten(folder / "x.keras", path, change)
+    loaded, _ = result_or_named_error(lambda: load(path), Exception)
+    assert RAN == []
+    if loaded is not None:
+        called, error = result_or_named_error(
+            lambda: loaded.fit(["the quick"], batch_size=1, verbose=0),
+            Exception,
+        )
+        assert RAN == []
+        assert error is not None
+
+
+@examples(25)
+@given(
+    strategies.sampled_from(
+        ["policy", "reward", "seed", "temperature", "max_prompt_length"]
+    ),
+    strategies.sampled_from(["newer", None, -1, {}, [], {"class_name": "X"}]),
+)
+def test_configs_of_another_version(saved, name, value):
+    _, _, folder = saved
+    path = folder / "another.keras"
+
+    def change(config):
+        config["config"]["of_a_newer_version"] = 1
+        config["config"][name] = value
+        return config
+
+    rewritten(folder / "x.keras", path, change)
+    loaded, error = result_or_named_error(lambda: load(path), Exception)
+    assert loaded is None
+    assert str(error)
+
+
+def test_what_was_saved_by_a_newer_keras_loads(saved):
+    bond, _, folder = saved
+    path = folder / "newer.keras"
+    with zipfile.ZipFile(folder / "x.keras") as old:
+        with zipfile.ZipFile(path, "w") as new:
+            for name in old.namelist():
+                content = old.read(name)
+                if name == "metadata.json":
+                    metadata = json.loads(content)
+                    content = json.dumps(
+                        {**metadata, "keras_version": "99.0.0"}
+                    )
+                new.writestr(name, content)
+    loaded = load(path)
+    for a, b in zip(values_of(bond.variables), values_of(loaded.variables)):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_weights_of_another_model_change_nothing(saved, tmp_path):
+    bond, _, folder = saved
+    other = keras_bond.JBond(
+        make_policy(num_layers=1, hidden_dim=24),
+        length_reward,
+        max_prompt_length=12,
+        max_completion_length=3,
+    )
+    other.compile(keras.optimizers.SGD(1e-4))
+    path = tmp_path / "other.weights.h5"
+    other.save_weights(path)
+    before = values_of(bond.variables)
+    with pytest.raises(ValueError, match="other.weights.h5"):
+        bond.load_weights(path)
+    for a, b in zip(before, values_of(bond.variables)):
+        np.testing.assert_array_equal(a, b)
