@@ -222,7 +222,7 @@ axes.plot(
     [results["before"], *history["val_reward"]],
     ".--",
     color="tab:orange",
-    label="BOND, after each epoch",
+    label="BOND, after each epoch (4 samples a prompt)",
 )
 axes.plot(
     results["kl"],
@@ -230,7 +230,7 @@ axes.plot(
     "*",
     markersize=16,
     color="tab:orange",
-    label="BOND, trained",
+    label=f"BOND, trained ({POOL} samples a prompt)",
 )
 axes.set_xlabel("KL to the start (nats)")
 axes.set_ylabel("mean reward on held-out prompts")

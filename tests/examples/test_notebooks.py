@@ -22,17 +22,19 @@ SECONDS = 600
 # Name of the notebook: name of the result: (lowest, highest). A tuple of two
 # names means the difference of the first and the second.
 #
-# The bounds are for a machine that rounds otherwise and so draws otherwise:
-# with other seeds (4, 3 and 3 were tried) every gain was more than twice its
-# lower bound, and 3 standard deviations above it. A policy that did not move
-# draws the same again and gains exactly 0; one that is led astray, less.
+# On one machine a run is a function of its seed and a false alarm impossible.
+# One that rounds otherwise may draw otherwise, as another seed does: of 4, 3
+# and 3 seeds the gains were 0.07 to 0.12, 0.13 to 0.19 and 0.10 to 0.22, and as
+# normal numbers of that spread they are below their bound with a probability
+# of less than 1 in 100. A policy that did not move draws the same again and
+# gains exactly 0; one that is led astray gains less.
 EXPECTED = {
     "quickstart": {
         "before": (0.5, 0.7),
         ("after", "before"): (0.025, 0.25),
         ("best_of_2", "before"): (0.05, 0.2),
-        "win_rate": (0.53, 0.75),
-        "effective_n": (1.15, 3.0),
+        "win_rate": (0.52, 0.75),
+        "effective_n": (1.05, 3.0),
         "kl": (0.1, 0.8),
         "loaded_says_the_same": (1, 1),
     },
@@ -44,7 +46,7 @@ EXPECTED = {
     },
     "export_and_serve": {
         "before": (0.15, 0.45),
-        ("after", "before"): (0.03, 0.4),
+        ("after", "before"): (0.01, 0.4),
         "greedy_agrees": (1, 1),
         # One draw of some 30 tokens: TensorFlow's rounding moves one of them
         # with a probability of about 1e-5.
