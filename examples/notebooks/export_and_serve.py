@@ -22,11 +22,10 @@ words; the last column is the share of greedy completions that the export and
 `policy.generate` have alike.
 
 **The first row was never measured.** Look for a reward that rises a little: 24
-steps do not go far. In bfloat16 every backend
-rounds in its own way, so a few greedy completions may leave those of
-`policy.generate` on the way; in float32, as in the second row, they must all be
-equal. The second row was measured on JAX with seed 0, with a tiny Gemma 3 that
-writes about hiking trails.
+steps do not go far. In bfloat16 every backend rounds in its own way, so a few
+greedy completions may leave those of `policy.generate` on the way; in float32,
+as in the second row, they must all be equal. The second row was measured on
+JAX with seed 0, with a tiny Gemma 3 that writes about hiking trails.
 
 The package is on no index yet. Open this page in Jupyter from a checkout; on
 Colab, upload the checkout and `%cd` into its `examples/notebooks` first.

@@ -278,12 +278,12 @@ for prompt, before, now in zip(held_out[:3], start_texts, texts):
 """
 ## Save
 
-`bond.save` keeps the run, to train on; `save_preset` an ordinary KerasHub
-preset, adapters merged. [The next page](export_and_serve.ipynb) puts it behind
-a server.
+`bond.save` keeps the run, to train on; `save_to_preset` writes an ordinary
+KerasHub preset, adapters merged. [The next page](export_and_serve.ipynb) puts
+a policy behind a server.
 """
 
 bond.save(RUN / "bond.keras")
-keras_bond.export.save_preset(bond.policy, RUN / "policy")
+bond.policy.save_to_preset(str(RUN / "policy"))
 results["saved"] = float((RUN / "policy" / "config.json").exists())
 print(results)

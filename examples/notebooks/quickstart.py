@@ -129,8 +129,8 @@ bond.compile(keras.optimizers.Adam(schedule))
 
 """
 Is it right on this machine, with this backend and precision? And will it fit?
-`keras_bond.doctor()` checks the first (not here: it takes a minute), `plan` the
-second, and computes nothing for it.
+`keras_bond.doctor()` checks the first (try it; it is left out here to save
+time), `plan` the second, and computes nothing for it.
 """
 
 plan = keras_bond.plan(bond, batch_size=BATCH_SIZE)
