@@ -1,0 +1,273 @@
+"""
+Title: One sample as good as the best of several
+Author: keras_bond
+Date created: 2026/11/25
+Description: Best-of-N distillation from start to end, on any CPU.
+Accelerator: None
+"""
+
+"""
+Draw several answers, keep the best: that works, and costs several times as
+much. BOND trains a policy with `model.fit` until **one** sample is about as
+good as the best of several of the policy that it started from.
+
+This page goes all the way with a tiny Gemma 3 of 0.4 million parameters, which
+turns facts about a hiking trail into a sentence. It was taught with flawed
+sentences, so one sample states only about 60 % of the facts rightly.
+
+| configuration | hardware | minutes | before | after | Best-of-2 | KL | N |
+|---|---|---|---|---|---|---|---|
+| as it stands | 2 CPU cores | 3 to 5 | 0.616 | 0.778 | 0.744 | 0.32 | 2.1 |
+| `KERAS_BOND_SMALL=1` | 2 CPU cores | 1 | 0.621 | 0.710 | 0.746 | 0.28 | 1.5 |
+
+Both rows were measured on JAX with seed 0. Before, after and Best-of-2 are mean
+rewards on held-out prompts; KL is how far the policy went for it, in nats a
+sequence; N is the Best-of-N of the start that one sample of the trained policy
+is worth.
+
+The package is on no index yet. Open this page in Jupyter from a checkout; on
+Colab, upload the checkout and `%cd` into its `examples/notebooks` first.
+"""
+
+"""shell
+pip install -q "../..[examples]"
+"""
+
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# 1 makes everything small, for the tests; the code is the same.
+SMALL = os.environ.get("KERAS_BOND_SMALL") == "1"
+# Where this file is, or in Jupyter its notebook; the facts are one above.
+FOLDER = pathlib.Path(globals().get("__file__", "notebook")).resolve().parent
+sys.path.insert(0, str(FOLDER.parent))
+
+import data_to_text
+import keras
+import keras_hub
+import matplotlib.pyplot as plt
+import numpy as np
+
+import keras_bond
+
+"""
+## Settings
+"""
+
+SEED = 0
+EPOCHS = 6
+STEPS = 15  # an epoch
+BATCH_SIZE = 24  # prompts a step; each is answered eight times
+LEARNING_RATE = 1.5e-4
+HELD_OUT = 64  # prompts that training never sees
+POOL = 64  # samples of the start for each of them
+CURVE = (1, 2, 3, 4, 5, 6, 7, 8)  # the N of Best-of-N
+RUN = pathlib.Path("runs/quickstart")
+if SMALL:
+    EPOCHS, STEPS, BATCH_SIZE, LEARNING_RATE = 2, 9, 6, 6e-4
+    HELD_OUT, POOL = 24, 16
+
+"""
+## A policy
+
+Any KerasHub causal language model with a key-value cache, from a preset:
+`"gemma3_instruct_1b"`, or as here a folder.
+"""
+
+policy = keras_hub.models.CausalLM.from_preset(
+    str(FOLDER.parent / "presets" / "data_to_text")
+)
+held_out = data_to_text.held_out_prompts(HELD_OUT, seed=1)
+print(held_out[0])
+
+"""
+## A reward
+
+One number for each completion, higher is better. No reward model is needed, and
+no pairs: any function with this signature will do. This one is the share of
+the facts that a sentence states, and states rightly.
+"""
+
+
+def reward(prompts, completions):
+    return data_to_text.fact_coverage(prompts, completions)
+
+
+print(reward(held_out[:1], ["The path passes a tea house and is easy."]))
+
+"""
+## The trainer
+
+For each prompt `Bond` draws four completions of the policy and four of the
+*anchor*, a moving average of the policy. The policy imitates the anchor's good
+ones and moves away from its own bad ones, towards Best-of-2 of the anchor; the
+anchor follows. `keras_bond.JBond` is the same with the settings of the paper.
+
+`reference=True` keeps the start too, so that the KL to it is known.
+"""
+
+bond = keras_bond.Bond(
+    policy,
+    reward,
+    max_prompt_length=32,
+    max_completion_length=50,
+    kl_weight=0.5,
+    reference=True,
+    seed=SEED,
+)
+schedule = keras.optimizers.schedules.CosineDecay(
+    0.0,
+    decay_steps=EPOCHS * STEPS,
+    alpha=0.1,
+    warmup_target=LEARNING_RATE,
+    warmup_steps=EPOCHS * STEPS // 9,
+)
+bond.compile(keras.optimizers.Adam(schedule))
+
+"""
+Is it right on this machine, with this backend and precision? And will it fit?
+`keras_bond.doctor()` checks the first (try it; it is left out here to save
+time), `plan` the second, and computes nothing for it.
+"""
+
+plan = keras_bond.plan(bond, batch_size=BATCH_SIZE)
+plan.check()
+print(plan)
+
+"""
+## What is to be matched
+
+One pool of samples of the start holds its Best-of-N for every N: reward, win
+rate against one sample, and KL, all exact for the pool.
+"""
+
+
+def scored_samples():
+    """Completions of the policy as it is, and their rewards."""
+    completions = bond.generate(held_out, num_samples=POOL, batch_size=8)
+    rewards = [
+        reward([prompt] * POOL, texts)
+        for prompt, texts in zip(held_out, completions)
+    ]
+    return completions, np.array(rewards, "float32")
+
+
+start_texts, start = scored_samples()
+frontier = keras_bond.evaluation.best_of_n_frontier(start, CURVE)
+for row in frontier:
+    print("best of {n}: {reward:.3f}, KL {kl:.3f}".format(**row))
+
+"""
+## Training
+
+`fit`, with prompts as its data. Stock callbacks work; `AnchorEMA` moves the
+anchor after each step, and `CompletionsLog` shows what a few prompts are
+answered, for numbers can rise while answers get worse. The held-out prompts
+are answered and scored after each epoch without learning, and there the KL is
+exact, over the whole vocabulary.
+"""
+
+prompts = data_to_text.make_examples(STEPS * BATCH_SIZE, seed=100 + SEED)
+history = bond.fit(
+    prompts["prompts"],
+    batch_size=BATCH_SIZE,
+    epochs=EPOCHS,
+    validation_data=held_out,
+    callbacks=[
+        keras_bond.callbacks.AnchorEMA(0.02),
+        keras_bond.callbacks.CompletionsLog(held_out[:4]),
+    ],
+    verbose=0,
+).history
+for reached, kl in zip(history["val_reward"], history["val_kl_ref"]):
+    print(f"reward {reached:.3f}, KL {kl:.3f}")
+
+"""
+## What one sample is worth now
+"""
+
+after_texts, after = scored_samples()
+worth = keras_bond.evaluation.effective_n(after, start)
+results = {
+    "before": float(start.mean()),
+    "after": float(after.mean()),
+    "best_of_2": frontier[1]["reward"],
+    "win_rate": float(keras_bond.evaluation.win_rate(after, start)),
+    "kl": history["val_kl_ref"][-1],
+    "effective_n": worth.value,
+}
+print(
+    f"N = {worth.value:.2f}, 95 % between {worth.low:.2f} and {worth.high:.2f}"
+)
+
+"""
+Reward alone says little: it must be seen against the KL that it costs. On the
+grey curve is Best-of-N of the start, which pays with samples; on the orange
+path the policy, one sample an answer.
+"""
+
+figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+axes.plot(
+    [row["kl"] for row in frontier],
+    [row["reward"] for row in frontier],
+    "o-",
+    color="0.5",
+    label="Best-of-N of the start, N = 1 to 8",
+)
+axes.plot(
+    [0.0, *history["val_kl_ref"]],
+    [results["before"], *history["val_reward"]],
+    ".--",
+    color="tab:orange",
+    label="BOND, after each epoch (4 samples a prompt)",
+)
+axes.plot(
+    results["kl"],
+    results["after"],
+    "*",
+    markersize=16,
+    color="tab:orange",
+    label=f"BOND, trained ({POOL} samples a prompt)",
+)
+axes.set_xlabel("KL to the start (nats)")
+axes.set_ylabel("mean reward on held-out prompts")
+axes.legend(loc="lower right", frameon=False)
+plt.show()
+
+"""
+## Look at the answers
+"""
+
+for prompt, before, now in zip(held_out[:3], start_texts, after_texts):
+    print(prompt)
+    print("  before:", before[0])
+    print("  after: ", now[0])
+
+"""
+## Save, and go on
+
+`bond.save` keeps policy, anchor, optimizer and random state, so that a loaded
+trainer goes on as if nothing had happened; functions are not saved, and the
+reward is given again. The policy alone is an ordinary KerasHub model with an
+ordinary preset.
+"""
+
+RUN.mkdir(parents=True, exist_ok=True)
+bond.save(RUN / "bond.keras")
+loaded = keras.saving.load_model(
+    RUN / "bond.keras", custom_objects={"reward": reward}
+)
+bond.policy.save_to_preset(str(RUN / "policy"))
+
+again = loaded.generate(held_out[:8], num_samples=POOL, batch_size=8)
+results["loaded_says_the_same"] = float(again == after_texts[:8])
+print(results)
+
+"""
+From here: [Gemma 3 1B on a TPU](gemma_on_tpu.ipynb), or
+[the trained policy behind a server](export_and_serve.ipynb). Bring prompts and
+a function that scores answers; nothing else on this page needs to change.
+"""
