@@ -11,8 +11,12 @@ import tempfile
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Eight devices where there is one processor; without a distribution JAX uses
-# the first.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# the first. Models this small are compiled for longer than they run.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=8 "
+    "--xla_backend_optimization_level=0",
+)
 # Many tests compile the same programs: JAX keeps them for the others.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",

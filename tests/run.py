@@ -1,9 +1,9 @@
 """Runs the tests on every backend: `python tests/run.py [pytest arguments]`.
 
 Keras has one backend a process, and compiled functions are kept as long as a
-process lives: so every folder, and every file of the largest one, gets its own
-process on every backend, two at a time. They share what JAX has compiled. Each
-prints its last line when it is done, and everything if it failed.
+process lives: so large folders, and every file of the largest one, get their
+own process on every backend, two at a time. They share what JAX has compiled.
+Each prints its last line when it is done, and everything if it failed.
 """
 
 import concurrent.futures
@@ -13,30 +13,33 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 
 BACKENDS = ("tensorflow", "jax", "torch")
 AT_A_TIME = 2
+# Beside the files of `training/`; the other folders are quick.
+ALONE = ("examples", "export", "rollouts", "formulas", "distribution")
 TESTS = pathlib.Path(__file__).resolve().parent
 PASSED, NOTHING_SELECTED = 0, 5
 
 
 def parts():
-    """The folders and files that are run by themselves, longest first."""
-    training = sorted(TESTS.glob("training/test_*.py"))
-    folders = sorted(
-        folder
-        for folder in TESTS.iterdir()
-        if any(folder.glob("test_*.py")) and folder.name != "training"
-    )
-    return [*training, *folders, *sorted(TESTS.glob("test_*.py"))]
+    """What is run by itself, lists of folders and files, longest first."""
+    alone = [[path] for path in sorted(TESTS.glob("training/test_*.py"))]
+    alone += [[TESTS / name] for name in ALONE]
+    folders = {path.parent for path in TESTS.glob("*/test_*.py")}
+    folders -= {TESTS / "training", *(path for (path,) in alone)}
+    files = TESTS.glob("test_*.py")
+    return [sorted(folders), *alone, sorted(files)]
 
 
 def run(job, arguments):
     """Runs pytest on one part and backend; returns its exit status."""
     part, backend = job
-    name = part.relative_to(TESTS.parent)
+    names = [str(path.relative_to(TESTS.parent)) for path in part]
+    started = time.time()
     process = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", str(name), *arguments],
+        [sys.executable, "-m", "pytest", "-q", *names, *arguments],
         cwd=TESTS.parent,
         env={**os.environ, "KERAS_BACKEND": backend},
         stdout=subprocess.PIPE,
@@ -46,7 +49,12 @@ def run(job, arguments):
     failed = process.returncode not in (PASSED, NOTHING_SELECTED)
     lines = process.stdout.strip().splitlines() or ["no output"]
     shown = lines if failed else lines[-1:]
-    print(f"{backend:>10} | {name}: " + "\n".join(shown), flush=True)
+    minutes = (time.time() - started) / 60
+    print(
+        f"{backend:>10} | {minutes:4.1f} min | {', '.join(names)}: "
+        + "\n".join(shown),
+        flush=True,
+    )
     return process.returncode
 
 

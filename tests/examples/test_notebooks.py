@@ -96,7 +96,7 @@ def run(file, folder):
         "PYTHONPATH": str(ROOT),
     }
     # A notebook that wants many devices makes them itself.
-    environment.pop("XLA_FLAGS", None)
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     process = subprocess.run(
         [sys.executable, "-c", RUNNER, file, folder / "results.json"],
         cwd=folder,
