@@ -169,6 +169,19 @@ def test_overoptimisation_is_told(capsys):
     assert logs["gold/agreement"] == 1.0
 
 
+def test_chance_is_no_overoptimisation(capsys):
+    """The same law drawn again: lower, but by less than chance explains."""
+    policy = Policy()
+    callback = watch(policy)
+    for epoch in range(4):
+        policy.seed = epoch
+        callback.on_epoch_end(epoch, {})
+    rewards = [point["reward"] for point in callback.points]
+    assert min(rewards) < rewards[0]
+    assert not any(point["is_overoptimised"] for point in callback.points)
+    assert capsys.readouterr().out == ""
+
+
 def test_a_gold_reward_may_leave_prompts_out():
     def gold(prompts, completions):
         known = {"prompt 1", "prompt 2"}

@@ -153,6 +153,18 @@ def test_text_survives_and_special_tokens_do_not(codec):
             ValueError,
             "padded on the right",
         ),
+        (
+            {"token_ids": [[4, 5]], "padding_mask": [[1]]},
+            2,
+            ValueError,
+            "for the 2 tokens of prompt 0",
+        ),
+        (
+            {"token_ids": ["fox"]},
+            2,
+            TypeError,
+            r"list of integers .* token_ids\[0\]='fox'",
+        ),
         ({"token_ids": [[]]}, 2, ValueError, "at least one token"),
     ],
 )

@@ -187,6 +187,14 @@ def test_damaged_runs(tmp_path_factory, damage, name):
     assert not list(folder.glob("*unfinished*"))
 
 
+def test_a_file_of_another_kind_keeps_its_last_line(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("dear diary,\nno line break follows")
+    with pytest.raises(ValueError, match="must be a new file or one that"):
+        rewards.Recorded(length_reward, path)(some_samples())
+    assert path.read_text() == "dear diary,\nno line break follows"
+
+
 def rewritten(source, target, change):
     """Copies a `.keras` file with another config."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:

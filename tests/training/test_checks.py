@@ -23,6 +23,7 @@ GOOD = {"max_prompt_length": 12, "max_completion_length": 5}
         ({"kl_weight": -1}, "`kl_weight` must be"),
         ({"kl_weight": float("inf")}, "`kl_weight` must be"),
         ({"temperature": 0}, "`temperature` must be"),
+        ({"temperature": True}, "`temperature` must be"),
         ({"ties": "lenient"}, "`ties` must be one of"),
         ({"reference": "yes"}, "`reference` must be one of"),
         ({"truncate": "right"}, "`truncate` must be one of"),
