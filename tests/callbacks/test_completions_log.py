@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import keras_bond
+from tests.conftest import COMPILED_QUICKLY
 from tests.conftest import PROMPTS
 from tests.conftest import length_reward
 from tests.conftest import make_policy
@@ -21,7 +22,7 @@ def make_bond():
         max_completion_length=5,
         seed=1,
     )
-    bond.compile(keras.optimizers.SGD(1e-5))
+    bond.compile(keras.optimizers.SGD(1e-5), **COMPILED_QUICKLY)
     return bond
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import keras_bond
 from keras_bond import reporting
+from tests.conftest import COMPILED_QUICKLY
 from tests.conftest import PROMPTS
 from tests.conftest import length_reward
 from tests.conftest import make_policy
@@ -33,7 +34,7 @@ def fit(folder=None):
         reference=True,
         seed=1,
     )
-    bond.compile(keras.optimizers.SGD(1e-4))
+    bond.compile(keras.optimizers.SGD(1e-4), **COMPILED_QUICKLY)
     callbacks = [keras_bond.callbacks.AnchorEMA(0.02)]
     report = None
     if folder is not None:

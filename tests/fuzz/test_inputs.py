@@ -10,6 +10,7 @@ import keras_bond
 from keras_bond import data
 from keras_bond import rewards
 from keras_bond.rewards import Samples
+from tests.conftest import COMPILED_QUICKLY
 from tests.conftest import PROMPTS
 from tests.conftest import length_reward
 from tests.conftest import make_policy
@@ -77,7 +78,7 @@ def bond():
         max_completion_length=3,
         seed=1,
     )
-    made.compile(keras.optimizers.SGD(1e-4))
+    made.compile(keras.optimizers.SGD(1e-4), **COMPILED_QUICKLY)
     return made
 
 

@@ -20,6 +20,7 @@ import pytest
 import keras_bond
 from keras_bond import rewards
 from keras_bond.rewards import ConcurrentReward
+from tests.conftest import COMPILED_QUICKLY
 from tests.conftest import PROMPTS
 from tests.conftest import length_reward
 from tests.conftest import make_policy
@@ -404,7 +405,7 @@ def make_bond(reward):
         max_completion_length=5,
         seed=1,
     )
-    bond.compile(keras.optimizers.Adam(1e-5))
+    bond.compile(keras.optimizers.Adam(1e-5), **COMPILED_QUICKLY)
     return bond
 
 

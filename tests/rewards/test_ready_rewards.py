@@ -9,6 +9,7 @@ import pytest
 
 import keras_bond
 from keras_bond import rewards
+from tests.conftest import COMPILED_QUICKLY
 from tests.conftest import PROMPTS
 from tests.conftest import length_reward
 from tests.conftest import make_policy
@@ -251,7 +252,7 @@ def make_bond(reward):
         seed=1,
     )
     rate = keras.optimizers.schedules.ExponentialDecay(1e-2, 1000, 1.0)
-    bond.compile(keras.optimizers.SGD(rate))
+    bond.compile(keras.optimizers.SGD(rate), **COMPILED_QUICKLY)
     return bond
 
 
@@ -368,7 +369,7 @@ def test_trl_rewards_of_conversations_are_used_unchanged():
         max_completion_length=5,
         seed=1,
     )
-    bond.compile("sgd")
+    bond.compile("sgd", **COMPILED_QUICKLY)
     bond.fit(
         {"prompt": turns, "bonus": list(range(8))}, batch_size=8, verbose=0
     )

@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 import keras_bond
+from tests.conftest import COMPILED_QUICKLY
 from tests.conftest import PROMPTS
 from tests.conftest import length_reward
 from tests.conftest import make_policy
@@ -16,7 +17,7 @@ LENGTHS = {"max_prompt_length": 12, "max_completion_length": 5, "seed": 1}
 
 def make(kind=keras_bond.Bond, policy=None, reward=length_reward, **choices):
     bond = kind(policy or make_policy(), reward, **{**LENGTHS, **choices})
-    bond.compile(keras.optimizers.Adam(1e-5))
+    bond.compile(keras.optimizers.Adam(1e-5), **COMPILED_QUICKLY)
     return bond
 
 

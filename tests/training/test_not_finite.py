@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 import keras_bond
+from tests.conftest import COMPILED_QUICKLY
 from tests.conftest import PROMPTS
 from tests.conftest import length_reward
 from tests.conftest import make_policy
@@ -57,7 +58,9 @@ def fit(spoils="loss", bad_batches=(BAD,), epochs=1, **compile_arguments):
         seed=1,
     )
     bond.spoils, bond.bad_batches = spoils, list(bad_batches)
-    bond.compile(keras.optimizers.Adam(1e-5), **compile_arguments)
+    bond.compile(
+        keras.optimizers.Adam(1e-5), **COMPILED_QUICKLY, **compile_arguments
+    )
     trace = Trace()
     rule = keras_bond.callbacks.AnchorEMA(0.1)
     arguments = dict(batch_size=2, epochs=epochs, verbose=0)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import keras_bond
+from tests.conftest import COMPILED_QUICKLY
 from tests.conftest import PROMPTS
 from tests.conftest import length_reward
 from tests.conftest import make_policy
@@ -53,7 +54,7 @@ def make_bond(seen=None, prompt_buckets=None):
         # Orbax restores by name.
         name="bond",
     )
-    bond.compile(keras.optimizers.Adam(1e-3, name="adam"))
+    bond.compile(keras.optimizers.Adam(1e-3, name="adam"), **COMPILED_QUICKLY)
     return bond
 
 
@@ -230,7 +231,7 @@ def test_a_file_of_another_model_changes_nothing(tmp_path):
     other = keras_bond.JBond(
         policy, length_reward, max_prompt_length=12, max_completion_length=3
     )
-    other.compile(keras.optimizers.Adam(1e-3))
+    other.compile(keras.optimizers.Adam(1e-3), **COMPILED_QUICKLY)
     for variable in policy.variables:
         variable.assign(variable + 1.0)
     other.save_weights(path)
