@@ -114,6 +114,8 @@ class BestOfNReport(keras.callbacks.Callback):
                 "reference=True). Received: a model of type "
                 f"{type(self.model).__name__} without a reference"
             )
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.frontier is None:
             self._pool = self._draw_pool()
             scored = np.isfinite(self._pool).all(axis=1)
@@ -183,7 +185,6 @@ class BestOfNReport(keras.callbacks.Callback):
 
     def _show(self):
         if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._write_numbers()
             self._write_picture()
         if self.verbose:
