@@ -134,11 +134,11 @@ must not outweigh the number, or the policy learns the form alone.
 
 
 class WellFormed(keras_bond.rewards.TextReward):
-    """1 if the completion ends with one `####` and a number, else 0."""
+    """1 if the completion has one `####`, and a number behind it, else 0."""
 
     def score(self, completion):
-        head, mark, number = completion.partition("####")
-        return float(bool(mark) and number.strip().isdigit())
+        _, mark, number = completion.partition("####")
+        return float(bool(mark) and number.strip().lstrip("-").isdigit())
 
 
 number = keras_bond.rewards.NumberAnswer()

@@ -91,7 +91,8 @@ def text_of(completion):
 def correctness(prompts, completions, answer, **kwargs):
     scores = []
     for completion, right in zip(completions, answer):
-        found = re.findall(r"####\s*(-?\d+)", text_of(completion))
+        text = text_of(completion).replace(",", "")
+        found = re.findall(r"####\s*(-?\d+)", text)
         if right is None:
             scores.append(None)
         else:
@@ -232,9 +233,9 @@ print(f"right: {before:.3f} before, {after:.3f} after")
 ## Conversations, and `None`
 
 The same functions on conversations, with one reward alone: where it says `None`
-for all completions of a prompt, the prompt drops out and is counted. (In the
-sum above such a prompt was still scored by the other function, as in TRL.) The
-small policy has never seen a conversation and is right in none.
+for all completions of a prompt, the prompt drops out and is counted. In the sum
+above such a prompt was still scored by the other function, as in TRL. The small
+policy has never seen a conversation and answers with nothing.
 """
 
 seen = []
@@ -334,9 +335,10 @@ over prompts; `anchor/reward` has those of the anchor.
 - **No reference copy.** Policy, anchor and reference are sets of values for one
   network. With LoRA these are adapters; in full fine-tuning the anchor is a
   second set of weights and `reference=True` a third.
-- **An anchor.** RLOO compares with a start that stays. BOND imitates the better
-  of two samples of an anchor that follows the policy, and that is also what
-  keeps it close: with `kl_weight=0` it still does not run away in a step.
+- **An anchor.** RLOO's KL is to a start that stays. BOND descends a divergence
+  to the Best-of-2 of an anchor that follows the policy, so that a KL to the
+  anchor is part of it even with `kl_weight=0`. How far the policy has gone from
+  its start says `kl_ref`.
 - **Ranks, not sizes.** Of a reward BOND reads only which completion is better:
   multiply it, shift it, and nothing changes. Of two rewards the sum is ranked,
   so there the weights count.
