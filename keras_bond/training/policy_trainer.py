@@ -99,9 +99,14 @@ class PolicyTrainer(CompletingModel):
 
     @reward.setter
     def reward(self, reward):
-        scorer = rewards_lib.get(reward, self.reward_weights)
+        weights = self.reward_weights
+        if hasattr(self, "_scorer") and not isinstance(reward, (list, tuple)):
+            # They belong to the list that this one takes the place of.
+            weights = None
+        scorer = rewards_lib.get(reward, weights)
         checks.check_reward(self.policy, scorer, self.codec)
         placement.check_reward(scorer)
+        self.reward_weights = weights
         self._scorer = scorer
 
     def __setattr__(self, name, value):

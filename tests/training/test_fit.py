@@ -233,3 +233,19 @@ def test_mixed_precision_trains_with_a_float32_anchor():
     assert np.isfinite(logs["loss"]).all()
     assert logs["train/updated_fraction"][0] > 0.5
     assert {v.dtype for v in bond.anchor.values} == {"float32"}
+
+
+def test_one_reward_takes_the_place_of_weighted_ones():
+    """It was refused, for the weights of the former list were kept."""
+    lengths, zeros = length_reward, lambda prompts, completions: [0.0] * 12
+    bond = make_bond(reward=[lengths, zeros], reward_weights=[2.0, 1.0])
+    twice = bond.evaluate(PROMPTS[:4], verbose=0, return_dict=True)["reward"]
+    with pytest.raises(TypeError, match="reward"):
+        bond.reward = "no reward"
+    assert bond.reward_weights == [2.0, 1.0]
+    bond.reward = lengths
+    once = bond.evaluate(PROMPTS[:4], verbose=0, return_dict=True)["reward"]
+    assert twice == pytest.approx(2 * once)
+    assert bond.get_config()["reward_weights"] is None
+    with pytest.raises(ValueError, match="goes with a list"):
+        make_bond(reward=lengths, reward_weights=[1.0])
