@@ -24,9 +24,9 @@ score that rises with the learned reward. The paper's experiment on XSum
 (section 4 of [BOND](https://arxiv.org/abs/2407.14622)) has a T5 policy and an
 entailment model as its reward, N of 4, 8 and 16, and 16 samples for a quantile:
 another reward, so its curves are not to be compared with this one. The second
-row was measured on JAX with seeds 0 to 2: the model is right on 0.62 to 0.73 of
-some 170 new pairs, and the best of four samples by its reward has a gold of 0.73
-to 0.76. Its sentences are those of `examples/reward_model.py`, about trails.
+row was measured on JAX with seeds 0 to 2, on sentences about hiking trails: the
+model is right on 0.62 to 0.73 of some 170 new pairs, and the best of four
+samples by its reward has a gold of 0.73 to 0.76.
 
 The package is on no index yet: open this page in Jupyter from a checkout, where
 the next cell installs it. Weights come from Kaggle: accept Gemma's licence
