@@ -13,16 +13,24 @@ cheerful. A second reward counts the facts that the sentence should state: the
 price. Then three ways to pay less of it: both rewards in a sum, both by their
 ranks, and a larger `kl_weight`.
 
-| configuration | hardware | minutes | sentiment | facts |
-|---|---|---|---|---|
-| as it stands: Gemma 3 1B | one GPU of 24 GB | not known | | |
-| `KERAS_BOND_SMALL=1`: tiny Gemma 3 | 2 CPU cores | @MIN@ |
+| configuration | hardware | minutes | expected |
+|---|---|---|---|
+| as it stands: Gemma 3 1B | one GPU of 24 GB | not known | not known |
+| `KERAS_BOND_SMALL=1`: tiny Gemma 3 | 2 CPU cores | 1 | the second table |
 
 **The first row was never run**, and the paper has no such experiment. Look for
 a sentiment that rises with sentences that still are what a guide would write,
 and read some of them: a lexicon is easily pleased. The paper's figure 6 shows
 what `kl_weight` (its γ) does: a larger one makes the KL grow more slowly, at a
-better trade-off. The second row was measured on JAX with seeds 0 to 2.
+better trade-off. The second row was measured on JAX with seeds 0 to 2:
+
+| steered by | sentiment | facts | KL |
+|---|---|---|---|
+| nothing | 0.09 to 0.11 | 0.56 to 0.57 | 0 |
+| sentiment alone | 0.32 to 0.43 | 0.48 to 0.52 | 1.1 to 1.7 |
+| a sum of both | 0.24 to 0.32 | 0.71 to 0.73 | 1.2 to 1.4 |
+| ranks of both | 0.23 to 0.26 | 0.70 to 0.71 | 1.0 to 1.3 |
+| sentiment alone, held back | 0.25 to 0.28 | 0.49 to 0.51 | 0.8 to 1.0 |
 
 The package is on no index yet: open this page in Jupyter from a checkout, where
 the next cell installs it. The lexicon,
@@ -62,6 +70,7 @@ import keras_bond
 """
 
 SEED = 0
+keras.utils.set_random_seed(SEED)
 PRESET = "gemma3_instruct_1b"
 DTYPE = "bfloat16"  # of the frozen weights; adapters are float32
 LORA_RANK = 8
@@ -72,7 +81,7 @@ if SMALL:
     PRESET = str(FOLDER.parent / "presets" / "data_to_text")
     DTYPE, LORA_RANK = "float32", None
     PROMPT_LENGTH, COMPLETION_LENGTH = 20, 32
-    BATCH_SIZE, STEPS, EPOCHS, RATE = 24, 16, 2, 1e-3
+    BATCH_SIZE, STEPS, EPOCHS, RATE = 16, 16, 2, 1e-3
     HELD_OUT = 64
 SAMPLES = 8  # of a prompt, to measure
 KL_WEIGHTS = (0.0, 0.5)
@@ -258,10 +267,12 @@ for name, numbers in table.items():
 """
 ## What to compare
 
-Sentiment alone costs facts: the policy says "easy" of a trail that is not. With
-both rewards, facts rise as well, for the start is far from stating all; the
-sentiment rises less. Held back, the policy pays less KL and gets less. The KL
-of a trained policy is the mean of its last epoch, in nats a sentence.
+Sentiment alone costs facts. With both rewards facts rise as well, for the start
+is far from stating all of them, and the sentiment rises less. Held back, the
+policy pays less KL and gets less. Best-of-4 of the start has as much sentiment
+for less KL and at no price in facts: the small run learns in 32 steps, at a
+learning rate far above that of a real one. The KL of a trained policy is the
+mean of its last epoch, in nats a sentence.
 """
 
 alone, ranks = table["sentiment alone"], table["ranks"]

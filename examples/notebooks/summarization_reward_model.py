@@ -12,10 +12,10 @@ they prefer. A reward model learns from such pairs, J-BOND trains the policy
 with it, and a *gold* score that training never sees tells whether summaries
 really get better or only please the model: over-optimisation.
 
-| configuration | hardware | minutes | pairs | gold before | after |
-|---|---|---|---|---|---|
-| as it stands: XSum, Gemma 3 1B | one GPU of 80 GB | not known | | | |
-| `KERAS_BOND_SMALL=1`: trail facts | 2 CPU cores | @MIN@ |
+| configuration | hardware | minutes | gold before | gold after |
+|---|---|---|---|---|
+| as it stands: XSum, Gemma 3 1B | one GPU of 80 GB | not known | | |
+| `KERAS_BOND_SMALL=1` | 2 CPU cores | 1 | 0.62 to 0.63 | 0.68 to 0.70 |
 
 **The first row was never run**: no number of it is known. Look for an accuracy
 on new pairs well above 0.5 (a tenth of the labels is wrong, so 0.9 is the most
@@ -24,7 +24,9 @@ score that rises with the learned reward. The paper's experiment on XSum
 (section 4 of [BOND](https://arxiv.org/abs/2407.14622)) has a T5 policy and an
 entailment model as its reward, N of 4, 8 and 16, and 16 samples for a quantile:
 another reward, so its curves are not to be compared with this one. The second
-row was measured on JAX with seeds 0 to 2.
+row was measured on JAX with seeds 0 to 2, on sentences about hiking trails: the
+model is right on 0.62 to 0.73 of some 170 new pairs, and the best of four
+samples by its reward has a gold of 0.73 to 0.76.
 
 The package is on no index yet: open this page in Jupyter from a checkout, where
 the next cell installs it. Weights come from Kaggle: accept Gemma's licence
@@ -61,6 +63,7 @@ import keras_bond
 """
 
 SEED = 0
+keras.utils.set_random_seed(SEED)
 PRESET = "gemma3_instruct_1b"
 DTYPE = "bfloat16"  # of the frozen weights; adapters are float32
 LORA_RANK = 16
