@@ -277,8 +277,9 @@ for n in (1, 2, 4, SAMPLES):
 
 The reward model takes the place of gold, and scores token ids on the device.
 After each epoch the policy summarises the held-out documents, and
-`RewardOveroptimisation` asks gold as well. If the learned reward rises and gold falls, stop earlier, raise
-`kl_weight`, or collect pairs of the policy as it is now.
+`RewardOveroptimisation` asks gold as well. If the learned reward rises and gold
+falls, stop earlier, raise `kl_weight`, or collect pairs of the policy as it is
+now.
 """
 
 watch = keras_bond.callbacks.RewardOveroptimisation(
