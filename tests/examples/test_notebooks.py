@@ -24,10 +24,10 @@ SECONDS = 600
 #
 # On one machine a run is a function of its seed and a false alarm impossible.
 # One that rounds otherwise may draw otherwise, as another seed does. For the
-# first three: of 4, 3 and 3 seeds the gains were 0.07 to 0.12, 0.13 to 0.19 and 0.10 to 0.22, and as
-# normal numbers of that spread they are below their bound with a probability
-# of less than 1 in 100. A policy that did not move draws the same again and
-# gains exactly 0; one that is led astray gains less.
+# first three: of 4, 3 and 3 seeds the gains were 0.07 to 0.12, 0.13 to 0.19 and
+# 0.10 to 0.22, and as normal numbers of that spread they are below their bound
+# with a probability of less than 1 in 100. A policy that did not move draws the
+# same again and gains exactly 0; one that is led astray gains less.
 EXPECTED = {
     "quickstart": {
         "before": (0.5, 0.7),
@@ -56,8 +56,8 @@ EXPECTED = {
     },
 }
 
-# The others were run with one to three seeds; their bounds leave more than half
-# of what was gained.
+# The others were run with three seeds each; their bounds leave more room than
+# the seeds took, and exclude the policy that did not move.
 EXPECTED |= {
     "summarization_reward_model": {
         "accuracy": (0.58, 0.85),
