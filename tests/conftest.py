@@ -17,12 +17,12 @@ os.environ.setdefault(
     "--xla_force_host_platform_device_count=8 "
     "--xla_backend_optimization_level=0",
 )
-# Many tests compile the same programs: JAX keeps them for the others.
+# Many tests compile the same programs: JAX keeps them for the others. Without a
+# limit to their size, for which it would look at all files at each write.
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
     os.path.join(tempfile.gettempdir(), "keras_bond_compiled"),
 )
-os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**29))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
