@@ -128,6 +128,8 @@ def run(file, folder):
         **os.environ,
         "KERAS_BACKEND": "jax",
         "KERAS_BOND_SMALL": "1",
+        # libtpu, where it is installed, serves one process at a time.
+        "JAX_PLATFORMS": "cpu",
         "MPLBACKEND": "Agg",
         "PYTHONPATH": str(ROOT),
     }
