@@ -1,0 +1,141 @@
+"""The text of the pages: what it names, quotes and links to is there."""
+
+import inspect
+import operator
+import pathlib
+import re
+
+import keras
+import pytest
+
+import keras_bond
+from tests.conftest import PROMPTS
+from tests.conftest import length_reward
+from tests.conftest import make_policy
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+TEXTS = [
+    *PAGES,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "examples" / "notebooks" / "README.md",
+    *sorted(DOCS.glob("api/*.md")),
+]
+GOLDEN = (ROOT / "tests" / "golden" / "public_api.txt").read_text()
+PUBLIC = {
+    name: getattr(module, name)
+    for module in (keras_bond, keras_bond.callbacks, keras_bond.rewards)
+    for name in module.__all__
+}
+FENCE = re.DOTALL | re.MULTILINE
+LENGTHS = {"max_prompt_length": 24, "max_completion_length": 5}
+
+pytestmark = pytest.mark.skipif(
+    keras.config.backend() != "jax",
+    reason="there is one site; what it calls is tested on every backend",
+)
+
+
+def test_every_logged_number_is_explained():
+    page = (DOCS / "logged_numbers.md").read_text()
+    policy = make_policy(num_layers=1)
+    made = [
+        keras_bond.Bond(policy, length_reward, kl_weight=1.0, **LENGTHS),
+        keras_bond.Bond(
+            policy,
+            length_reward,
+            quantiles="learned",
+            reference=True,
+            **LENGTHS,
+        ),
+        keras_bond.Reinforce(policy, length_reward, **LENGTHS),
+        keras_bond.BoNBoN(policy, length_reward, **LENGTHS),
+    ]
+    logged = {name for model in made for name in model.trackers}
+    judge = keras_bond.RewardModel(policy)
+    logged |= {metric.name for metric in judge.metrics}
+    watching = [
+        keras_bond.callbacks.BestOfNReport(PROMPTS, verbose=0),
+        keras_bond.callbacks.RewardOveroptimisation(
+            PROMPTS, length_reward, verbose=0
+        ),
+    ]
+    made[1].compile(keras.optimizers.SGD(1e-5))
+    history = made[1].fit(PROMPTS, callbacks=watching, verbose=0).history
+    assert {"best_of_n/kl", "gold/reward", "quantile_loss"} < set(history)
+    for name in logged | set(history):
+        assert f"| `{name}`" in page or f", `{name}`" in page, name
+
+
+def test_messages_that_are_explained_exist():
+    """Quoted symptoms are what the package says, but for numbers."""
+    page = (DOCS / "troubleshooting.md").read_text()
+    quoted = re.findall(r'^\|[^|]*?"([^"|]{20,})"', page, re.MULTILINE)
+    sources = " ".join(
+        path.read_text() for path in (ROOT / "keras_bond").rglob("*.py")
+    )
+    said = re.sub(r'"\s*f?"|\s+', " ", sources)
+    said = re.sub(r" +", " ", said)
+    assert len(quoted) >= 8
+    for text in quoted:
+        assert text in said, text
+
+
+def test_settings_that_are_explained_exist():
+    page = (DOCS / "settings.md").read_text()
+    arguments = {
+        *inspect.signature(keras_bond.Bond).parameters,
+        *inspect.signature(keras_bond.Bond.compile).parameters,
+        *inspect.signature(keras_bond.callbacks.AnchorEMA).parameters,
+        "batch_size",
+    }
+    table = page.split("## What each does")[1].split("\n## ")[0]
+    first_cells = re.findall(r"^\| ([^|]*) \|", table, re.MULTILINE)
+    named = re.findall(r"`(\w+)`", " ".join(first_cells))
+    assert len(named) >= 6
+    assert set(named) <= arguments
+
+
+def code_in_text(page):
+    """What stands between backticks, and not in a block."""
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=FENCE)
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names_and_arguments_in_the_text_exist(page):
+    modules = "|".join(n for n in dir(keras_bond) if f"{n}." in GOLDEN)
+    dotted = rf"(?<![\w./])(?:keras_bond\.([\w.]*\w)|((?:{modules})\.[\w.]*\w))"
+    called = r"(?<![\w.])([A-Z]\w+)\(([^()]*)\)"
+    for code in code_in_text(page):
+        for names in re.findall(dotted, code):
+            operator.attrgetter("".join(names))(keras_bond)
+        for name, arguments in re.findall(called, code):
+            if name in PUBLIC:
+                known = inspect.signature(PUBLIC[name]).parameters
+                given = re.findall(r"(\w+)=", arguments)
+                assert set(given) <= set(known), code
+
+
+def test_files_that_are_named_exist():
+    folders = "docs|examples|integration|keras_bond|tests"
+    path = re.compile(rf"(?<![\w./-])(?:{folders})/[\w./]*\w")
+    named = {(p, n) for p in TEXTS for n in path.findall(p.read_text("utf-8"))}
+    assert len(named) > 40
+    for page, name in named:
+        found = [ROOT / name, ROOT / f"{name}.py", page.parent / name]
+        made = ("examples/runs", "integration/runs")
+        assert any(f.exists() for f in found) or name.startswith(made), name
+
+
+def test_links_work_in_the_repository():
+    """Those of `docs/` on the site are checked by `mkdocs build --strict`."""
+    links = [
+        (page, link.partition("#")[0])
+        for page in TEXTS
+        for link in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text())
+    ]
+    assert len(links) > 60
+    for page, link in links:
+        assert not link or (page.parent / link).exists(), f"{page}: {link}"
