@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tarfile
@@ -95,37 +96,93 @@ def test_one_framework_is_enough(tmp_path):
     assert (tmp_path / "alone.weights.h5").exists()
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("built")
+def build(source, folder):
+    """Builds archive and wheel; returns their paths."""
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-d", folder],
-        cwd=ROOT,
+        cwd=source,
         check=True,
         capture_output=True,
     )
-    return folder
+    (archive,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
+    return archive, wheel
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    return build(ROOT, tmp_path_factory.mktemp("built"))
+
+
+def contents(wheel):
+    with zipfile.ZipFile(wheel) as file:
+        return {name: file.read(name) for name in file.namelist()}
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(built):
-    (wheel,) = built.glob("*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    tops = {name.split("/")[0] for name in names}
+    names = set(contents(built[1]))
     version = keras_bond.__version__
-    assert tops == {"keras_bond", f"keras_bond-{version}.dist-info"}
     sources = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "keras_bond").rglob("*.py")
     }
-    assert sources <= set(names)
-    # Types stand in docstrings: a type checker is not to trust this package.
-    assert "keras_bond/py.typed" not in names
-    assert f"keras_bond-{version}.dist-info/licenses/LICENSE" in names
+    about = ("METADATA", "RECORD", "WHEEL", "licenses/LICENSE")
+    # No `py.typed`: types stand in docstrings, and a type checker is not to
+    # trust this package.
+    assert names == sources | {
+        f"keras_bond-{version}.dist-info/{name}" for name in about
+    }
 
 
-def test_the_source_archive_builds_the_same(built):
-    (archive,) = built.glob("*.tar.gz")
-    names = tarfile.open(archive).getnames()
-    tops = {name.split("/")[1] for name in names if "/" in name}
-    assert {"keras_bond", "LICENSE", "README.md", "pyproject.toml"} <= tops
-    assert not tops & {"tests", "integration", "examples", "docs"}
+def test_the_source_archive_holds_what_the_wheel_is_built_from(built, tmp_path):
+    archive, wheel = built
+    with tarfile.open(archive) as file:
+        file.extractall(tmp_path, filter="data")
+    (source,) = tmp_path.iterdir()
+    assert {path.name for path in source.iterdir()} == {
+        ".gitignore",
+        "CONTRIBUTING.md",
+        "LICENSE",
+        "PKG-INFO",
+        "README.md",
+        "keras_bond",
+        "pyproject.toml",
+    }
+    again = tmp_path / "again"
+    again.mkdir()
+    assert contents(build(source, again)[1]) == contents(wheel)
+
+
+def test_the_wheel_imports_by_itself(built, tmp_path):
+    code = "import keras_bond; print(keras_bond.__file__)"
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(built[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert str(built[1]) in process.stdout, process.stderr[-2000:]
+
+
+def test_no_framework_is_required(built):
+    """Who has JAX must not be made to install PyTorch."""
+    (metadata,) = (
+        text.decode()
+        for name, text in contents(built[1]).items()
+        if name.endswith("METADATA")
+    )
+    required = re.findall(r"^Requires-Dist: (.*)$", metadata, re.MULTILINE)
+    always = [line for line in required if "extra ==" not in line]
+    names = {re.match(r"[\w-]+", line)[0] for line in always}
+    assert names == {"keras", "keras-hub", "numpy", "tensorflow-text"}
+
+
+def test_the_version_is_written_down_once():
+    files = [
+        *ROOT.glob("*.toml"),
+        *ROOT.glob("*.cff"),
+        *(ROOT / "keras_bond").rglob("*.py"),
+    ]
+    version = re.compile(rf"\b{re.escape(keras_bond.__version__)}\b")
+    holders = [path for path in files if version.search(path.read_text())]
+    assert holders == [ROOT / "keras_bond" / "version.py"]
