@@ -114,6 +114,7 @@ class AnchorFixed(AnchorRule):
 
     ```python
     bond = keras_bond.Bond(policy, reward, best_of_n=4, ...)
+    bond.compile(keras.optimizers.Adam(3e-6))
     bond.fit(prompts, callbacks=[keras_bond.callbacks.AnchorFixed()])
     ```
     """

@@ -2,7 +2,6 @@
 
 import inspect
 import operator
-import pathlib
 import re
 
 import keras
@@ -12,29 +11,27 @@ import keras_bond
 from tests.conftest import PROMPTS
 from tests.conftest import length_reward
 from tests.conftest import make_policy
+from tests.docs.conftest import DOCS
+from tests.docs.conftest import FENCE
+from tests.docs.conftest import GOLDEN
+from tests.docs.conftest import LENGTHS
+from tests.docs.conftest import ONLY_JAX
+from tests.docs.conftest import PAGES
+from tests.docs.conftest import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+pytestmark = ONLY_JAX
+
 TEXTS = [
     *PAGES,
     ROOT / "CONTRIBUTING.md",
     ROOT / "examples" / "notebooks" / "README.md",
     *sorted(DOCS.glob("api/*.md")),
 ]
-GOLDEN = (ROOT / "tests" / "golden" / "public_api.txt").read_text()
 PUBLIC = {
     name: getattr(module, name)
     for module in (keras_bond, keras_bond.callbacks, keras_bond.rewards)
     for name in module.__all__
 }
-FENCE = re.DOTALL | re.MULTILINE
-LENGTHS = {"max_prompt_length": 24, "max_completion_length": 5}
-
-pytestmark = pytest.mark.skipif(
-    keras.config.backend() != "jax",
-    reason="there is one site; what it calls is tested on every backend",
-)
 
 
 def test_every_logged_number_is_explained():

@@ -1,0 +1,86 @@
+"""What a reader of the documentation has at hand, made small."""
+
+import json
+import pathlib
+import re
+
+import keras
+import keras_hub
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+import keras_bond
+from tests.conftest import PROMPTS
+from tests.conftest import length_reward
+from tests.conftest import make_policy
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+GOLDEN = (ROOT / "tests" / "golden" / "public_api.txt").read_text()
+FENCE = re.DOTALL | re.MULTILINE
+LENGTHS = {"max_prompt_length": 24, "max_completion_length": 5}
+ONLY_JAX = pytest.mark.skipif(
+    keras.config.backend() != "jax",
+    reason="there is one site; what it calls is tested on every backend",
+)
+
+
+@pytest.fixture(scope="module")
+def bond():
+    made = keras_bond.JBond(
+        make_policy(num_layers=1), length_reward, reference=True, **LENGTHS
+    )
+    made.compile(keras.optimizers.SGD(1e-5))
+    return made
+
+
+@pytest.fixture
+def names(bond, tmp_path, monkeypatch):
+    """What code takes for granted: a policy, prompts, rewards, files."""
+    monkeypatch.chdir(tmp_path)
+    for model in (keras_hub.models.Gemma3CausalLM, keras_hub.models.CausalLM):
+        monkeypatch.setattr(
+            model,
+            "from_preset",
+            lambda name, dtype=None: make_policy(num_layers=1, dtype=dtype),
+        )
+    questions = {"question": ["fox", "dog"], "answer": ["so #### 1", "2"]}
+    monkeypatch.setattr(
+        tfds,
+        "load",
+        lambda name, split: tf.data.Dataset.from_tensor_slices(questions),
+    )
+    pairs = [
+        {"prompt": prompt, "chosen": "the quick fox", "rejected": "dog"}
+        for prompt in PROMPTS
+    ]
+    lines = "".join(json.dumps(pair) + "\n" for pair in pairs)
+    (tmp_path / "preferences.jsonl").write_text(lines)
+    (tmp_path / "prompts.txt").write_text("\n".join(9 * PROMPTS))
+    rng = np.random.default_rng(0)
+    yield {
+        "keras": keras,
+        "keras_hub": keras_hub,
+        "keras_bond": keras_bond,
+        "np": np,
+        "bond": bond,
+        "policy": make_policy(num_layers=1),
+        "prompts": PROMPTS,
+        "held_out": PROMPTS[:4],
+        "held_out_pairs": pairs,
+        "questions": PROMPTS[:4],
+        "answers": ["a"] * 4,
+        "reward": length_reward,
+        "judge": length_reward,
+        "another_judge": length_reward,
+        "my_reward": length_reward,
+        "reward_model": length_reward,
+        "ask_the_judge": lambda prompt, completion: len(completion),
+        "small_backbone": make_policy(num_layers=1, seed=1).backbone,
+        "start": rng.normal(size=(9, 64)),
+        "after": rng.normal(size=(9, 16)),
+    }
+    keras.distribution.set_distribution(None)
