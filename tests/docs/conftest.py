@@ -28,7 +28,7 @@ ONLY_JAX = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def bond():
     made = keras_bond.JBond(
         make_policy(num_layers=1), length_reward, reference=True, **LENGTHS
