@@ -47,7 +47,7 @@ def names(bond, tmp_path, monkeypatch):
             "from_preset",
             lambda name, dtype=None: make_policy(num_layers=1, dtype=dtype),
         )
-    questions = {"question": ["fox", "dog"], "answer": ["so #### 1", "2"]}
+    questions = {"question": PROMPTS, "answer": ["so #### 1"] * 8}
     monkeypatch.setattr(
         tfds,
         "load",
@@ -71,8 +71,8 @@ def names(bond, tmp_path, monkeypatch):
         "prompts": PROMPTS,
         "held_out": PROMPTS[:4],
         "held_out_pairs": pairs,
-        "questions": PROMPTS[:4],
-        "answers": ["a"] * 4,
+        "questions": PROMPTS,
+        "answers": ["a"] * 8,
         "reward": length_reward,
         "judge": length_reward,
         "another_judge": length_reward,

@@ -111,9 +111,7 @@ def examples():
 EXAMPLES = examples()
 
 
-@pytest.mark.parametrize(
-    "name", filter(lambda n: is_run(EXAMPLES[n]), EXAMPLES)
-)
+@pytest.mark.parametrize("name", [n for n in EXAMPLES if is_run(EXAMPLES[n])])
 def test_an_example_runs(name, names):
     """And gives the list of numbers, or the string, that it says it gives."""
     code = EXAMPLES[name]
