@@ -32,6 +32,7 @@ NOT_RUN = {
 SMALLER = {
     "completion_length=64": "completion_length=5",
     "completion_length=256": "completion_length=5",
+    "[:64]": "[:8]",
     "=64": "=24",
     "=256": "=24",
     "=512": "=24",
