@@ -165,7 +165,7 @@ def test_the_wheel_imports_by_itself(built, tmp_path):
 
 
 def test_no_framework_is_required(built):
-    """Who has JAX must not be made to install PyTorch."""
+    """Not by name, that is: TensorFlow comes with tensorflow-text."""
     (metadata,) = (
         text.decode()
         for name, text in contents(built[1]).items()
