@@ -12,6 +12,7 @@ import keras
 import pytest
 
 import keras_bond
+from tests.conftest import vocabulary
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FRAMEWORKS = ("jax", "tensorflow", "torch")
@@ -20,37 +21,20 @@ FRAMEWORKS = ("jax", "tensorflow", "torch")
 # other frameworks cannot be imported. Gemma 3's preprocessor wants TensorFlow
 # (KerasHub 0.32), that of Gemma does not.
 ALONE = """
-import io
+import pathlib
 import sys
 
-for name in sys.argv[1:]:
+file, *missing = sys.argv[1:]
+for name in missing:
     sys.modules[name] = None
 
 import keras
 import keras_hub
-import sentencepiece
 
 import keras_bond
 
-vocabulary = io.BytesIO()
-sentencepiece.SentencePieceTrainer.train(
-    sentence_iterator=iter(["the quick brown fox"] * 20),
-    model_writer=vocabulary,
-    pad_id=0,
-    eos_id=1,
-    bos_id=2,
-    unk_id=3,
-    pad_piece="<pad>",
-    eos_piece="<eos>",
-    bos_piece="<bos>",
-    unk_piece="<unk>",
-    user_defined_symbols=["<end_of_turn>"],
-    vocab_size=40,
-    model_type="BPE",
-    hard_vocab_limit=False,
-    minloglevel=2,
-)
-tokenizer = keras_hub.models.GemmaTokenizer(proto=vocabulary.getvalue())
+vocabulary = pathlib.Path(file).read_bytes()
+tokenizer = keras_hub.models.GemmaTokenizer(proto=vocabulary)
 policy = keras_hub.models.GemmaCausalLM(
     keras_hub.models.GemmaBackbone(
         vocabulary_size=tokenizer.vocabulary_size(),
@@ -85,8 +69,10 @@ def test_one_framework_is_enough(tmp_path):
     missing = [name for name in FRAMEWORKS if name != backend]
     if "tensorflow" in missing:
         missing += ["tensorflow_text", "tensorflow_datasets"]
+    file = tmp_path / "vocabulary.spm"
+    file.write_bytes(vocabulary())
     process = subprocess.run(
-        [sys.executable, "-c", ALONE, *missing],
+        [sys.executable, "-c", ALONE, file, *missing],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
