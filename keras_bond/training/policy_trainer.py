@@ -60,8 +60,7 @@ class PolicyTrainer(CompletingModel):
         self.temperature = float(temperature)
         self.seed = standardize.seed_of(seed)
         self._set_up_text(policy, stop_token_ids)
-        self.reward_weights = reward_weights
-        self.reward = reward
+        self._set_reward(reward, reward_weights)
         self.prompts_seen = self.add_weight(
             name="prompts_seen",
             shape=(),
@@ -99,10 +98,11 @@ class PolicyTrainer(CompletingModel):
 
     @reward.setter
     def reward(self, reward):
-        weights = self.reward_weights
-        if hasattr(self, "_scorer") and not isinstance(reward, (list, tuple)):
-            # They belong to the list that this one takes the place of.
-            weights = None
+        # Weights belong to a list: one reward that takes its place has none.
+        is_list = isinstance(reward, (list, tuple))
+        self._set_reward(reward, self.reward_weights if is_list else None)
+
+    def _set_reward(self, reward, weights):
         scorer = rewards_lib.get(reward, weights)
         checks.check_reward(self.policy, scorer, self.codec)
         placement.check_reward(scorer)
