@@ -4,6 +4,7 @@ import keras
 
 from keras_bond.arguments import is_count
 from keras_bond.arguments import is_number
+from keras_bond.callbacks.checks import as_list
 
 
 class AnchorRule(keras.callbacks.Callback):
@@ -138,7 +139,7 @@ def with_anchor_rule(callbacks, default, announce):
     Raises:
         ValueError: if there is more than one rule.
     """
-    callbacks = _as_list(callbacks)
+    callbacks = as_list(callbacks)
     rules = [c for c in callbacks if isinstance(c, AnchorRule)]
     if len(rules) > 1:
         raise ValueError(
@@ -154,16 +155,3 @@ def with_anchor_rule(callbacks, default, announce):
             "paper's. Pass one in `callbacks` to choose."
         )
     return [default, *callbacks]
-
-
-def _as_list(callbacks):
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        return list(callbacks.callbacks)
-    callbacks = keras.tree.flatten([] if callbacks is None else callbacks)
-    for callback in callbacks:
-        if not isinstance(callback, keras.callbacks.Callback):
-            raise TypeError(
-                "`callbacks` must be a list of `keras.callbacks.Callback`. "
-                f"Received: {callback!r} of type {type(callback).__name__}"
-            )
-    return callbacks

@@ -1,7 +1,6 @@
 """Of how many samples of the start one sample of the policy is the best."""
 
 import json
-import os
 import pathlib
 
 import keras
@@ -9,8 +8,10 @@ import numpy as np
 
 from keras_bond import backend
 from keras_bond import evaluation
+from keras_bond import files
 from keras_bond.arguments import check_count
 from keras_bond.arguments import check_list
+from keras_bond.callbacks.checks import num_updates
 from keras_bond.evaluation import plots
 
 PREFIX = "best_of_n/"
@@ -172,9 +173,7 @@ class BestOfNReport(keras.callbacks.Callback):
             verbose=0,
         )
         return {
-            "step": int(
-                keras.ops.convert_to_numpy(self.model.optimizer.iterations)
-            ),
+            "step": num_updates(self.model),
             "reward": float(mine.mean()),
             "win_rate": evaluation.win_rate(mine, start),
             "kl": float(logs["kl_ref"]),
@@ -185,8 +184,7 @@ class BestOfNReport(keras.callbacks.Callback):
 
     def _show(self):
         if self.path is not None:
-            self._write_numbers()
-            self._write_picture()
+            self._write()
         if self.verbose:
             print("\n" + self._line())
 
@@ -200,18 +198,14 @@ class BestOfNReport(keras.callbacks.Callback):
             f"a KL of {point['kl']:.3f} nats"
         )
 
-    def _write_numbers(self):
+    def _write(self):
         numbers = {"frontier": self.frontier, "points": self.points}
         path = self.path.with_suffix(".json")
-        beside = path.with_name(path.name + ".unfinished")
-        beside.write_text(json.dumps(numbers, indent=1))
-        os.replace(beside, path)
-
-    def _write_picture(self):
+        with files.replacing(path) as unfinished:
+            unfinished.write_text(json.dumps(numbers, indent=1))
         figure = plots.plot_best_of_n(self.frontier, self.points)
-        beside = self.path.with_name("unfinished." + self.path.name)
-        figure.savefig(beside, dpi=150)
-        os.replace(beside, self.path)
+        with files.replacing(self.path) as unfinished:
+            figure.savefig(unfinished, dpi=150)
 
     def _read_points(self):
         """What a run that is resumed had measured before."""

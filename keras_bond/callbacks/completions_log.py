@@ -9,6 +9,8 @@ import numpy as np
 
 from keras_bond import backend
 from keras_bond.arguments import check_count
+from keras_bond.callbacks.checks import check_draws
+from keras_bond.callbacks.checks import num_updates
 
 COLUMNS = ("prompt", "policy", "reward", "anchor", "its reward", "quantile")
 NUMBER_WIDTH = 10
@@ -64,12 +66,7 @@ class CompletionsLog(keras.callbacks.Callback):
         self.verbose = verbose
 
     def on_train_begin(self, logs=None):
-        if not hasattr(self.model, "draw_scored"):
-            raise ValueError(
-                "`CompletionsLog` shows the completions of a trainer such as "
-                "`keras_bond.JBond`: pass it to that model's `fit`. Received: "
-                f"a model of type {type(self.model).__name__}"
-            )
+        check_draws(self, self.model)
         self._log()
 
     def on_train_batch_end(self, batch, logs=None):
@@ -98,7 +95,7 @@ class CompletionsLog(keras.callbacks.Callback):
         )
         below = np.mean(others[:, 1:] < rewards, axis=1)
         level = np.mean(others[:, 1:] == rewards, axis=1)
-        step = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        step = num_updates(self.model)
         first = slice(None, None, 1 + self.num_anchor_samples)
         columns = {
             "prompt": mine.prompts,

@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_bond.callbacks.checks import as_list
+
 # Always shown where they are logged, and only where they are not 0.
 SHOWN = (
     "reward",
@@ -75,7 +77,7 @@ def with_progress_bar(callbacks, verbose):
     """
     if verbose == 0 or isinstance(callbacks, keras.callbacks.CallbackList):
         return callbacks
-    callbacks = keras.tree.flatten([] if callbacks is None else callbacks)
+    callbacks = as_list(callbacks)
     bar = keras.callbacks.ProgbarLogger
     if any(isinstance(c, bar) for c in callbacks):
         return callbacks

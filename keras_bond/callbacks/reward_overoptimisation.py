@@ -7,6 +7,7 @@ from keras_bond import backend
 from keras_bond import evaluation
 from keras_bond import rewards as rewards_lib
 from keras_bond.arguments import check_count
+from keras_bond.callbacks.checks import check_draws
 
 
 class RewardOveroptimisation(keras.callbacks.Callback):
@@ -75,12 +76,7 @@ class RewardOveroptimisation(keras.callbacks.Callback):
         self._best = None
 
     def on_train_begin(self, logs=None):
-        if not hasattr(self.model, "draw_scored"):
-            raise ValueError(
-                "`RewardOveroptimisation` scores the completions of a trainer "
-                "such as `keras_bond.JBond`: pass it to that model's `fit`. "
-                f"Received: a model of type {type(self.model).__name__}"
-            )
+        check_draws(self, self.model)
 
     def on_epoch_end(self, epoch, logs=None):
         gold, proxy = self._draw()

@@ -2,9 +2,9 @@
 
 import html
 import math
-import os
 import pathlib
 
+from keras_bond import files
 from keras_bond.evaluation import plots
 from keras_bond.reporting import curves
 from keras_bond.reporting.run_files import read_run
@@ -50,9 +50,8 @@ def write_report(folder):
     """
     page = render(pathlib.Path(folder).resolve().name, read_run(folder))
     path = pathlib.Path(folder) / "report.html"
-    beside = path.with_suffix(".html.unfinished")
-    beside.write_text(page, encoding="utf-8")
-    os.replace(beside, path)
+    with files.replacing(path) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
     return path
 
 

@@ -6,7 +6,6 @@ for a run that goes on: optimizer and anchor belong to the adapters.
 """
 
 import contextlib
-import os
 import pathlib
 import warnings
 
@@ -14,6 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_bond import files
 from keras_bond.backend import devices
 
 
@@ -69,9 +69,7 @@ def by_one_process(model):
 
 @contextlib.contextmanager
 def beside(filepath, overwrite):
-    """Yields a path to write to, and renames that file in the end.
-
-    Whoever dies in the middle of a write leaves the old file.
+    """Yields a path that Keras can write to, see `files.replacing`.
 
     Args:
         filepath: str or path. A remote one, several files or a question to the
@@ -84,16 +82,8 @@ def beside(filepath, overwrite):
     if not is_here or (path.exists() and not overwrite):
         yield filepath
         return
-    unfinished = path.with_name(f"unfinished-{path.name}")
-    unfinished.unlink(missing_ok=True)
-    try:
+    with files.replacing(path) as unfinished:
         yield unfinished
-        # So that not even a power cut leaves the new name without the data.
-        with open(unfinished, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
