@@ -77,9 +77,10 @@ def train(family, trainer, lora_rank):
 
     import keras_bond
     from keras_bond import backend
-    from tests import conftest
+    from tests import numeric
+    from tests import tiny
 
-    policy = conftest.make_policy(family, **SHAPE)
+    policy = tiny.make_policy(family, **SHAPE)
     if lora_rank:
         keras.utils.set_random_seed(0)
         policy.backbone.enable_lora(lora_rank)
@@ -87,17 +88,17 @@ def train(family, trainer, lora_rank):
     bond = getattr(keras_bond, trainer)(policy, reward, **MAX_LENGTHS, seed=1)
     bond.compile(keras.optimizers.SGD(0.01))
     history = bond.fit(
-        conftest.PROMPTS * 2,
+        tiny.PROMPTS * 2,
         batch_size=8,
         verbose=0,
         callbacks=[keras_bond.callbacks.AnchorEMA(0.02)],
     )
     variables = [*policy.variables, *bond.anchor.values]
-    drawn = list(zip(conftest.PROMPTS, bond.generate(conftest.PROMPTS)))
+    drawn = list(zip(tiny.PROMPTS, bond.generate(tiny.PROMPTS)))
     return {
         "drawn": [*reward.seen, *drawn],
         "losses": history.history["loss"],
-        "weights": conftest.values_of(variables),
+        "weights": numeric.values_of(variables),
         "split": sum(backend.devices.is_split(v) for v in variables),
     }
 

@@ -66,16 +66,16 @@ def main():
     os.environ["KERAS_BACKEND"] = arguments.backend
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     sys.path.append(str(ROOT))
-    from tests import conftest  # isort: skip
+    from tests import tiny  # isort: skip
     import keras
 
     import keras_bond
 
-    policy = conftest.make_policy(num_layers=1)
+    policy = tiny.make_policy(num_layers=1)
     policy.backbone.enable_lora(2)
     bond = keras_bond.JBond(
         policy,
-        conftest.length_reward,
+        tiny.length_reward,
         max_prompt_length=8,
         max_completion_length=4,
         seed=1,
@@ -85,7 +85,7 @@ def main():
     compilations.start(bond, arguments.backend)
     rule = keras_bond.callbacks.AnchorEMA(0.02)
     steps = arguments.steps // PARTS
-    prompts = (conftest.PROMPTS * steps)[: BATCH * steps]
+    prompts = (tiny.PROMPTS * steps)[: BATCH * steps]
     print("| steps | resident [MiB] | compiled so far | loss | reward |")
     print("| --- | --- | --- | --- | --- |")
     memory, compiled, finite = [], [], True
@@ -94,7 +94,7 @@ def main():
             prompts, batch_size=BATCH, verbose=0, callbacks=[rule]
         ).history
         logged = bond.evaluate(
-            conftest.PROMPTS, batch_size=BATCH, verbose=0, return_dict=True
+            tiny.PROMPTS, batch_size=BATCH, verbose=0, return_dict=True
         )
         values = [*(v[0] for v in history.values()), *logged.values()]
         finite &= all(math.isfinite(value) for value in values)

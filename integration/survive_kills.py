@@ -57,7 +57,8 @@ def announced(name, function):
 def train(folder, epochs):
     """What the process does that is killed."""
     sys.path.insert(0, str(ROOT))
-    from tests import conftest  # isort: skip
+    from tests import numeric  # isort: skip
+    from tests import tiny  # isort: skip
     import keras
     import numpy as np
 
@@ -65,11 +66,11 @@ def train(folder, epochs):
 
     def reward(prompts, completions):
         say("reward")
-        scores = conftest.length_reward(prompts, completions)
+        scores = tiny.length_reward(prompts, completions)
         say("step")
         return scores
 
-    policy = conftest.make_policy(num_layers=1)
+    policy = tiny.make_policy(num_layers=1)
     keras.utils.set_random_seed(0)
     policy.backbone.enable_lora(2)
     bond = keras_bond.JBond(
@@ -86,7 +87,7 @@ def train(folder, epochs):
             f"begin {int(bond.optimizer.iterations)}", flush=True
         )
     )
-    prompts = [text for text in conftest.PROMPTS if len(text) < 7]
+    prompts = [text for text in tiny.PROMPTS if len(text) < 7]
     bond.fit(
         prompts,
         batch_size=BATCH,
@@ -94,7 +95,7 @@ def train(folder, epochs):
         verbose=0,
         callbacks=[backup, begin],
     )
-    values = conftest.values_of(
+    values = numeric.values_of(
         [
             *bond.policy.variables,
             *bond.non_trainable_variables,

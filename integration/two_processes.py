@@ -52,7 +52,8 @@ def work(process, processes, port, folder, kill):
         )
     keras.distribution.set_distribution(keras.distribution.DataParallel())
 
-    from tests import conftest
+    from tests import numeric
+    from tests import tiny
 
     seen, steps = [], 0
 
@@ -65,7 +66,7 @@ def work(process, processes, port, folder, kill):
         return [sum(map(ord, text)) % 97 / 97.0 for text in completions]
 
     bond = keras_bond.JBond(
-        conftest.make_policy(),
+        tiny.make_policy(),
         reward,
         max_prompt_length=12,
         max_completion_length=5,
@@ -73,7 +74,7 @@ def work(process, processes, port, folder, kill):
     )
     bond.compile(keras.optimizers.SGD(0.01))
     bond.fit(
-        conftest.PROMPTS,
+        tiny.PROMPTS,
         batch_size=BATCH,
         epochs=EPOCHS,
         verbose=0,
@@ -85,8 +86,8 @@ def work(process, processes, port, folder, kill):
             ),
         ],
     )
-    completions = bond.generate(conftest.PROMPTS[:3])
-    values = conftest.values_of([*bond.policy.variables, *bond.anchor.values])
+    completions = bond.generate(tiny.PROMPTS[:3])
+    values = numeric.values_of([*bond.policy.variables, *bond.anchor.values])
     np.savez(folder / f"{process}_of_{processes}.npz", *values)
     (folder / f"{process}_of_{processes}.json").write_text(
         json.dumps({"scored": seen, "completions": completions})

@@ -12,7 +12,7 @@ import keras
 import pytest
 
 import keras_bond
-from tests.conftest import vocabulary
+from tests.tiny import vocabulary
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FRAMEWORKS = ("jax", "tensorflow", "torch")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_bond import data
-from tests.conftest import make_policy
+from tests.tiny import make_policy
 
 TEXTS = ["the quick", "fox", "a b c", "lazy dog", "over the"]
 

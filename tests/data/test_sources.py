@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from keras_bond import data
-from tests.conftest import PROMPTS
-from tests.conftest import make_policy
+from tests.tiny import PROMPTS
+from tests.tiny import make_policy
 
 ROWS = [
     {

@@ -22,8 +22,8 @@ from keras_bond.diagnosis import updates
 from keras_bond.diagnosis.distance import set_apart
 from keras_bond.diagnosis.parallel_pass import ParallelPass
 from keras_bond.training.weight_sets import Anchor
-from tests.conftest import make_policy
-from tests.conftest import values_of
+from tests.numeric import values_of
+from tests.tiny import make_policy
 
 FORWARD, _, LOG_RATIO, _, EXACT = gradients.STEPS
 

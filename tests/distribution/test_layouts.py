@@ -8,9 +8,9 @@ import pytest
 import keras_bond
 from keras_bond.backend import devices
 from keras_bond.distribution.layouts import split_axis
-from tests.conftest import PROMPTS
-from tests.conftest import length_reward
-from tests.conftest import make_policy
+from tests.tiny import PROMPTS
+from tests.tiny import length_reward
+from tests.tiny import make_policy
 
 BLOCK = "decoder_block_3/"
 ON_JAX = keras.config.backend() == "jax"

@@ -12,9 +12,9 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import keras_bond
-from tests.conftest import PROMPTS
-from tests.conftest import length_reward
-from tests.conftest import make_policy
+from tests.tiny import PROMPTS
+from tests.tiny import length_reward
+from tests.tiny import make_policy
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import keras_bond
-from tests.conftest import length_reward
 from tests.docs.conftest import FENCE
 from tests.docs.conftest import ONLY_JAX
 from tests.docs.conftest import PAGES
+from tests.tiny import length_reward
 
 pytestmark = ONLY_JAX
 

@@ -7,9 +7,6 @@ import re
 import pytest
 
 import keras_bond
-from tests.conftest import PROMPTS
-from tests.conftest import length_reward
-from tests.conftest import make_policy
 from tests.docs.conftest import DOCS
 from tests.docs.conftest import FENCE
 from tests.docs.conftest import GOLDEN
@@ -17,6 +14,9 @@ from tests.docs.conftest import LENGTHS
 from tests.docs.conftest import ONLY_JAX
 from tests.docs.conftest import PAGES
 from tests.docs.conftest import ROOT
+from tests.tiny import PROMPTS
+from tests.tiny import length_reward
+from tests.tiny import make_policy
 
 pytestmark = ONLY_JAX
 

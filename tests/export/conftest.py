@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import keras_bond
-from tests.conftest import PROMPTS
-from tests.conftest import make_policy
 from tests.export.rewards import make_reward
+from tests.tiny import PROMPTS
+from tests.tiny import make_policy
 
 ROOT = pathlib.Path(__file__).parents[2]
 LENGTHS = {"max_prompt_length": 32, "max_new_tokens": 8}

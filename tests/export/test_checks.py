@@ -7,9 +7,9 @@ import keras
 import pytest
 
 import keras_bond
-from tests.conftest import length_reward
-from tests.conftest import make_policy
 from tests.export.conftest import LENGTHS
+from tests.tiny import length_reward
+from tests.tiny import make_policy
 
 
 def export(policy, path, **arguments):

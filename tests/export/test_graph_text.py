@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from keras_bond.data import TextCodec
 from keras_bond.export.serving.text import GraphText
-from tests.conftest import make_policy
+from tests.tiny import make_policy
 
 STRINGS = [
     "",

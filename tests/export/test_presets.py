@@ -9,9 +9,9 @@ from keras import ops
 from safetensors.numpy import load_file
 
 import keras_bond
-from tests.conftest import PROMPTS
-from tests.conftest import make_policy
 from tests.export.conftest import make_adapted_policy
+from tests.tiny import PROMPTS
+from tests.tiny import make_policy
 
 # Of backbones as Transformers builds them.
 SETTINGS = {

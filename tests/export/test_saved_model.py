@@ -12,10 +12,10 @@ import tensorflow as tf
 import keras_bond
 from keras_bond.export import processes
 from keras_bond.export.serving import verify
-from tests.conftest import PROMPTS
-from tests.conftest import make_policy
 from tests.export.conftest import LENGTHS
 from tests.export.conftest import ROOT
+from tests.tiny import PROMPTS
+from tests.tiny import make_policy
 
 DESCRIPTION = "assets.extra/keras_bond.json"
 WARMUP = "assets.extra/tf_serving_warmup_requests"

@@ -5,8 +5,8 @@ import pytest
 from keras import ops
 
 import keras_bond
-from tests.conftest import PROMPTS
 from tests.export.conftest import LENGTHS
+from tests.tiny import PROMPTS
 
 STOPS = (1, 4)
 TOTAL = sum(LENGTHS.values())

@@ -7,8 +7,8 @@ import pytest
 from keras import ops
 
 from keras_bond import formulas
-from tests.conftest import gradient
 from tests.formulas import laws
+from tests.numeric import gradient
 
 
 def kl(p, q):

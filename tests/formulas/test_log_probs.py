@@ -5,7 +5,7 @@ import pytest
 from keras import ops
 
 from keras_bond import formulas
-from tests.conftest import gradient
+from tests.numeric import gradient
 
 LOGITS = np.random.default_rng(0).normal(size=(3, 4, 50)) * 5
 TOKENS = np.random.default_rng(1).integers(0, 50, (3, 4)).astype("int32")

@@ -12,7 +12,7 @@ import pytest
 from keras import ops
 
 from keras_bond import formulas
-from tests.conftest import gradient
+from tests.numeric import gradient
 
 LOGITS = np.array([0.3, -0.6, 0.9, 0.1])
 ANCHOR = np.array([0.4, 0.1, 0.2, 0.3])

@@ -12,11 +12,11 @@ from hypothesis import strategies
 import keras_bond
 from keras_bond import evaluation
 from keras_bond import rewards
-from tests.conftest import length_reward
-from tests.conftest import make_policy
 from tests.fuzz.outcomes import JUNK
 from tests.fuzz.outcomes import examples
 from tests.fuzz.outcomes import result_or_named_error
+from tests.tiny import length_reward
+from tests.tiny import make_policy
 
 GOOD = {"max_prompt_length": 12, "max_completion_length": 5}
 SHARED = {

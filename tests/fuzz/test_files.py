@@ -14,11 +14,11 @@ from keras_bond import data
 from keras_bond import reporting
 from keras_bond import rewards
 from keras_bond.rewards import Samples
-from tests.conftest import length_reward
-from tests.conftest import make_policy
-from tests.conftest import values_of
 from tests.fuzz.outcomes import examples
 from tests.fuzz.outcomes import result_or_named_error
+from tests.numeric import values_of
+from tests.tiny import length_reward
+from tests.tiny import make_policy
 
 RAN = []
 

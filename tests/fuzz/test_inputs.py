@@ -10,14 +10,14 @@ import keras_bond
 from keras_bond import data
 from keras_bond import rewards
 from keras_bond.rewards import Samples
-from tests.conftest import COMPILED_QUICKLY
-from tests.conftest import PROMPTS
-from tests.conftest import length_reward
-from tests.conftest import make_policy
-from tests.conftest import values_of
 from tests.fuzz.outcomes import JUNK
 from tests.fuzz.outcomes import examples
 from tests.fuzz.outcomes import result_or_named_error
+from tests.numeric import values_of
+from tests.tiny import COMPILED_QUICKLY
+from tests.tiny import PROMPTS
+from tests.tiny import length_reward
+from tests.tiny import make_policy
 
 TEXTS = strategies.one_of(
     strategies.sampled_from(PROMPTS),

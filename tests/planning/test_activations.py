@@ -7,8 +7,8 @@ from keras import ops
 
 import keras_bond
 from keras_bond.planning import compilers
-from tests.conftest import length_reward
-from tests.conftest import make_policy
+from tests.tiny import length_reward
+from tests.tiny import make_policy
 
 BATCH = 4
 SHAPES = {

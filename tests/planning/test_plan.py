@@ -10,8 +10,8 @@ import keras_bond
 from keras_bond import backend
 from keras_bond.planning.settings import Settings
 from keras_bond.rollouts.cache import CacheBuilder
-from tests.conftest import length_reward
-from tests.conftest import make_policy
+from tests.tiny import length_reward
+from tests.tiny import make_policy
 
 ARGUMENTS = {"max_prompt_length": 12, "max_completion_length": 5, "seed": 0}
 PLENTY = 1e12

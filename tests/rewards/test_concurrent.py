@@ -20,11 +20,11 @@ import pytest
 import keras_bond
 from keras_bond import rewards
 from keras_bond.rewards import ConcurrentReward
-from tests.conftest import COMPILED_QUICKLY
-from tests.conftest import PROMPTS
-from tests.conftest import length_reward
-from tests.conftest import make_policy
-from tests.conftest import values_of
+from tests.numeric import values_of
+from tests.tiny import COMPILED_QUICKLY
+from tests.tiny import PROMPTS
+from tests.tiny import length_reward
+from tests.tiny import make_policy
 
 # Longer than anything here takes; only a failing test waits for it.
 BOUND = 60

@@ -9,11 +9,11 @@ import pytest
 
 import keras_bond
 from keras_bond import rewards
-from tests.conftest import COMPILED_QUICKLY
-from tests.conftest import PROMPTS
-from tests.conftest import length_reward
-from tests.conftest import make_policy
-from tests.conftest import values_of
+from tests.numeric import values_of
+from tests.tiny import COMPILED_QUICKLY
+from tests.tiny import PROMPTS
+from tests.tiny import length_reward
+from tests.tiny import make_policy
 
 keras.saving.register_keras_serializable(package="tests")(length_reward)
 

@@ -9,8 +9,8 @@ from keras import tree
 from keras_bond import formulas
 from keras_bond import rollouts
 from keras_bond.rollouts.sampling import inverse_cdf_sample
-from tests.conftest import chi_square_p_value
-from tests.conftest import make_policy
+from tests.numeric import chi_square_p_value
+from tests.tiny import make_policy
 
 LENGTHS = np.array([3, 1, 5, 6], "int32")
 STOPS = (1, 4)

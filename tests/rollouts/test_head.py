@@ -10,8 +10,8 @@ from keras_bond import formulas
 from keras_bond import rollouts
 from keras_bond.rollouts import head as head_lib
 from keras_bond.rollouts import layers
-from tests.conftest import make_policy
-from tests.conftest import variable_gradients
+from tests.numeric import variable_gradients
+from tests.tiny import make_policy
 
 ROWS, LENGTH = 3, 7
 

@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_bond.rollouts import uniform
 from keras_bond.rollouts.sampling import inverse_cdf_sample
-from tests.conftest import chi_square_p_value
+from tests.numeric import chi_square_p_value
 
 LAST = 1 - 2.0**-24
 

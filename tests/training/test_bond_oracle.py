@@ -12,9 +12,9 @@ import pytest
 from keras import ops
 
 import keras_bond
-from tests.conftest import gradient
-from tests.conftest import length_reward
-from tests.conftest import make_policy
+from tests.numeric import gradient
+from tests.tiny import length_reward
+from tests.tiny import make_policy
 
 BATCH, P, K = 6, 2, 4
 GAMMA = 0.4

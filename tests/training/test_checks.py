@@ -7,9 +7,9 @@ import pytest
 from keras import ops
 
 import keras_bond
-from tests.conftest import PROMPTS
-from tests.conftest import length_reward
-from tests.conftest import make_policy
+from tests.tiny import PROMPTS
+from tests.tiny import length_reward
+from tests.tiny import make_policy
 
 GOOD = {"max_prompt_length": 12, "max_completion_length": 5}
 

@@ -12,10 +12,10 @@ import pytest
 from keras import ops
 
 import keras_bond
-from tests.conftest import gradient
-from tests.conftest import length_reward
-from tests.conftest import make_policy
-from tests.conftest import values_of
+from tests.numeric import gradient
+from tests.numeric import values_of
+from tests.tiny import length_reward
+from tests.tiny import make_policy
 
 BATCH = 12
 LENGTH = 5

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import keras_bond
-from tests.conftest import COMPILED_QUICKLY
-from tests.conftest import PROMPTS
-from tests.conftest import length_reward
-from tests.conftest import make_policy
-from tests.conftest import values_of
+from tests.numeric import values_of
+from tests.tiny import COMPILED_QUICKLY
+from tests.tiny import PROMPTS
+from tests.tiny import length_reward
+from tests.tiny import make_policy
 
 # Four batches an epoch, the last of them short.
 BATCH, BATCHES = 2, 4

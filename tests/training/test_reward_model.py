@@ -11,10 +11,10 @@ from keras import ops
 
 import keras_bond
 from keras_bond import rewards
-from tests.conftest import PROMPTS
-from tests.conftest import make_policy
-from tests.conftest import train_vocabulary
-from tests.conftest import values_of
+from tests.numeric import values_of
+from tests.tiny import PROMPTS
+from tests.tiny import make_policy
+from tests.tiny import train_vocabulary
 
 PAIRS = {
     "prompts": PROMPTS[:4],
