@@ -8,6 +8,7 @@ import keras
 from keras_bond import data
 from keras_bond import rewards as rewards_lib
 from keras_bond import rollouts
+from keras_bond.callbacks.interface import TrainerInterface
 from keras_bond.callbacks.progress_bar import with_progress_bar
 from keras_bond.training import checks
 from keras_bond.training import placement
@@ -18,7 +19,7 @@ from keras_bond.training import standardize
 from keras_bond.training.completing_model import CompletingModel
 
 
-class PolicyTrainer(CompletingModel):
+class PolicyTrainer(CompletingModel, TrainerInterface):
     """A Keras model whose training data are prompts.
 
     One training step is rollout -> rewards -> targets -> Keras's own step. A
@@ -115,6 +116,19 @@ class PolicyTrainer(CompletingModel):
             type(self).reward.fset(self, value)
         else:
             super().__setattr__(name, value)
+
+    def weight_names(self):
+        """Names of the weight sets, see `TrainerInterface`."""
+        return ("policy", *self.weight_sets)
+
+    def num_updates(self):
+        """Optimizer updates so far, an int."""
+        return int(keras.ops.convert_to_numpy(self.optimizer.iterations))
+
+    def sync(self):
+        """Makes the variables hold the current state in the middle of `fit`."""
+        if hasattr(self, "jax_state_sync"):
+            self.jax_state_sync()
 
     def fit(
         self,
