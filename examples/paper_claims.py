@@ -191,11 +191,11 @@ def simulated_jbond_reward(p_le, num_draws=4000, seeds=5):
         anchors = generator.random((num_draws, len(p_le), 2), "float32")
         # The reward of a completion is its quantile: ranks are all that count.
         mine = np.broadcast_to(p_le.astype("float32"), anchors.shape[:2])
-        penalised = formulas.is_penalised(
+        penalized = formulas.is_penalized(
             ops.convert_to_tensor(mine.reshape(-1, 1)),
             ops.convert_to_tensor(anchors.reshape(-1, 2)),
         )
-        rewards = ops.convert_to_numpy(formulas.jbond_reward(penalised))
+        rewards = ops.convert_to_numpy(formulas.jbond_reward(penalized))
         means.append(rewards.reshape(anchors.shape[:2]).mean(axis=0))
     return np.array(means)
 

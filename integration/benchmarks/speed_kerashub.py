@@ -114,7 +114,7 @@ class Loop:
         return {
             "policy_rows": mine,
             "best_rows": best,
-            "penalised": rewards < others.min(axis=0),
+            "penalized": rewards < others.min(axis=0),
         }
 
     def follow(self):
@@ -158,7 +158,7 @@ class PlainJBond(keras.Model):
         log_probs = self.log_probs(y_pred["policy"], rows)
         mine, best = log_probs[:count], log_probs[count:]
         others = self.log_probs(y_pred["anchor"], x["policy_rows"])
-        rewards = -math.log(16.0) * ops.cast(x["penalised"], "float32")
+        rewards = -math.log(16.0) * ops.cast(x["penalized"], "float32")
         returns = ops.stop_gradient(rewards - (mine - others))
         baseline = (ops.sum(returns) - returns) / (count - 1)
         forward = -ops.mean(best)

@@ -3,7 +3,8 @@
 One module a backend, with the same names in each:
 
 - `StagedTrainer`: a mix-in before `keras.Model` whose `train_step` runs
-  rollout, rewards and learning as separately compiled stages.
+  rollout, rewards and learning as separately compiled stages, see `step.Step`.
+- `all_finite`: whether all values of some tensors are finite.
 - `decode_loop`: the loop over the tokens of a completion.
 - `rematerialize`, `map_parts`: memory for computation, in the backward pass.
 - `prefers_flat_products`: whether dense layers had better see one axis of
@@ -16,6 +17,8 @@ And `devices`: where rows and variables live, on many devices or one.
 """
 
 import keras
+
+from keras_bond.backend.step import all_finite
 
 name = keras.config.backend()
 
@@ -58,6 +61,7 @@ else:
 
 __all__ = [
     "StagedTrainer",
+    "all_finite",
     "compile_forward",
     "decode_loop",
     "device_memory",

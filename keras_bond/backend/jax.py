@@ -7,8 +7,8 @@ import jax
 import keras
 
 from keras_bond.backend import many_devices
-from keras_bond.backend.finite import all_finite
 from keras_bond.backend.host import host_memory
+from keras_bond.backend.step import Step
 
 
 def rematerialize(function, variables):
@@ -77,135 +77,148 @@ def foreign_strategy():
     return None
 
 
-class StagedTrainer:
-    """Runs a step as rollout, rewards and learning, each compiled by itself.
+class StagedTrainer(Step):
+    """Runs a step as Python between compiled stages.
 
-    Between the compiled stages the step is ordinary Python: a reward may do
-    what it likes, its exceptions surface as themselves, and the weights are
-    untouched when one does.
+    A reward may do what it likes, and its exceptions surface as themselves.
+    Keras takes the values out of the variables before the first step of an
+    epoch (`_purge_model_variables` in keras/src/backend/jax/trainer.py). Here
+    they are put back for as long as a step collects, so that whatever runs on
+    the host meets an ordinary model, and only the learning stage, to which the
+    buffers are donated, takes its state as an argument.
+    `tests/training/test_state.py` watches that.
     """
 
     def train_step(self, state, data):
-        batch = self._collect(state, data, training=True)
-        return self._state_stage("learn", self._learn, state)(state, batch)
-
-    def test_step(self, state, data):
-        batch = self._collect(state, data, training=False)
-        return self._state_stage("test", self._test, state)(state, batch)
-
-    def _collect(self, state, data, training):
-        def run(name, function, *arguments):
-            stage = self._stage(name, self._stateless(function))
-            return stage(state[0], state[1], *arguments)
-
+        self._put_back(state)
+        batch = self.collect(data[0], training=True)
         try:
-            batch = self.collect(run, data[0], training)
-            if training:
-                self.check_skipped(self._skipped_in_a_row(state))
-            return batch
-        except BaseException:
-            self._keep_state(state)
+            stage = self._learning_stage(state)
+            return stage(state, batch)
+        except BaseException as error:
+            if any(x.is_deleted() for x in jax.tree.leaves(state)):
+                raise RuntimeError(
+                    "The learning stage failed after JAX had given it the "
+                    "memory of the weights, so they are lost: rebuild the "
+                    "model and call `load_weights` on the last checkpoint."
+                ) from error
             raise
 
-    def _skipped_in_a_row(self, state):
-        sought = self.progress.skipped_in_a_row
-        frozen = zip(self.non_trainable_variables, state[1])
-        return next(value for variable, value in frozen if variable is sought)
+    def test_step(self, state, data):
+        self._put_back(state)
+        batch = self.collect(data[0], training=False)
+        logs, metrics = self._stage("test", self._test)(state, batch)
+        return logs, (*state[:2], metrics)
 
-    def _keep_state(self, state):
-        """Hands the live values back to the variables that Keras emptied."""
-        names = ["trainable", "non_trainable", "optimizer", "metrics"]
-        if len(state) == 3:
-            names.remove("optimizer")
-        self._jax_state = {
-            f"{name}_variables": values for name, values in zip(names, state)
-        }
-        self._jax_state_synced = False
-        self.jax_state_sync()
+    def run_stage(self, name, function, *tensors):
+        """Calls a function as a compiled stage that updates no variable.
 
-    def _state_stage(self, name, function, state):
+        Args:
+            name: str. Under which it is compiled once.
+            function: callable of tensors.
+            *tensors: structures of tensors.
+        """
+        stage = self._stage(name, self._stateless(function))
+        trainable = [v.value for v in self.trainable_variables]
+        frozen = [v.value for v in self.non_trainable_variables]
+        return stage(trainable, frozen, *tensors)
+
+    @contextlib.contextmanager
+    def state_at_home(self):
+        """Leaves the current values in the variables, however it ends."""
+        try:
+            yield
+        finally:
+            self.jax_state_sync()
+            self._jax_state = None
+
+    def _put_back(self, state):
+        groups = [self.trainable_variables, self.non_trainable_variables]
+        if len(state) == 4:
+            groups.append(self.optimizer.variables)
+        groups.append(self.metrics_variables)
+        for variables, values in zip(groups, state):
+            for variable, value in zip(variables, values):
+                variable.assign(value)
+
+    def _learning_stage(self, state):
         """A stage that takes the state, gives it away and returns it anew."""
         placed = None
-        is_new = name not in self._stages
-        if is_new and keras.distribution.distribution() is not None:
+        if keras.distribution.distribution() is not None:
             # Every variable stays where it is.
             places = jax.tree.map(lambda value: value.sharding, state)
             placed = (None, places)
         return self._stage(
-            name, function, donate_argnums=0, out_shardings=placed
+            "learn", self._learn, donate_argnums=0, out_shardings=placed
         )
 
     def _stage(self, name, function, **options):
-        if name not in self._stages:
-            if self._compiles_stages:
+        if name not in self.stages:
+            if self.compiles_stages:
                 function = jax.jit(function, **options)
-            self._stages[name] = function
-        return self._stages[name]
+            self.stages[name] = function
+        return self.stages[name]
 
     def _stateless(self, function):
-        def stateless(trainable, frozen, *arguments):
+        def stateless(trainable, frozen, *tensors):
             mapping = [
                 *zip(self.trainable_variables, trainable),
                 *zip(self.non_trainable_variables, frozen),
             ]
             with keras.StatelessScope(state_mapping=mapping):
-                return jax.tree.map(many_devices.spread, function(*arguments))
+                return jax.tree.map(many_devices.spread, function(*tensors))
 
         return stateless
 
     def _learn(self, state, batch):
-        batch = self.targets(batch)
-        with keras.StatelessScope(state_mapping=self._mapping(state)):
-            before = self.watched_weights()
-        old_metrics = state[3]
-        with _only_good_updates(self.optimizer) as good:
-            _, state = super().train_step(state, (batch,))
-        is_good = good[0]
-        state = (*state[:3], _choose(is_good, state[3], old_metrics))
-        with keras.StatelessScope(state_mapping=self._mapping(state)) as scope:
-            logs = self.after_update(batch, before, is_good)
         trainable, frozen, optimizer, metrics = state
+        with keras.StatelessScope(state_mapping=self._mapping(state)):
+            batch = self.targets(batch)
+            watched = self.watch_weights()
+        differentiate = jax.value_and_grad(
+            self.compute_loss_and_updates, has_aux=True
+        )
+        (_, (loss, outputs, frozen, metrics)), gradients = differentiate(
+            trainable,
+            frozen,
+            metrics,
+            batch,
+            None,
+            None,
+            training=True,
+            optimizer_variables=optimizer,
+        )
+        is_good = self.is_good(batch, loss, gradients)
+        updated = self.optimizer.stateless_apply(
+            optimizer, gradients, trainable
+        )
+        if not self.protects_itself():
+            updated = jax.tree.map(
+                lambda new, old: jax.numpy.where(is_good, new, old),
+                tuple(updated),
+                (trainable, optimizer),
+            )
+        state = (updated[0], frozen, updated[1], metrics)
+        with keras.StatelessScope(state_mapping=self._mapping(state)) as scope:
+            logs = self.after_update(batch, outputs, loss, watched, is_good)
         frozen = _current(scope, self.non_trainable_variables, frozen)
         metrics = _current(scope, self.metrics_variables, metrics)
-        return logs, (trainable, frozen, optimizer, metrics)
+        return logs, (updated[0], frozen, updated[1], metrics)
 
     def _test(self, state, batch):
-        return super().test_step(state, (self.targets(batch),))
+        mapping = self._mapping((*state[:2], [], state[2]))
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            logs = self.evaluate_batch(self.targets(batch))
+        return logs, _current(scope, self.metrics_variables, state[2])
 
     def _mapping(self, state):
         trainable, frozen, optimizer, metrics = state
         return [
             *zip(self.trainable_variables, trainable),
             *zip(self.non_trainable_variables, frozen),
-            *zip(self.optimizer.variables, optimizer),
+            *zip(self.optimizer.variables if optimizer else [], optimizer),
             *zip(self.metrics_variables, metrics),
         ]
-
-
-@contextlib.contextmanager
-def _only_good_updates(optimizer):
-    """Lets an optimizer leave all as it is where a gradient is not finite.
-
-    Yields:
-        list that will hold a bool scalar tensor: whether there was an update.
-    """
-    apply, good = optimizer.stateless_apply, []
-
-    def stateless_apply(optimizer_variables, gradients, trainable):
-        good.append(all_finite(gradients))
-        old = (trainable, optimizer_variables)
-        new = apply(optimizer_variables, gradients, trainable)
-        return tuple(_choose(good[0], x, y) for x, y in zip(new, old))
-
-    optimizer.stateless_apply = stateless_apply
-    try:
-        yield good
-    finally:
-        del optimizer.stateless_apply
-
-
-def _choose(is_new, new, old):
-    return [jax.numpy.where(is_new, x, y) for x, y in zip(new, old)]
 
 
 def _current(scope, variables, values):

@@ -1,14 +1,15 @@
 """TensorFlow: every stage is one `tf.function`, XLA-compiled by default."""
 
+import contextlib
+
 import keras
 import tensorflow as tf
 from keras import ops
 from keras import tree
 from tensorflow.python.client import device_lib
 
-from keras_bond.backend.finite import keep_good
-from keras_bond.backend.finite import only_good_updates
 from keras_bond.backend.host import host_memory
+from keras_bond.backend.step import Step
 
 
 def rematerialize(function, variables):
@@ -183,46 +184,61 @@ def foreign_strategy():
     return f"tf.distribute.{type(strategy).__name__}" if is_shared else None
 
 
-class StagedTrainer:
-    """Runs a step as rollout, rewards and learning, each compiled by itself.
+class StagedTrainer(Step):
+    """Runs a step as Python between compiled stages.
 
-    Between the compiled stages the step is ordinary Python: a reward may do
-    what it likes, its exceptions surface as themselves, and the weights are
-    untouched when one does.
+    A reward may do what it likes, and its exceptions surface as themselves.
     """
 
     def train_step(self, data):
-        batch = self.collect(self._run, data[0], training=True)
-        self.check_skipped(self.progress.skipped_in_a_row)
-        return self._run("learn", self._learn, batch)
+        batch = self.collect(data[0], training=True)
+        return self.run_stage("learn", self._learn, batch)
 
     def test_step(self, data):
-        batch = self.collect(self._run, data[0], training=False)
-        return self._run("test", self._test, batch)
+        batch = self.collect(data[0], training=False)
+        return self.run_stage("test", self._test, batch)
 
-    def _run(self, name, function, *arguments):
-        return self._stage(name, function)(*arguments)
+    def run_stage(self, name, function, *tensors):
+        """Calls a function as a compiled stage.
 
-    def _stage(self, name, function):
-        if name not in self._stages:
-            if not self._compiles_stages:
-                self._stages[name] = function
-            else:
-                self._stages[name] = tf.function(
+        Args:
+            name: str. Under which it is compiled once.
+            function: callable of tensors.
+            *tensors: structures of tensors.
+        """
+        if name not in self.stages:
+            if self.compiles_stages:
+                function = tf.function(
                     function,
-                    jit_compile=self._jit_compiles_stages,
+                    jit_compile=self.jit_compiles_stages,
                     autograph=False,
                 )
-        return self._stages[name]
+            self.stages[name] = function
+        return self.stages[name](*tensors)
+
+    def state_at_home(self):
+        """The current values are always in the variables."""
+        return contextlib.nullcontext()
 
     def _learn(self, batch):
         batch = self.targets(batch)
-        before = self.watched_weights()
-        metrics = [ops.copy(v.value) for v in self.metrics_variables]
-        with only_good_updates(self.optimizer) as good:
-            super().train_step((batch,))
-        keep_good(self.metrics_variables, metrics, good[0])
-        return self.after_update(batch, before, good[0])
+        watched = self.watch_weights()
+        weights = self.trainable_weights
+        with tf.GradientTape() as tape:
+            outputs = self(batch)
+            loss = self.compute_loss(x=batch, y_pred=outputs)
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, weights)
+        is_good = self.is_good(batch, loss, gradients)
+        if self.protects_itself():
+            self.optimizer.apply(gradients, weights)
+        else:
+            ops.cond(
+                is_good,
+                lambda: self.optimizer.apply(gradients, weights),
+                lambda: None,
+            )
+        return self.after_update(batch, outputs, loss, watched, is_good)
 
     def _test(self, batch):
-        return super().test_step((self.targets(batch),))
+        return self.evaluate_batch(self.targets(batch))

@@ -1,12 +1,13 @@
 """PyTorch: every stage runs eagerly, the rollout without a graph."""
 
+import contextlib
+
 import torch
 from keras import tree
 from torch.utils.checkpoint import checkpoint
 
-from keras_bond.backend.finite import keep_good
-from keras_bond.backend.finite import only_good_updates
 from keras_bond.backend.host import host_memory
+from keras_bond.backend.step import Step
 
 # Asking whether rows have ended waits for the device: ask once in so many
 # tokens.
@@ -144,40 +145,47 @@ def foreign_strategy():
     return "torch.distributed" if distributed.get_world_size() > 1 else None
 
 
-class StagedTrainer:
-    """Runs a step as rollout, rewards and learning.
+class StagedTrainer(Step):
+    """Runs a step eagerly: Python between stages that build no graph.
 
-    Between the stages the step is ordinary Python: a reward may do what it
-    likes, its exceptions surface as themselves, and the weights are untouched
-    when one does.
+    A reward may do what it likes, and its exceptions surface as themselves.
     """
 
     def train_step(self, data):
-        batch = self.collect(self._run, data[0], training=True)
-        self.check_skipped(self.progress.skipped_in_a_row)
-        return self._stage("learn", self._learn)(batch)
+        return self._learn(self.collect(data[0], training=True))
 
     def test_step(self, data):
-        batch = self.collect(self._run, data[0], training=False)
-        return self._stage("test", self._test)(batch)
-
-    def _run(self, name, function, *arguments):
+        batch = self.collect(data[0], training=False)
         with torch.no_grad():
-            return self._stage(name, function)(*arguments)
+            return self.evaluate_batch(self.targets(batch))
 
-    def _stage(self, name, function):
-        return self._stages.setdefault(name, function)
+    def run_stage(self, name, function, *tensors):
+        """Calls a function as a stage that updates no variable.
+
+        Args:
+            name: str. Used where stages are compiled.
+            function: callable of tensors.
+            *tensors: structures of tensors.
+        """
+        with torch.no_grad():
+            return self.stages.setdefault(name, function)(*tensors)
+
+    def state_at_home(self):
+        """The current values are always in the variables."""
+        return contextlib.nullcontext()
 
     def _learn(self, batch):
         with torch.no_grad():
             batch = self.targets(batch)
-            before = self.watched_weights()
-            metrics = [v.value.clone() for v in self.metrics_variables]
-        with only_good_updates(self.optimizer) as good:
-            super().train_step((batch,))
+            watched = self.watch_weights()
+        self.zero_grad()
+        outputs = self(batch)
+        loss = self.compute_loss(x=batch, y_pred=outputs)
+        self.optimizer.scale_loss(loss).backward()
+        weights = self.trainable_weights
+        gradients = [v.value.grad for v in weights]
         with torch.no_grad():
-            keep_good(self.metrics_variables, metrics, good[0])
-            return self.after_update(batch, before, good[0])
-
-    def _test(self, batch):
-        return super().test_step((self.targets(batch),))
+            is_good = self.is_good(batch, loss, gradients)
+            if self.protects_itself() or bool(is_good):
+                self.optimizer.apply(gradients, weights)
+            return self.after_update(batch, outputs, loss, watched, is_good)

@@ -109,8 +109,8 @@ class PromptEncoder:
 
         Returns:
             dict of int32 arrays, in a tuple: `prompt_ids` `(rows,
-            max_prompt_length)`, and `prompt_lengths`, `rows` and `places`, the
-            row's number in the batch, `(rows,)`.
+            max_prompt_length)`, and `prompt_lengths`, `prompt_index` and
+            `index_in_batch` `(rows,)`.
         """
         missing = batch_size - len(rows)
         rows = [*rows, *[-1] * missing]
@@ -122,8 +122,8 @@ class PromptEncoder:
         inputs = {
             "prompt_ids": padded,
             "prompt_lengths": lengths,
-            "rows": np.array(rows, "int32"),
-            "places": np.arange(batch_size, dtype="int32"),
+            "prompt_index": np.array(rows, "int32"),
+            "index_in_batch": np.arange(batch_size, dtype="int32"),
         }
         return ({k: backend.devices.own_rows(v) for k, v in inputs.items()},)
 

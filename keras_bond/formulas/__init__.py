@@ -17,7 +17,7 @@ from keras_bond.formulas.forward import control_variate_scale
 from keras_bond.formulas.forward import importance_ratios
 from keras_bond.formulas.jbond import backward_returns
 from keras_bond.formulas.jbond import best_sample
-from keras_bond.formulas.jbond import is_penalised
+from keras_bond.formulas.jbond import is_penalized
 from keras_bond.formulas.jbond import jbond_reward
 from keras_bond.formulas.law import best_of_n_law
 from keras_bond.formulas.law import bond_reward
@@ -78,7 +78,7 @@ __all__ = [
     "harmonic_table",
     "importance_ratios",
     "is_any_of",
-    "is_penalised",
+    "is_penalized",
     "is_terminated",
     "jbond_reward",
     "jeffreys_divergence",

@@ -9,7 +9,7 @@ from keras_bond.formulas.quantile_tables import count_beaten
 LOG_16 = math.log(16.0)
 
 
-def is_penalised(rewards, anchor_rewards, tie_breakers=None):
+def is_penalized(rewards, anchor_rewards, tie_breakers=None):
     """Tells which completions are worse than ALL anchor samples of the prompt.
 
     Without tie-breakers equal rewards are not worse, the strict rule of
@@ -29,7 +29,7 @@ def is_penalised(rewards, anchor_rewards, tie_breakers=None):
     return ops.equal(beaten + tied, 0)
 
 
-def jbond_reward(penalised):
+def jbond_reward(penalized):
     """`r_J(y) = -log 16 if r(y) < min(r(y1'), r(y2')) else 0` (eq. 17).
 
     With two anchor samples `E[r_J] = -log 16 (1 - p_le)²`, which equals
@@ -38,12 +38,12 @@ def jbond_reward(penalised):
     more anchor samples.
 
     Args:
-        penalised: bool tensor, see `is_penalised`.
+        penalised: bool tensor, see `is_penalized`.
 
     Returns:
         float32 tensor of the shape of `penalised`.
     """
-    return -LOG_16 * ops.cast(penalised, "float32")
+    return -LOG_16 * ops.cast(penalized, "float32")
 
 
 def best_sample(rewards, tie_breakers=None):

@@ -1,14 +1,18 @@
-"""From prompts to completions: layout, random numbers, decoding."""
+"""From prompts to completions: layout, random numbers, drawing, reading."""
 
 from keras_bond.rollouts.decoder import Decoder
 from keras_bond.rollouts.head import Head
-from keras_bond.rollouts.network import completion_hidden
-from keras_bond.rollouts.network import completion_log_probs
 from keras_bond.rollouts.random_numbers import uniform
+from keras_bond.rollouts.reader import Reader
+from keras_bond.rollouts.reader import completion_hidden
+from keras_bond.rollouts.reader import completion_log_probs
+from keras_bond.rollouts.rollout import Rollout
 
 __all__ = [
     "Decoder",
     "Head",
+    "Reader",
+    "Rollout",
     "completion_hidden",
     "completion_log_probs",
     "uniform",

@@ -1,11 +1,13 @@
 """Uniform random numbers as a pure function of what they are used for.
 
-A number depends on (seed, purpose, row, sample, position) and on nothing else:
-not on the batch size, the order of calls or the backend. The same prompt row
+A number depends on (seed, purpose, prompt, sample, position) and on nothing
+else: not on the batch size, the order of calls or the backend. The same prompt
 therefore draws the same completions whether it arrives in one batch of 8 or in
 two accumulated batches of 4, on JAX, TensorFlow and PyTorch, and a resumed run
-goes on with the numbers that the killed one would have used.
+continues with the numbers that the killed one would have used.
 """
+
+import dataclasses
 
 from keras import ops
 
@@ -57,28 +59,67 @@ def _rotate_left(x, bits):
     return ops.bitwise_or(ops.left_shift(x, bits), low)
 
 
-def uniform(seed, purpose, rows, num_samples, num_positions):
-    """Draws the numbers of `num_samples` completions for each row.
+def uniform(seed, purpose, prompt_numbers, num_samples, num_positions):
+    """Draws the numbers of `num_samples` completions for each prompt.
 
     Args:
         seed: int in [0, 2³¹). Seed of the run.
         purpose: str, one of `PURPOSES`.
-        rows: int32 tensor `(batch,)`. Number of each prompt in the run.
-        num_samples: int, at most 2¹¹. Completions a prompt.
-        num_positions: int, at most 2²⁰. Numbers a completion.
+        prompt_numbers: int32 tensor `(batch,)`. Number of each prompt in the
+            run.
+        num_samples: int, at most 2¹¹. Completions per prompt.
+        num_positions: int, at most 2²⁰. Numbers per completion.
 
     Returns:
         float32 tensor `(batch, num_samples, num_positions)` in [0, 1), with 24
         random bits each.
     """
-    rows = ops.reshape(ops.cast(rows, "int32"), (-1, 1, 1))
+    prompts = ops.reshape(ops.cast(prompt_numbers, "int32"), (-1, 1, 1))
     samples = ops.reshape(ops.arange(num_samples, dtype="int32"), (1, -1, 1))
     positions = ops.reshape(
         ops.arange(num_positions, dtype="int32"), (1, 1, -1)
     )
-    within_row = samples * MAX_POSITIONS + positions
-    zeros = ops.zeros_like(rows) + ops.zeros_like(within_row)
+    within_prompt = samples * MAX_POSITIONS + positions
+    zeros = ops.zeros_like(prompts) + ops.zeros_like(within_prompt)
     key = (zeros + seed, zeros + PURPOSES.index(purpose))
-    bits, _ = threefry2x32(key, (zeros + rows, zeros + within_row))
+    bits, _ = threefry2x32(key, (zeros + prompts, zeros + within_prompt))
     bits = ops.bitwise_and(ops.right_shift(bits, 8), 2**24 - 1)
     return ops.cast(bits, "float32") * (1.0 / 2**24)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """The random numbers of some prompts, in one mode of use.
+
+    Attributes:
+        seed: int or int32 scalar tensor in [0, 2³¹). Seed of the run.
+        mode: `"train"`, `"evaluate"` or `"generate"`; numbers of different
+            modes never meet.
+        prompt_numbers: int32 tensor `(batch,)`. Number of each prompt in the
+            run.
+    """
+
+    seed: object
+    mode: str
+    prompt_numbers: object
+
+    def uniforms(self, purpose, num_samples, num_positions):
+        """Uniform numbers in [0, 1), see `uniform`.
+
+        Args:
+            purpose: str. `"policy"` and `"anchor"` for tokens, `"ties"` for
+                tie-breakers.
+            num_samples: int. Completions per prompt.
+            num_positions: int. Numbers per completion.
+
+        Returns:
+            float32 tensor `(batch, num_samples, num_positions)`.
+        """
+        name = {
+            "train": purpose,
+            "evaluate": f"evaluate {purpose}",
+            "generate": "generate",
+        }[self.mode]
+        return uniform(
+            self.seed, name, self.prompt_numbers, num_samples, num_positions
+        )

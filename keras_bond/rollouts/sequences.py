@@ -1,7 +1,7 @@
 """The layout of prompt and completion in one row of tokens.
 
-A prompt stands left-aligned and its completion follows at once, so each row
-begins its completion at its own place; padding comes last.
+A prompt is left-aligned and its completion follows at once, so each row starts
+its completion at a position of its own; padding comes last.
 """
 
 from keras import ops
@@ -9,17 +9,16 @@ from keras import ops
 from keras_bond import formulas
 
 
-def join(prompt_ids, prompt_lengths, completion_ids, pad_token_id=0):
+def join(prompt_ids, prompt_lengths, completion_ids):
     """Writes each completion right behind its prompt.
 
     Args:
         prompt_ids: int32 tensor `(rows, prompt_length)`, padded on the right.
         prompt_lengths: int32 tensor `(rows,)`.
         completion_ids: int32 tensor `(rows, completion_length)`.
-        pad_token_id: int. Fills what is left. Defaults to 0.
 
     Returns:
-        int32 tensor `(rows, prompt_length + completion_length)`.
+        int32 tensor `(rows, prompt_length + completion_length)`, padded with 0.
     """
     total = prompt_ids.shape[1] + completion_ids.shape[1]
     positions = ops.arange(total, dtype="int32")[None, :]
@@ -30,7 +29,7 @@ def join(prompt_ids, prompt_lengths, completion_ids, pad_token_id=0):
     )
     prompts = ops.pad(prompt_ids, [(0, 0), (0, completion_ids.shape[1])])
     joined = ops.where(offsets < 0, prompts, from_completion)
-    return ops.where(offsets > last, pad_token_id, joined)
+    return ops.where(offsets > last, 0, joined)
 
 
 def completion_window(values, prompt_lengths, completion_length, shift=0):
@@ -92,8 +91,8 @@ def take_samples(tensors, chosen):
     }
 
 
-def lay_out(prompt_ids, prompt_lengths, completion_ids, stop_token_ids):
-    """Describes sampled completions: where they end, and whole rows.
+def collate(prompt_ids, prompt_lengths, completion_ids, stop_token_ids):
+    """Describes sampled completions: where they end, and the whole sequences.
 
     Args:
         prompt_ids: int32 tensor `(batch, prompt_length)`.

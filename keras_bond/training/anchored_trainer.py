@@ -1,39 +1,55 @@
-"""Draws from policy and anchor, and weighs the likelihood of the draws."""
+"""A training step on samples of a policy and of an anchor, from top to bottom.
 
-import math
+    collect                 prompts -> a batch that can be learned from
+        draw                completions of policy and anchor
+        score_with_anchor   log-probabilities of anchor and reference
+        score               rewards, on the host
+    targets                 rewards -> what is learned, by the child
+    call                    log-probabilities of the policy, with gradient
+    compute_loss            terms of the loss, by the child
+    after_update            the anchor follows, numbers are counted and logged
+
+`backend.StagedTrainer` calls these in this order, with gradients and optimizer
+between the last two.
+"""
 
 from keras import ops
+from keras import tree
 
+from keras_bond import backend
 from keras_bond import formulas
-from keras_bond import rollouts
 from keras_bond.arguments import check_count
 from keras_bond.callbacks import anchor as anchor_rules
-from keras_bond.rollouts import sequences
-from keras_bond.training import checks
-from keras_bond.training import metrics as metrics_lib
-from keras_bond.training import standardize
+from keras_bond.training import metrics
+from keras_bond.training import parts as parts_lib
 from keras_bond.training.policy_trainer import PolicyTrainer
-from keras_bond.training.weight_sets import Anchor
-from keras_bond.training.weight_sets import WeightSet
 
 # What the network reads: prompts, and completions of them.
 COMPLETIONS = ("prompt_ids", "prompt_lengths", "completion_ids", "mask")
+# What only drawing and scoring need of a batch.
+NOT_LEARNED_FROM = (
+    "prompt_index",
+    "index_in_batch",
+    "token_ids",
+    "padding_mask",
+    "sampling_log_probs",
+)
 
 
 class AnchoredTrainer(PolicyTrainer):
     """Trains a policy on samples of itself and of an anchor.
 
-    What BOND and its rivals share. A child says what is learned: `targets`
-    turns rewards into targets, and `loss_terms` these and the
+    What BOND and its baselines share. A child says what is learned: `targets`
+    turns rewards into targets, and `loss_terms` turns these and the
     log-probabilities into the terms of the loss.
 
     Args:
         policy, reward: see `keras_bond.Bond`.
         logged_names: list of str. What a child logs beside the usual: the
             terms of its loss, and what it adds to a batch in `targets`.
-        num_policy_samples: int, at least 1. Completions of the policy a prompt.
-        num_anchor_samples: int. Completions of the anchor a prompt.
-        reference: see `keras_bond.Bond`.
+        num_policy_samples: int, at least 1. Completions of the policy per
+            prompt.
+        num_anchor_samples: int. Completions of the anchor per prompt.
         **kwargs: for `PolicyTrainer`.
 
     Call arguments:
@@ -55,106 +71,109 @@ class AnchoredTrainer(PolicyTrainer):
         num_policy_samples,
         num_anchor_samples,
         logged_names,
-        reference="auto",
         **kwargs,
     ):
         check_count("num_policy_samples", num_policy_samples, 1)
         check_count("num_anchor_samples", num_anchor_samples, 0)
-        checks.check_one_of("reference", reference, ("auto", True, False))
         super().__init__(policy, reward, **kwargs)
         self.num_policy_samples = num_policy_samples
         self.num_anchor_samples = num_anchor_samples
-        self.anchor = Anchor(policy.trainable_variables)
-        self.weight_sets = {"anchor": self.anchor}
-        self.has_reference = standardize.has_reference(reference, policy)
-        if self.has_reference:
-            self.reference = WeightSet(policy.trainable_variables, "reference")
-            self.weight_sets["reference"] = self.reference
-        self.trackers = metrics_lib.make_trackers(
-            logged_names, self.has_reference, num_anchor_samples > 0
+        self.trackers = metrics.make_trackers(
+            logged_names,
+            self.weight_sets.reference is not None,
+            num_anchor_samples > 0,
         )
         self._default_rule_announced = False
 
-    def rollout(self, run, inputs, training):
-        """Draws the policy's and the anchor's samples of each prompt.
+    def collect(self, inputs, training):
+        """Draws, reads and scores completions of a batch of prompts.
 
-        Steps 1 to 3 of algorithm 2 up to the rewards; nothing here has a
-        gradient.
+        Steps 1 to 3 of algorithm 2 up to the rewards. It is Python between
+        compiled stages, and nothing here has a gradient. The device gets all
+        its work before the host scores anything: where it works ahead of the
+        host, the rewards of one part are computed while the next is drawn.
 
         Args:
-            run: callable `run(name, function, *tensors)` that calls the
-                function as a compiled stage.
             inputs: dict of int32 tensors: `prompt_ids` `(batch,
-                prompt_length)`, and `prompt_lengths`, `rows` and `places`
-                `(batch,)`.
-            training: bool. In training the draws depend on how many prompts
-                were seen before, in evaluation on the row numbers.
+                prompt_length)`, and `prompt_lengths`, `prompt_index` (the
+                prompt's number in the data, -1 where a row only fills the
+                batch) and `index_in_batch` `(batch,)`.
+            training: bool. In training the random numbers depend on how many
+                prompts were seen before, in evaluation on `prompt_index`.
+
+        Returns:
+            dict of tensors: the prompts, what `draw` and `score_with_anchor`
+            return, and `rewards` float32 `(batch, P + k)`, 0 for what does not
+            count, with two bool tensors `(batch,)`: `present` for real
+            prompts, and `valid` for those that could be scored.
+
+        Raises:
+            FloatingPointError: if too many steps were skipped in a row.
+        """
+        if training:
+            self.check_skipped()
+        parts = self._rollout_parts(self.encoder.cut(inputs))
+        drawn = [{**part, **self.draw(part, training)} for part in parts]
+        known = [self.score_with_anchor(part, training) for part in drawn]
+        batches = [
+            {**part, **log_probs, **self.score(part, training)}
+            for part, log_probs in zip(drawn, known)
+        ]
+        batches = [
+            {k: v for k, v in batch.items() if k not in NOT_LEARNED_FROM}
+            for batch in batches
+        ]
+        if len(batches) == 1:
+            return batches[0]
+        stacked = tree.map_structure(lambda *x: ops.stack(x), *batches)
+        return parts_lib.join(stacked)
+
+    def draw(self, inputs, training):
+        """Draws the policy's and the anchor's samples of each prompt.
+
+        Args:
+            inputs, training: see `collect`.
 
         Returns:
             dict of tensors: over `(batch, P + k)`, the P policy samples first,
-            `completion_ids`, `mask`, `terminated`, `token_ids`, `padding_mask`
-            and `tie_breakers`; over `(batch, P)` `entropies`; over `(batch,
-            k)` `own_log_probs`, those of the anchor for its own samples.
+            `completion_ids`, `mask`, `terminated`, `token_ids`,
+            `padding_mask` and `tie_breakers`; over `(batch, P)` `entropies`;
+            over `(batch, k)` `sampling_log_probs`, those of the anchor for its
+            own samples.
         """
+
+        def collate(inputs, policy, *anchor):
+            collated = self.rollout.collate(inputs, policy, *anchor)
+            count = collated["completion_ids"].shape[1]
+            ties = self._stream(inputs, training).uniforms("ties", count, 1)
+            collated["tie_breakers"] = ties[:, :, 0]
+            collated["entropies"] = policy["entropies"]
+            for draws in anchor:
+                collated["sampling_log_probs"] = draws["log_probs"]
+            return collated
+
         counts = {"policy": self.num_policy_samples}
         if self.num_anchor_samples:
             counts["anchor"] = self.num_anchor_samples
-        drawn = {
-            weights: run(
+        drawn = [
+            self.run_stage(
                 _stage_name(f"rollout {weights}", training),
-                lambda inputs, weights=weights, count=count: self._draw(
-                    inputs, weights, count, training
+                lambda inputs, weights=weights, count=count: self.rollout.draw(
+                    inputs, weights, count, self._stream(inputs, training)
                 ),
                 inputs,
             )
             for weights, count in counts.items()
-        }
-        return run(
-            _stage_name("lay out", training),
-            lambda inputs, drawn: self._lay_out(inputs, drawn, training),
-            inputs,
-            drawn,
-        )
-
-    def _draw(self, inputs, weights, num_samples, training):
-        uniforms = self._uniforms(
-            inputs, weights, num_samples, self.max_completion_length, training
-        )
-        with self.using(weights):
-            return self.decoder(
-                inputs["prompt_ids"], inputs["prompt_lengths"], uniforms
-            )
-
-    def _lay_out(self, inputs, drawn, training):
-        # By name: JAX hands dicts to a compiled function in another order.
-        in_order = [
-            drawn[name] for name in ("policy", "anchor") if name in drawn
         ]
-        completion_ids = ops.concatenate(
-            [draws["completion_ids"] for draws in in_order], axis=1
-        )
-        num_samples = completion_ids.shape[1]
-        lots = self._uniforms(inputs, "ties", num_samples, 1, training)
-        rollout = {
-            **sequences.lay_out(
-                inputs["prompt_ids"],
-                inputs["prompt_lengths"],
-                completion_ids,
-                self.stop_token_ids,
-            ),
-            "tie_breakers": lots[:, :, 0],
-            "entropies": drawn["policy"]["entropies"],
-        }
-        if "anchor" in drawn:
-            rollout["own_log_probs"] = drawn["anchor"]["log_probs"]
-        return rollout
+        name = _stage_name("collate", training)
+        return self.run_stage(name, collate, inputs, *drawn)
 
-    def judge(self, run, inputs, rollout, training):
-        """Asks the other weight sets about the policy's samples.
+    def score_with_anchor(self, drawn, training):
+        """Asks anchor and reference for the policy's samples.
 
         Args:
-            run, inputs, training: see `rollout`.
-            rollout: dict of tensors, what `rollout` returned.
+            drawn: dict of tensors: the prompts and what `draw` returned.
+            training: bool.
 
         Returns:
             dict of tensors: over `(batch, P + k)` `anchor_log_probs`; over
@@ -162,117 +181,61 @@ class AnchoredTrainer(PolicyTrainer):
             evaluation `anchor_kls` and `reference_kls`, exact over the
             vocabulary.
         """
-        batch = {**inputs, **rollout}
-        names = [n for n in (*COMPLETIONS, "own_log_probs") if n in batch]
-        return run(
-            _stage_name("judge", training),
-            lambda batch: self._judge(batch, training),
-            {name: batch[name] for name in names},
+
+        def score(batch):
+            samples = self._policy_samples(batch)
+            hidden = None if training else self.reader.hidden(samples)
+            scored = {}
+            for name in self.weight_sets.others:
+                with self.using(name):
+                    other = self.reader.hidden(samples)
+                    log_probs = self.reader.log_probs(samples, other)
+                scored[f"{name}_log_probs"] = log_probs
+                if not training:
+                    kls = self.reader.kls(samples, hidden, other, name)
+                    scored[f"{name}_kls"] = kls
+            if "sampling_log_probs" in batch:
+                # The decoder knows the anchor's own samples already.
+                scored["anchor_log_probs"] = ops.concatenate(
+                    [scored["anchor_log_probs"], batch["sampling_log_probs"]],
+                    axis=1,
+                )
+            return scored
+
+        names = (*COMPLETIONS, "sampling_log_probs")
+        batch = {name: drawn[name] for name in names if name in drawn}
+        return self.run_stage(
+            _stage_name("score_with_anchor", training), score, batch
         )
 
-    def _judge(self, batch, training):
-        drawn = self._policys_own(batch)
-        hidden = None if training else self._hidden(drawn)
-        judged = {}
-        for name in self.weight_sets:
-            with self.using(name):
-                other = self._hidden(drawn)
-                log_probs = self.head.token_log_probs(
-                    other, drawn["completion_ids"]
-                )
-            judged[f"{name}_log_probs"] = formulas.sequence_log_probs(
-                log_probs, drawn["mask"]
-            )
-            if not training:
-                kls = self._token_kls(hidden, other, name, drawn)
-                judged[f"{name}_kls"] = formulas.sequence_log_probs(
-                    kls, drawn["mask"]
-                )
-        if "own_log_probs" in batch:
-            # The decoder knows the anchor's own samples already.
-            judged["anchor_log_probs"] = ops.concatenate(
-                [judged["anchor_log_probs"], batch["own_log_probs"]], axis=1
-            )
-        return judged
-
-    def _token_kls(self, hidden, other_hidden, weights, inputs):
-        """KL of the policy to another weight set, `(batch, samples, length)`.
+    def targets(self, batch):
+        """Decides what is learned from the rewards of a batch.
 
         Args:
-            hidden, other_hidden: what `_hidden` returned with each.
-            weights: str. Name of the other.
-            inputs: dict with `completion_ids`.
+            batch: dict of tensors, see `collect`.
+
+        Returns:
+            `batch`, with what `loss_terms` needs.
         """
-
-        def kls(part):
-            logits = self.head.logits(part["hidden"])
-            with self.using(weights):
-                other_logits = self.head.logits(part["other"])
-            other_logits = ops.stop_gradient(other_logits)
-            return formulas.token_kls(logits, other_logits, self.temperature)
-
-        tensors = {"hidden": hidden, "other": ops.stop_gradient(other_hidden)}
-        tensors["ids"] = inputs["completion_ids"]
-        return self.head.map_tokens(kls, tensors)
-
-    def _uniforms(self, inputs, purpose, num_samples, num_positions, training):
-        rows = inputs["rows"]
-        if training:
-            rows = ops.convert_to_tensor(self.prompts_seen) + inputs["places"]
-        return rollouts.uniform(
-            self.seed,
-            purpose if training else f"evaluate {purpose}",
-            rows,
-            num_samples,
-            num_positions,
-        )
-
-    def _hidden(self, inputs, rematerialize=False):
-        """Hidden states `(batch, samples, length, width)` of completions."""
-        batch_size, num_samples, length = inputs["completion_ids"].shape
-        hidden = rollouts.completion_hidden(
-            self.policy,
-            sequences.repeat_rows(inputs["prompt_ids"], num_samples),
-            sequences.repeat_rows(inputs["prompt_lengths"], num_samples),
-            ops.reshape(inputs["completion_ids"], (-1, length)),
-            ops.reshape(inputs["mask"], (-1, length)),
-            rematerialize,
-        )
-        return ops.reshape(hidden, (batch_size, num_samples, length, -1))
-
-    def _policys_own(self, inputs):
-        """`inputs` with the completions that the policy itself drew."""
-        p = self.num_policy_samples
-        own = {k: inputs[k][:, :p] for k in ("completion_ids", "mask")}
-        return {**inputs, **own}
+        return batch
 
     def call(self, inputs):
         if "completion_ids" not in inputs:
             # Keras builds a model by calling it on a batch of its data, which
             # here are prompts still without completions.
             return {"log_probs": ops.zeros((inputs["prompt_ids"].shape[0], 0))}
+
+        def read(inputs):
+            hidden = self.reader.hidden(inputs, self.rematerialize)
+            log_probs = self.reader.log_probs(inputs, hidden)
+            return {"log_probs": log_probs, **self.more_outputs(inputs)}
+
         inputs = {name: inputs[name] for name in COMPLETIONS}
-        return self.in_parts(self._read, inputs)
+        return self._in_parts(read, inputs)
 
-    def _read(self, inputs):
-        """What `call` returns, of some prompts."""
-        hidden = self._hidden(inputs, self.rematerialize)
-        token_log_probs = self.head.token_log_probs(
-            hidden, inputs["completion_ids"]
-        )
-        log_probs = formulas.sequence_log_probs(token_log_probs, inputs["mask"])
-        return {
-            "log_probs": log_probs,
-            **self.more_outputs(inputs, hidden, token_log_probs),
-        }
-
-    def more_outputs(self, inputs, hidden, token_log_probs):
+    def more_outputs(self, inputs):
         """What else a child's loss wants to know about the completions."""
         return {}
-
-    def targets(self, batch):
-        """Decides what is learned from the rewards of a batch."""
-        return batch
 
     def loss_terms(self, batch, outputs):
         """The terms of the loss, with their weights.
@@ -282,10 +245,12 @@ class AnchoredTrainer(PolicyTrainer):
             outputs: dict of tensors, what `call` returned.
 
         Returns:
-            dict from each name of a term to `(weight, losses)`: a float, and a
-            float tensor `(batch,)`.
+            dict from the name of each term to `(weight, losses)`: a float, and
+            a float tensor `(batch,)`.
         """
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"`{type(self).__name__}` must define `loss_terms`."
+        )
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
@@ -302,54 +267,140 @@ class AnchoredTrainer(PolicyTrainer):
         Returns:
             float32 scalar.
         """
-        terms = self.loss_terms(x, y_pred)
-        log_probs = y_pred["log_probs"][:, : self.num_policy_samples]
-        values = metrics_lib.step_values(x, log_probs)
-        values.update({name: losses for name, (_, losses) in terms.items()})
-        metrics_lib.update(self.trackers, values, x)
-        loss = sum(weight * losses for weight, losses in terms.values())
-        loss = formulas.masked_mean(loss, x["valid"])
-        # Where the loss is not finite no gradient is.
-        is_good = ops.isfinite(ops.stop_gradient(loss))
-        return loss * ops.where(is_good, 1.0, math.nan)
+        terms = self.loss_terms(x, y_pred).values()
+        loss = sum(weight * losses for weight, losses in terms)
+        return formulas.masked_mean(loss, x["valid"])
 
-    def watched_weights(self):
-        """Copies some weights, to see whether the update moves them."""
-        return metrics_lib.watch(self.policy.trainable_variables)
+    def is_good(self, batch, loss, gradients):
+        """Whether a step is taken: all is finite and something was scored."""
+        finite = backend.all_finite([loss, *gradients])
+        return ops.logical_and(finite, ops.any(batch["valid"]))
 
-    def after_update(self, batch, before, is_good):
-        """Moves the anchor and the clocks; step 6 of algorithm 2.
+    def after_update(self, batch, outputs, loss, watched, is_good):
+        """Moves the anchor and the counters; step 6 of algorithm 2.
 
         Args:
             batch: dict of tensors, what was learned from.
-            before: what `watched_weights` returned before the update.
-            is_good: bool scalar tensor. Whether the gradients were finite.
+            outputs: dict of tensors, what `call` returned.
+            loss: float scalar tensor.
+            watched: what `watch_weights` returned before the update.
+            is_good: bool scalar tensor. Whether the update was made.
 
         Returns:
             dict of the logged numbers.
         """
+        self._log(batch, outputs, loss, is_good)
+        self._count(batch, is_good)
         variables = self.policy.trainable_variables
         updated = self.anchor.follow(variables, self.optimizer.iterations)
-        count = ops.sum(ops.cast(batch["present"], "int32"))
-        self.prompts_seen.assign(self.prompts_seen + count)
-        skipped = ops.cast(ops.logical_not(is_good), "int32")
-        in_a_row = self.progress.skipped_in_a_row
-        in_a_row.assign((in_a_row + 1) * skipped)
-        self.trackers["train/skipped_steps"].update_state(skipped)
         self.trackers["train/updated_fraction"].update_state(
-            metrics_lib.moved_fraction(variables, before),
+            metrics.moved_fraction(variables, watched),
             sample_weight=ops.cast(updated, "float32"),
         )
         return self.get_metrics_result()
 
-    def set_anchor_rule(self, update_rate, every):
-        """Sets how the anchor moves; see `keras_bond.callbacks.AnchorRule`."""
-        self.anchor.set_rule(update_rate, every)
+    def evaluate_batch(self, batch):
+        """Logs a batch that is not learned from.
+
+        Args:
+            batch: dict of tensors, see `targets`.
+
+        Returns:
+            dict of the logged numbers, without those about updates.
+        """
+        outputs = self(batch)
+        loss = self.compute_loss(x=batch, y_pred=outputs, training=False)
+        self._log(batch, outputs, loss, is_good=True)
+        logs = self.get_metrics_result()
+        return {k: v for k, v in logs.items() if not k.startswith("train/")}
+
+    def _log(self, batch, outputs, loss, is_good):
+        log_probs = outputs["log_probs"][:, : self.num_policy_samples]
+        terms = self.loss_terms(batch, outputs)
+        losses = {name: values for name, (_, values) in terms.items()}
+        metrics.update(self.trackers, batch, log_probs, losses, is_good)
+        metrics.update_loss(self.metrics, batch, loss, is_good)
+
+    def _count(self, batch, is_good):
+        """Counts the prompts seen and the steps skipped."""
+        progress = self.progress
+        count = ops.sum(ops.cast(batch["present"], "int32"))
+        progress.prompts_seen.assign(progress.prompts_seen + count)
+        # A step in which nothing could be scored is not the optimizer's fault.
+        fails = ops.logical_not(is_good)
+        fails = ops.logical_and(fails, ops.any(batch["valid"]))
+        skipped = ops.cast(fails, "int32")
+        in_a_row = progress.skipped_in_a_row
+        in_a_row.assign((in_a_row + 1) * skipped)
+        self.trackers["train/skipped_steps"].update_state(skipped)
+
+    def check_skipped(self):
+        """Ends a training that cannot continue; the weights are the last good.
+
+        Called before a step, when the device has long finished the one before,
+        so that nothing waits for the answer.
+
+        Raises:
+            FloatingPointError: if too many steps were skipped in a row.
+        """
+        skipped = int(ops.convert_to_numpy(self.progress.skipped_in_a_row))
+        if skipped >= self.max_skipped_steps:
+            raise FloatingPointError(
+                "Loss and gradients must be finite: lower the learning rate, "
+                "warm it up, or look for what overflows with "
+                "`compile(run_eagerly=True)`. The weights are those of the "
+                f"last good step. Received: {skipped} steps in a row that were "
+                f"not, max_skipped_steps={self.max_skipped_steps}"
+            )
+
+    def watch_weights(self):
+        return metrics.watch(self.policy.trainable_variables)
+
+    def _stream(self, inputs, training):
+        """The random numbers of a batch."""
+        if not training:
+            return self.rollout.stream("evaluate", inputs["prompt_index"])
+        seen = ops.convert_to_tensor(self.progress.prompts_seen)
+        return self.rollout.stream("train", seen + inputs["index_in_batch"])
+
+    def _policy_samples(self, batch):
+        """`batch` with the completions that the policy itself drew."""
+        p = self.num_policy_samples
+        own = {k: batch[k][:, :p] for k in ("completion_ids", "mask")}
+        return {**batch, **own}
+
+    def _rollout_parts(self, inputs):
+        """A batch of prompts in parts of `rollout_batch_size`."""
+        batch_size = inputs["prompt_index"].shape[0]
+        size = self.rollout_batch_size or batch_size
+        parts_lib.check_divides("rollout_batch_size", size, batch_size)
+        num_parts = batch_size // size
+        if num_parts == 1:
+            return [inputs]
+        parts_lib.check_spreads("rollout_batch_size", size, size)
+        parts = parts_lib.split(inputs, num_parts)
+        return [
+            tree.map_structure(lambda x, i=i: x[i], parts)
+            for i in range(num_parts)
+        ]
+
+    def _in_parts(self, function, inputs):
+        """Applies a function in `gradient_accumulation_steps` parts."""
+        steps = self.gradient_accumulation_steps
+        if steps == 1:
+            return function(inputs)
+        batch_size = next(iter(inputs.values())).shape[0]
+        name = "gradient_accumulation_steps"
+        parts_lib.check_divides(name, steps, batch_size)
+        parts_lib.check_spreads(name, steps, batch_size // steps)
+        parts = parts_lib.split(inputs, steps)
+        return parts_lib.join(
+            backend.map_parts(function, parts, self.variables)
+        )
 
     def compile(self, optimizer="adam", **kwargs):
         super().compile(optimizer=optimizer, **kwargs)
-        iterations = ops.convert_to_numpy(self.optimizer.iterations)
-        self.anchor.updates_seen.assign(int(iterations))
+        self.anchor.updates_seen.assign(self.num_updates())
 
     compile.__doc__ = PolicyTrainer.compile.__doc__
 
@@ -358,16 +409,19 @@ class AnchoredTrainer(PolicyTrainer):
         return False
 
     def check_batch(self, batches):
-        """Refuses batches of one prompt where they leave no baseline."""
+        """Raises an error if batches of one prompt leave no baseline.
+
+        Args:
+            batches: a `PromptBatches` or `PromptStream`.
+        """
         if batches.num_batches is None or not self.needs_other_prompts():
             return
         if batches.prompts_per_batch < 2:
             raise ValueError(
                 "A batch must have at least 2 prompts: the baseline of one is "
                 "the mean of the OTHERS of the batch. Raise `batch_size`, or "
-                'use `keras_bond.Bond(baseline="mixed")` with several policy '
-                "samples a prompt. Received: batches of "
-                f"{batches.prompts_per_batch} prompt"
+                "use `keras_bond.Bond` with several policy samples per prompt. "
+                f"Received: batches of {batches.prompts_per_batch} prompt"
             )
 
     def complete_callbacks(self, callbacks):
@@ -385,7 +439,6 @@ class AnchoredTrainer(PolicyTrainer):
             **super().get_config(),
             "num_policy_samples": self.num_policy_samples,
             "num_anchor_samples": self.num_anchor_samples,
-            "reference": self.has_reference,
         }
 
 

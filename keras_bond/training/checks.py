@@ -1,4 +1,4 @@
-"""What silently ruins training, refused with the way out."""
+"""Checks of what would silently ruin training."""
 
 import warnings
 
@@ -14,7 +14,7 @@ HIGH_LEARNING_RATE = 1e-4
 
 
 def check_policy(policy):
-    """Refuses what is no KerasHub language model with a key-value cache.
+    """Raises an error if a policy is not a KerasHub model with a cache.
 
     Raises:
         TypeError: if `policy` lacks what the rollout needs.
@@ -49,7 +49,7 @@ def check_policy(policy):
 
 
 def check_backbone(backbone):
-    """Refuses what is no KerasHub backbone.
+    """Raises an error if something is not a KerasHub backbone.
 
     Raises:
         TypeError: if it does not map tokens to hidden states.
@@ -64,7 +64,7 @@ def check_backbone(backbone):
 
 
 def check_lengths(policy, max_prompt_length, max_completion_length):
-    """Refuses lengths that leave nothing to generate.
+    """Raises an error if lengths leave nothing to generate.
 
     Raises:
         ValueError: naming the length that is out of range.
@@ -88,8 +88,22 @@ def check_lengths(policy, max_prompt_length, max_completion_length):
         )
 
 
-def check_weights(jeffreys_beta, kl_weight, temperature):
-    """Refuses weights outside their range.
+def check_temperature(temperature):
+    """Raises an error if nothing can be sampled at a temperature.
+
+    Raises:
+        ValueError: if it is not a finite number above 0.
+    """
+    if not is_number(temperature, 0) or temperature == 0:
+        raise ValueError(
+            "`temperature` must be a finite number above 0: BOND needs "
+            "samples of the policy, not its most likely answer. "
+            f"Received: temperature={temperature!r}"
+        )
+
+
+def check_jeffreys_beta(jeffreys_beta):
+    """Raises an error if a weight of the Jeffreys divergence is not in [0, 1].
 
     Raises:
         ValueError: naming the weight.
@@ -99,17 +113,10 @@ def check_weights(jeffreys_beta, kl_weight, temperature):
             "`jeffreys_beta` must be between 0 (forward KL only) and 1 "
             f"(backward KL only). Received: jeffreys_beta={jeffreys_beta!r}"
         )
-    check_strength("kl_weight", kl_weight)
-    if not is_number(temperature, 0) or temperature == 0:
-        raise ValueError(
-            "`temperature` must be a finite number above 0: BOND needs "
-            "samples of the policy, not its most likely answer. "
-            f"Received: temperature={temperature!r}"
-        )
 
 
 def check_strength(name, value):
-    """Refuses what is no finite number of at least 0.
+    """Raises an error if a value is not a finite number of at least 0.
 
     Raises:
         ValueError: naming the argument.
@@ -122,7 +129,7 @@ def check_strength(name, value):
 
 
 def check_share(name, value):
-    """Refuses what is no number in [0, 1].
+    """Raises an error if a value is not a number in [0, 1].
 
     Raises:
         ValueError: naming the argument.
@@ -134,7 +141,7 @@ def check_share(name, value):
 
 
 def check_one_of(name, value, allowed):
-    """Refuses a string or value that is not among `allowed`.
+    """Raises an error if a value is not among `allowed`.
 
     Raises:
         ValueError: listing what is allowed.
@@ -146,14 +153,14 @@ def check_one_of(name, value, allowed):
         )
 
 
-def check_reward(policy, reward, codec):
-    """Refuses a reward that the policy cannot serve, or would change.
+def check_reward(policy, reward, tokenizer):
+    """Raises an error if a policy cannot serve a reward, or would change it.
 
     Raises:
         ValueError: if it needs text and the policy has no tokenizer, or if it
             shares a trainable variable with the policy.
     """
-    if reward.needs_text and codec is None:
+    if reward.needs_text and tokenizer is None:
         raise ValueError(
             "A reward function reads text, so the policy needs a tokenizer: "
             "build it with a preprocessor, or score token ids with a Keras "
@@ -171,28 +178,8 @@ def check_reward(policy, reward, codec):
         )
 
 
-def check_sampler(sampler, temperature):
-    """Refuses a sampler that does not draw from the whole distribution.
-
-    Raises:
-        ValueError: for anything but random sampling at the model's temperature.
-    """
-    name = sampler if isinstance(sampler, str) else type(sampler).__name__
-    plain = name in ("random", "RandomSampler")
-    if plain and getattr(sampler, "temperature", temperature) == temperature:
-        return
-    raise ValueError(
-        "`sampler` must be the full distribution of the policy: the losses "
-        "hold for samples of `softmax(logits / temperature)` only, which "
-        "top-k, top-p, greedy or beam search do not give. Leave `sampler` "
-        "out, and set `temperature` on the model; "
-        "`bond.policy.compile(sampler=...)` chooses one for `generate`. "
-        f"Received: sampler={name!r}"
-    )
-
-
 def check_optimizer(optimizer, variables):
-    """Refuses an optimizer that cannot move the policy's variables.
+    """Raises an error if an optimizer cannot move the policy's variables.
 
     Adam in bfloat16 never moves a weight, at any learning rate: its 0.999
     rounds to 1. The optimizer is tried on a variable of each low precision.

@@ -1,168 +1,296 @@
-"""Which estimators go together, and which do not."""
+"""Estimators of the Jeffreys divergence, the recipes that `Bond` offers.
 
-import dataclasses
+Each turns a batch of P policy and k anchor samples into coefficients `c_i` of
+`∇ log π(y_i)`, one set for the forward and one for the backward KL; the losses
+are `-Σ_i sg(c_i) log π(y_i)`. Biases and variances are in docs/estimators.md.
+"""
+
+from keras import ops
 
 from keras_bond import formulas
-from keras_bond.arguments import check_count
+from keras_bond.rollouts import sequences
 from keras_bond.training import checks
 
-FORWARD = (
-    "auto",
-    "best_sample",
-    "order_statistics",
-    "control_variate",
-    "density_ratio",
-    "pooled",
-)
-BACKWARD = ("auto", "policy_samples", "pooled")
-QUANTILES = ("harmonic", "pairs", "monte_carlo", "learned")
-TIES = ("random", "strict", "midrank")
-KL_ESTIMATORS = ("log_ratio", "centred_log_ratio", "full_vocabulary")
-# Stands for a quantile model that the user brings.
-MODEL = "model"
-TABLES = {
-    "harmonic": formulas.harmonic_table,
-    "pairs": formulas.pairs_table,
-    "monte_carlo": formulas.monte_carlo_table,
+# What belongs to one sample of a prompt, and is left out with it.
+PER_SAMPLE = ("completion_ids", "mask", "anchor_log_probs")
+
+
+class Estimator:
+    """Base: what a recipe may say, and what all of them share.
+
+    Args:
+        best_of_n: int. Denoted N in the paper.
+        num_policy_samples: int, P.
+        num_anchor_samples: int, k.
+
+    Raises:
+        ValueError: if the numbers do not go with the recipe.
+    """
+
+    name = None
+    baseline_kind = "mixed"
+    centers_kl = True
+
+    def __init__(self, best_of_n, num_policy_samples, num_anchor_samples):
+        self.best_of_n = best_of_n
+        self.num_policy_samples = num_policy_samples
+        self.num_anchor_samples = num_anchor_samples
+        if best_of_n > num_anchor_samples:
+            raise ValueError(
+                "`best_of_n` must not exceed `num_anchor_samples`, because the "
+                "best of N is picked among these: draw more, or distill a "
+                "smaller N from an anchor that moves. Received: "
+                f"best_of_n={best_of_n}, "
+                f"num_anchor_samples={num_anchor_samples}"
+            )
+
+    def needs_other_prompts(self):
+        """Whether the baseline is made of other prompts alone."""
+        return self.baseline_kind == "batch" or self.num_policy_samples == 1
+
+    def targets(self, batch):
+        """What is known from the rewards of a batch, before any gradient.
+
+        Args:
+            batch: dict of tensors; `rewards`, `tie_breakers` `(batch, P + k)`.
+
+        Returns:
+            dict of tensors, added to the batch or in place of its entries.
+        """
+        raise NotImplementedError
+
+    def forward(self, batch, outputs, log_ratios):
+        """Coefficients that descend `KL(π_BoN ‖ π)`.
+
+        Args:
+            batch: dict of tensors, with `targets`.
+            outputs: dict of tensors, what the trainer's `call` returned.
+            log_ratios: float tensor `(batch, samples)`, `log π - log π_anchor`
+                without gradient, policy samples first.
+
+        Returns:
+            float tensor `(batch, samples)`.
+        """
+        raise NotImplementedError
+
+    def backward(self, batch, outputs, log_ratios):
+        """Coefficients that descend `KL(π ‖ π_BoN)`, see `forward`."""
+        p = self.num_policy_samples
+        returns = formulas.backward_returns(
+            self.backward_rewards(batch, outputs), log_ratios[:, :p]
+        )
+        advantages = returns - self.baseline(returns, batch)
+        others = log_ratios.shape[1] - p
+        return ops.pad(advantages / p, [(0, 0), (0, others)])
+
+    def backward_rewards(self, batch, outputs):
+        """`(N-1) r_BOND` of the policy's samples, `(batch, P)`."""
+        return batch["backward_rewards"]
+
+    def baseline(self, values, batch):
+        """What is subtracted from values `(batch, P)`, of the same shape."""
+        return formulas.baseline(values, batch["valid"], self.baseline_kind)
+
+    def split(self, tensor):
+        """The policy's and the anchor's part of `(batch, P + k)`."""
+        p = self.num_policy_samples
+        return tensor[:, :p], tensor[:, p:]
+
+    def rewards_by_rank(self, batch, table, tie_breakers=None):
+        """Looks up the backward reward for anchor samples beaten and tied."""
+        policy, anchor = self.split(batch["rewards"])
+        counts = formulas.count_beaten(policy, anchor, tie_breakers)
+        table = formulas.tie_table(table, self.best_of_n, "midrank")
+        return formulas.look_up(table, *counts)
+
+
+class Pooled(Estimator):
+    """All P + k samples serve both KLs; for N = 2.
+
+    Balance-heuristic weights make each sample stand for either distribution,
+    see `keras_bond/formulas/pooled.py`.
+    """
+
+    name = "pooled"
+
+    def __init__(self, best_of_n, num_policy_samples, num_anchor_samples):
+        if best_of_n != 2:
+            raise ValueError(
+                '`estimator="pooled"` holds for `best_of_n=2` only: use '
+                f'"control_variate". Received: best_of_n={best_of_n}'
+            )
+        super().__init__(best_of_n, num_policy_samples, num_anchor_samples)
+
+    def needs_other_prompts(self):
+        return False
+
+    def targets(self, batch):
+        return {}
+
+    def forward(self, batch, outputs, log_ratios):
+        return formulas.pooled_forward_coefficients(
+            batch["rewards"], log_ratios, self.num_policy_samples
+        )
+
+    def backward(self, batch, outputs, log_ratios):
+        return formulas.pooled_backward_coefficients(
+            batch["rewards"],
+            log_ratios,
+            self.num_policy_samples,
+            batch["valid"],
+        )
+
+
+class ControlVariate(Estimator):
+    """Order statistics less a control variate; harmonic quantiles.
+
+    Every anchor sample is imitated by its probability of being the best of N
+    (unbiased), less a term of mean 0: nothing drifts where all rewards tie.
+    """
+
+    name = "control_variate"
+
+    def targets(self, batch):
+        _, anchor = self.split(batch["rewards"])
+        table = formulas.harmonic_table(self.num_anchor_samples)
+        return {
+            "forward_weights": formulas.best_of_n_weights(
+                anchor, self.best_of_n
+            ),
+            "backward_rewards": self.rewards_by_rank(batch, table),
+        }
+
+    def forward(self, batch, outputs, log_ratios):
+        p = self.num_policy_samples
+        coefficients = formulas.control_variate_coefficients(
+            batch["forward_weights"], log_ratios[:, p:], batch["valid"]
+        )
+        return ops.pad(coefficients, [(0, 0), (p, 0)])
+
+
+class Learned(ControlVariate):
+    """As `ControlVariate`, with quantiles from a model in the backward KL."""
+
+    name = "learned"
+
+    def targets(self, batch):
+        _, anchor = self.split(batch["rewards"])
+        weights = formulas.best_of_n_weights(anchor, self.best_of_n)
+        labels = formulas.quantile_labels(
+            batch["rewards"], self.num_policy_samples
+        )
+        return {"forward_weights": weights, "quantile_labels": labels}
+
+    def backward_rewards(self, batch, outputs):
+        logits = outputs["quantile_logits"][:, : self.num_policy_samples]
+        log_p = ops.log_sigmoid(ops.stop_gradient(logits))
+        return formulas.log_best_of_n_ratio(
+            log_p[:, :, 0], log_p[:, :, 1], self.best_of_n
+        )
+
+
+class Paper(Estimator):
+    """As printed: the best sample is imitated, the batch makes the baseline.
+
+    Only the anchor sample that is imitated is learned from. Ties are broken at
+    random, which orders the completions strictly as theorem 1 assumes.
+    """
+
+    name = "paper"
+    baseline_kind = "batch"
+    centers_kl = False
+
+    def table(self):
+        """The reward of each number of beaten anchor samples."""
+        return formulas.harmonic_table(self.num_anchor_samples)
+
+    def targets(self, batch):
+        rewards = self.rewards_by_rank(
+            batch, self.table(), self.split(batch["tie_breakers"])
+        )
+        return {"backward_rewards": rewards, **self._only_best(batch)}
+
+    def _only_best(self, batch):
+        n, p = self.best_of_n, self.num_policy_samples
+        _, rewards = self.split(batch["rewards"])
+        _, tie_breakers = self.split(batch["tie_breakers"])
+        best = formulas.best_sample(rewards[:, :n], tie_breakers[:, :n])
+        best = ops.cast(best, "int32")[:, None] + p
+        policy = ops.arange(p, dtype="int32")[None]
+        policy = ops.tile(policy, (best.shape[0], 1))
+        chosen = ops.concatenate([policy, best], axis=1)
+        kept = {name: batch[name] for name in PER_SAMPLE if name in batch}
+        return sequences.take_samples(kept, chosen)
+
+    def forward(self, batch, outputs, log_ratios):
+        p = self.num_policy_samples
+        picked = ops.ones_like(log_ratios[:, p:])
+        return ops.pad(picked, [(0, 0), (p, 0)])
+
+
+class MonteCarlo(Paper):
+    """As `Paper`, with the share of anchor samples beaten (eq. 10)."""
+
+    name = "monte_carlo"
+
+    def table(self):
+        return formulas.monte_carlo_table(self.num_anchor_samples)
+
+    def targets(self, batch):
+        rewards = self.rewards_by_rank(batch, self.table())
+        return {**super().targets(batch), "backward_rewards": rewards}
+
+
+class JBondPairs(Paper):
+    """As algorithm 2 prints it: as `Paper`, with `-log 16` of eq. 17.
+
+    With more than two anchor samples eq. 17 is averaged over all pairs.
+    """
+
+    name = "jbond"
+
+    def __init__(self, best_of_n, num_policy_samples, num_anchor_samples):
+        if best_of_n != 2:
+            raise ValueError(
+                '`estimator="jbond"` holds for `best_of_n=2` only: use '
+                f'"paper". Received: best_of_n={best_of_n}'
+            )
+        super().__init__(best_of_n, num_policy_samples, num_anchor_samples)
+
+    def table(self):
+        return formulas.pairs_table(self.num_anchor_samples)
+
+
+BY_NAME = {
+    estimator.name: estimator
+    for estimator in (
+        Pooled,
+        ControlVariate,
+        Paper,
+        MonteCarlo,
+        JBondPairs,
+        Learned,
+    )
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Estimators:
-    """How `keras_bond.Bond` estimates its gradient; see there.
+def get(estimator, best_of_n, num_policy_samples, num_anchor_samples):
+    """Makes the estimator of a name.
+
+    Args:
+        estimator: str, a key of `BY_NAME`, or `"auto"`: `"pooled"` where
+            `best_of_n` is 2, else `"control_variate"`; or a Keras layer, a
+            quantile model.
+        best_of_n, num_policy_samples, num_anchor_samples: see `Estimator`.
 
     Raises:
-        ValueError: if a choice is unknown, or two do not go together.
+        ValueError: if there is no such estimator, or if the numbers do not go
+            with it.
     """
-
-    best_of_n: int
-    num_policy_samples: int
-    num_anchor_samples: int
-    forward: str
-    backward: str
-    quantiles: str
-    ties: str
-    baseline: str
-    kl_estimator: str
-
-    def __post_init__(self):
-        check_count("best_of_n", self.best_of_n, 2)
-        check_count("num_policy_samples", self.num_policy_samples, 1)
-        check_count("num_anchor_samples", self.num_anchor_samples, 1)
-        checks.check_one_of("forward", self.forward, FORWARD)
-        checks.check_one_of("backward", self.backward, BACKWARD)
-        checks.check_one_of("quantiles", self.quantiles, (*QUANTILES, MODEL))
-        checks.check_one_of("ties", self.ties, TIES)
-        checks.check_one_of("baseline", self.baseline, formulas.BASELINES)
-        checks.check_one_of("kl_estimator", self.kl_estimator, KL_ESTIMATORS)
-        self._check_forward()
-        self._check_backward()
-        self._check_quantiles()
-
-    def resolved(self):
-        """Returns the same with `"auto"` replaced by the best that fits."""
-        forward, backward = self.forward, self.backward
-        if forward == "auto":
-            forward = "pooled" if self.best_of_n == 2 else "control_variate"
-        if backward == "auto":
-            poolable = not self._obstacles_to_pooling()
-            backward = "pooled" if poolable else "policy_samples"
-        return dataclasses.replace(self, forward=forward, backward=backward)
-
-    @property
-    def uses_model(self):
-        """Whether a quantile model takes the place of counting."""
-        return self.quantiles in ("learned", MODEL)
-
-    @property
-    def learns_quantiles(self):
-        """Whether the quantile model is trained beside the policy."""
-        return self.quantiles == "learned"
-
-    @property
-    def needs_ranks(self):
-        """Whether the backward part counts beaten anchor samples."""
-        return self.backward == "policy_samples" and not self.uses_model
-
-    @property
-    def needs_other_prompts(self):
-        """Whether the baseline is made of other prompts alone."""
-        if self.backward == "pooled":
-            return False
-        return self.baseline == "batch" or (
-            self.baseline == "mixed" and self.num_policy_samples == 1
-        )
-
-    def tie_table(self):
-        """The reward of each number of anchor samples beaten and tied."""
-        table = TABLES[self.quantiles](self.num_anchor_samples)
-        return formulas.tie_table(table, self.best_of_n, self.ties)
-
-    def _check_forward(self):
-        n, k = self.best_of_n, self.num_anchor_samples
-        counts = ("best_sample", "order_statistics", "control_variate")
-        by_count = self.forward in counts or (self.forward == "auto" and n > 2)
-        if by_count and n > k:
-            raise ValueError(
-                "`best_of_n` must not exceed `num_anchor_samples`, for the "
-                "best of n is picked among these: draw more, or distil a "
-                "smaller N from an anchor that moves. Received: "
-                f"best_of_n={n}, num_anchor_samples={k}, "
-                f"forward={self.forward!r}"
-            )
-        if self.forward == "density_ratio" and not self.uses_model:
-            raise ValueError(
-                '`forward="density_ratio"` needs a quantile model: pass '
-                'quantiles="learned" or a `keras_bond.QuantileModel`. '
-                f"Received: quantiles={self.quantiles!r}"
-            )
-        if self.forward == "pooled" and n != 2:
-            raise ValueError(
-                '`forward="pooled"` holds for `best_of_n=2` only: use '
-                f'"control_variate". Received: best_of_n={n}'
-            )
-
-    def _obstacles_to_pooling(self):
-        """The settings that pooling cannot serve, as `name=value`."""
-        wanted = {
-            "best_of_n": 2,
-            "quantiles": "harmonic",
-            "ties": "midrank",
-            "baseline": "mixed",
-        }
-        return [
-            f"{name}={getattr(self, name)!r}"
-            for name, value in wanted.items()
-            if getattr(self, name) != value
-        ]
-
-    def _check_backward(self):
-        obstacles = self._obstacles_to_pooling()
-        if self.backward == "pooled" and obstacles:
-            raise ValueError(
-                '`backward="pooled"` goes with best_of_n=2, '
-                'quantiles="harmonic", ties="midrank" and baseline="mixed": '
-                'use `backward="policy_samples"`. '
-                f"Received: {', '.join(obstacles)}"
-            )
-        if self.baseline == "prompt" and self.num_policy_samples < 2:
-            raise ValueError(
-                '`baseline="prompt"` is the mean of the OTHER policy samples '
-                'of a prompt and needs at least 2: use "batch". '
-                f"Received: num_policy_samples={self.num_policy_samples}"
-            )
-
-    def _check_quantiles(self):
-        k = self.num_anchor_samples
-        if self.quantiles in ("harmonic", "pairs", "learned") and k < 2:
-            raise ValueError(
-                f'`quantiles="{self.quantiles}"` needs at least 2 anchor '
-                'samples a prompt: draw more, or use "monte_carlo". '
-                f"Received: num_anchor_samples={k}"
-            )
-        if self.quantiles == "pairs" and self.best_of_n != 2:
-            raise ValueError(
-                '`quantiles="pairs"`, the reward of J-BOND, is made for '
-                '`best_of_n=2`: use "harmonic". '
-                f"Received: best_of_n={self.best_of_n}"
-            )
+    counts = (best_of_n, num_policy_samples, num_anchor_samples)
+    if not isinstance(estimator, str):
+        return Learned(*counts)
+    if estimator == "auto":
+        return (Pooled if best_of_n == 2 else ControlVariate)(*counts)
+    checks.check_one_of("estimator", estimator, ("auto", *BY_NAME))
+    return BY_NAME[estimator](*counts)

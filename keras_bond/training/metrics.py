@@ -1,15 +1,17 @@
-"""What a step logs, as `keras.metrics` trackers."""
+"""Logged numbers of a step, as `keras.metrics` trackers.
+
+Means are over the samples of prompts that were scored; an epoch without any has
+no mean and logs NaN.
+"""
 
 import math
 
 import keras
 from keras import ops
 
-# Means over the samples of prompts that were scored, but for the share of
-# prompts that were not, and what concerns the update.
+# `frac_prompts_unscored` is over all prompts, the last two concern the update.
 NAMES = (
     "reward",
-    "reward_std",
     "kl",
     "entropy",
     "completions/mean_length",
@@ -17,80 +19,143 @@ NAMES = (
     "frac_reward_zero_std",
     "frac_prompts_unscored",
     "train/updated_fraction",
-    "train/skipped_steps",
 )
 ANCHOR_NAMES = ("anchor/reward", "bond/win_rate")
 REFERENCE_NAMES = ("kl_ref",)
 
 
-class Deviation(keras.metrics.Metric):
-    """Standard deviation of all values seen, weighted."""
+class Mean(keras.metrics.Mean):
+    """Weighted mean of all values seen, NaN if there are none."""
+
+    def result(self):
+        return ops.where(self.count > 0, super().result(), math.nan)
+
+
+class StandardDeviation(keras.metrics.Metric):
+    """Weighted standard deviation of all values seen, NaN if there are none.
+
+    Deviations are taken from the mean of each batch and combined as in Chan,
+    Golub and LeVeque (1979): a difference of two large sums of squares would
+    lose every digit where rewards have an offset.
+    """
 
     def __init__(self, name, **kwargs):
         super().__init__(name=name, **kwargs)
         self.weight = self.add_variable((), "zeros", name="weight")
-        self.total = self.add_variable((), "zeros", name="total")
+        self.mean = self.add_variable((), "zeros", name="mean")
         self.squares = self.add_variable((), "zeros", name="squares")
 
     def update_state(self, values, sample_weight):
         weight = ops.cast(sample_weight, self.dtype)
         values = ops.cast(values, self.dtype)
-        self.weight.assign_add(ops.sum(weight))
-        self.total.assign_add(ops.sum(weight * values))
-        self.squares.assign_add(ops.sum(weight * values * values))
+        total = ops.sum(weight)
+        mean = ops.sum(weight * values) / ops.maximum(total, 1.0)
+        squares = ops.sum(weight * ops.square(values - mean))
+        together = self.weight + total
+        share = total / ops.maximum(together, 1.0)
+        difference = mean - self.mean
+        between = ops.square(difference) * self.weight * share
+        self.squares.assign(self.squares + squares + between)
+        self.mean.assign(self.mean + difference * share)
+        self.weight.assign(together)
 
     def result(self):
-        count = ops.maximum(self.weight, 1.0)
-        mean = self.total / count
-        return ops.sqrt(ops.maximum(self.squares / count - mean * mean, 0.0))
+        variance = self.squares / ops.maximum(self.weight, 1.0)
+        return ops.where(self.weight > 0, ops.sqrt(variance), math.nan)
 
 
-def make_trackers(more_names, has_reference, has_anchor_samples):
-    """Returns a dict of one tracker for each logged number."""
-    names = [*more_names, *NAMES]
+def make_trackers(names, has_reference, has_anchor_samples):
+    """Makes one tracker for each logged number.
+
+    Args:
+        names: list of str. What a trainer logs beside the usual.
+        has_reference: bool. Whether the reference is kept.
+        has_anchor_samples: bool. Whether the anchor draws samples.
+
+    Returns:
+        dict from name to `keras.metrics.Metric`.
+    """
+    names = [*names, *NAMES]
     if has_anchor_samples:
         names += ANCHOR_NAMES
     if has_reference:
         names += REFERENCE_NAMES
-    trackers = {name: keras.metrics.Mean(name) for name in names}
+    trackers = {name: Mean(name) for name in names}
     trackers["train/skipped_steps"] = keras.metrics.Sum("train/skipped_steps")
-    trackers["reward_std"] = Deviation("reward_std")
+    trackers["reward_std"] = StandardDeviation("reward_std")
     return trackers
 
 
-def step_values(batch, log_probs):
-    """Computes what describes a batch, one number a prompt or a sample.
+def update(trackers, batch, log_probs, terms, is_good=True):
+    """Logs a batch, unless its step was skipped.
 
     Args:
-        batch: dict, see `AnchoredTrainer.rollout` and `targets`.
+        trackers: dict, see `make_trackers`.
+        batch: dict of tensors, see `AnchoredTrainer.collect` and `targets`.
         log_probs: float tensor `(batch, P)`, `log π(y|x)` of the policy's
             samples.
+        terms: dict from the name of each term of the loss to its values
+            `(batch,)`.
+        is_good: bool scalar tensor.
+    """
+    values = {**values_of(batch, log_probs), **terms}
+    for name, value in values.items():
+        counted = "present" if name == "frac_prompts_unscored" else "valid"
+        weight = ops.cast(ops.logical_and(batch[counted], is_good), "float32")
+        if len(value.shape) == 2:
+            weight = ops.broadcast_to(weight[:, None], value.shape)
+        # What could not be scored may hold anything, a NaN too.
+        value = ops.where(weight > 0, ops.cast(value, "float32"), 0.0)
+        trackers[name].update_state(value, sample_weight=weight)
+
+
+def update_loss(metrics, batch, loss, is_good):
+    """Logs the loss as Keras's own steps do: weighted by the prompts.
+
+    Args:
+        metrics: list of `keras.metrics.Metric`, those of the model.
+        batch: dict of tensors, see `update`.
+        loss: float scalar tensor.
+        is_good: bool scalar tensor.
+    """
+    weight = ops.cast(ops.logical_and(batch["present"], is_good), "float32")
+    loss = ops.where(is_good, loss, 0.0)
+    tracker = next(metric for metric in metrics if metric.name == "loss")
+    tracker.update_state(loss, sample_weight=ops.sum(weight))
+
+
+def values_of(batch, log_probs):
+    """Numbers that describe a batch, one for each prompt or sample.
+
+    Args:
+        batch, log_probs: see `update`.
 
     Returns:
-        dict of float32 tensors `(batch,)` or `(batch, P)`.
+        dict of tensors `(batch,)` or `(batch, P)`.
     """
     p = log_probs.shape[1]
     rewards, mask = batch["rewards"], batch["mask"][:, :p]
-    cut = ops.logical_not(batch["terminated"][:, :p])
     values = {
         "reward": rewards[:, :p],
         "reward_std": rewards[:, :p],
         "kl": _kl(batch, log_probs, "anchor"),
         "entropy": batch["entropies"],
         "completions/mean_length": ops.sum(ops.cast(mask, "int32"), axis=-1),
-        "completions/clipped_ratio": cut,
+        "completions/clipped_ratio": ops.logical_not(
+            batch["terminated"][:, :p]
+        ),
         "frac_reward_zero_std": ops.equal(
             ops.max(rewards, axis=1), ops.min(rewards, axis=1)
         ),
         "frac_prompts_unscored": ops.logical_not(batch["valid"]),
     }
     if rewards.shape[1] > p:
-        values.update(_against_anchor(batch, p))
-    if "penalised" in batch:
-        values["bond/penalised_fraction"] = batch["penalised"]
+        values.update(_against_anchor(rewards[:, :p], rewards[:, p:]))
+    if "penalized" in batch:
+        values["bond/penalized_fraction"] = batch["penalized"]
     if "reference_log_probs" in batch:
         values["kl_ref"] = _kl(batch, log_probs, "reference")
-    return {name: ops.cast(value, "float32") for name, value in values.items()}
+    return values
 
 
 def _kl(batch, log_probs, name):
@@ -100,27 +165,14 @@ def _kl(batch, log_probs, name):
     return log_probs - batch[f"{name}_log_probs"][:, : log_probs.shape[1]]
 
 
-def _against_anchor(batch, p):
-    mine = batch["rewards"][:, :p, None]
-    anchors = batch["rewards"][:, None, p:]
-    wins = ops.cast(mine > anchors, "float32")
-    ties = ops.cast(ops.equal(mine, anchors), "float32")
+def _against_anchor(policy_rewards, anchor_rewards):
+    policy, anchor = policy_rewards[:, :, None], anchor_rewards[:, None, :]
+    wins = ops.cast(policy > anchor, "float32")
+    ties = ops.cast(ops.equal(policy, anchor), "float32")
     return {
-        "anchor/reward": ops.mean(anchors, axis=(1, 2)),
+        "anchor/reward": ops.mean(anchor_rewards, axis=1),
         "bond/win_rate": ops.mean(wins + 0.5 * ties, axis=(1, 2)),
     }
-
-
-def update(trackers, values, batch):
-    """Feeds `values`, one a prompt or a sample, to the trackers they name."""
-    for name, value in values.items():
-        counted = "present" if name == "frac_prompts_unscored" else "valid"
-        weight = ops.cast(batch[counted], "float32")
-        if len(value.shape) == 2:
-            weight = ops.broadcast_to(weight[:, None], value.shape)
-        # What could not be scored may hold anything, a NaN too.
-        value = ops.where(weight > 0, value, ops.zeros_like(value))
-        trackers[name].update_state(value, sample_weight=weight)
 
 
 def watch(variables, num_rows=8):

@@ -1,13 +1,16 @@
-"""Prompts in, completions scored: what every trainer of a policy shares."""
+"""Keras models whose training data are prompts."""
 
 import contextlib
 import warnings
 
 import keras
+from keras import ops
 
+from keras_bond import backend
 from keras_bond import data
 from keras_bond import rewards as rewards_lib
 from keras_bond import rollouts
+from keras_bond.arguments import check_count
 from keras_bond.callbacks.interface import TrainerInterface
 from keras_bond.callbacks.progress_bar import with_progress_bar
 from keras_bond.training import checks
@@ -16,20 +19,32 @@ from keras_bond.training import progress
 from keras_bond.training import saving
 from keras_bond.training import scoring
 from keras_bond.training import standardize
-from keras_bond.training.completing_model import CompletingModel
+from keras_bond.training.completing import Completing
+from keras_bond.training.weight_sets import WeightSets
 
 
-class PolicyTrainer(CompletingModel, TrainerInterface):
-    """A Keras model whose training data are prompts.
+class PolicyTrainer(
+    Completing,
+    saving.Saving,
+    saving.CompileConfig,
+    TrainerInterface,
+    backend.StagedTrainer,
+    keras.Model,
+):
+    """Owns a policy, its text, its reward and its run through the prompts.
 
-    One training step is rollout -> rewards -> targets -> Keras's own step. A
-    child says which completions are drawn (`rollout`) and what else is to be
-    known of them (`judge`), what is learned from them (`targets`, `call`,
-    `compute_loss`) and what follows an update (`watched_weights`,
-    `after_update`).
+    The mix-ins add what a trainer does beside training: `Completing` draws
+    completions on request, `Saving` writes and reads all of it. What a step
+    is, `AnchoredTrainer` says.
 
     The arguments are those of `keras_bond.JBond`.
     """
+
+    # What `compile` sets, as it is before.
+    rollout_batch_size = None
+    gradient_accumulation_steps = 1
+    rematerialize = False
+    max_skipped_steps = 10
 
     def __init__(
         self,
@@ -39,6 +54,7 @@ class PolicyTrainer(CompletingModel, TrainerInterface):
         max_prompt_length,
         max_completion_length,
         reward_weights=None,
+        reference="auto",
         prompt_buckets=None,
         truncate=None,
         stop_token_ids="auto",
@@ -50,7 +66,9 @@ class PolicyTrainer(CompletingModel, TrainerInterface):
         checks.check_policy(policy)
         placement.check_placement(policy)
         checks.check_lengths(policy, max_prompt_length, max_completion_length)
+        checks.check_temperature(temperature)
         checks.check_one_of("truncate", truncate, (None, "left"))
+        checks.check_one_of("reference", reference, ("auto", True, False))
         self.policy = policy
         self.max_prompt_length = max_prompt_length
         self.max_completion_length = max_completion_length
@@ -60,37 +78,39 @@ class PolicyTrainer(CompletingModel, TrainerInterface):
         self.truncate = truncate
         self.temperature = float(temperature)
         self.seed = standardize.seed_of(seed)
-        self._set_up_text(policy, stop_token_ids)
+        self._set_up_text(stop_token_ids)
         self._set_reward(reward, reward_weights)
-        self.prompts_seen = self.add_weight(
-            name="prompts_seen",
-            shape=(),
-            dtype="int32",
-            trainable=False,
-            initializer="zeros",
+        self.weight_sets = WeightSets(
+            policy, standardize.has_reference(reference, policy)
         )
-        self.progress = progress.Progress(self.prompts_seen)
+        self._set_up_network()
+        self.progress = progress.Progress()
+        self.stages = {}
         self._adapters = saving.LoraAdapters(policy)
         self._trained_ids = [id(v) for v in policy.trainable_variables]
         self._sources = {}
         self.built = True
 
-    def _set_up_text(self, policy, stop_token_ids):
-        preprocessor = getattr(policy, "preprocessor", None)
-        self.codec = preprocessor and data.TextCodec(preprocessor)
+    def _set_up_text(self, stop_token_ids):
+        preprocessor = getattr(self.policy, "preprocessor", None)
+        self.tokenizer = preprocessor and data.TextCodec(preprocessor)
         self.stop_token_ids = standardize.stop_token_ids_of(
-            stop_token_ids, self.codec
+            stop_token_ids, self.tokenizer
         )
         self.encoder = data.PromptEncoder(
-            self.codec, self.prompt_buckets, self.truncate
+            self.tokenizer, self.prompt_buckets, self.truncate
         )
+
+    def _set_up_network(self):
         self.decoder = rollouts.Decoder(
-            policy,
+            self.policy,
             self.max_completion_length,
             self.stop_token_ids,
             self.temperature,
         )
-        self.head = rollouts.Head(policy, self.temperature)
+        self.head = rollouts.Head(self.policy, self.temperature)
+        self.rollout = rollouts.Rollout(self.decoder, self.using, self.seed)
+        self.reader = rollouts.Reader(self.policy, self.head, self.using)
 
     @property
     def reward(self):
@@ -105,7 +125,7 @@ class PolicyTrainer(CompletingModel, TrainerInterface):
 
     def _set_reward(self, reward, weights):
         scorer = rewards_lib.get(reward, weights)
-        checks.check_reward(self.policy, scorer, self.codec)
+        checks.check_reward(self.policy, scorer, self.tokenizer)
         placement.check_reward(scorer)
         self.reward_weights = weights
         self._scorer = scorer
@@ -117,18 +137,125 @@ class PolicyTrainer(CompletingModel, TrainerInterface):
         else:
             super().__setattr__(name, value)
 
+    @property
+    def anchor(self):
+        """The anchor's values, see `keras_bond.training.weight_sets.Anchor`."""
+        return self.weight_sets.anchor
+
+    @property
+    def prompts_seen(self):
+        """int32 variable. Prompts that the run has learned from."""
+        return self.progress.prompts_seen
+
+    def using(self, weights):
+        """Returns a context in which the policy runs with a weight set.
+
+        Args:
+            weights: str, one of `weight_names()`.
+        """
+        return self.weight_sets.using(weights)
+
     def weight_names(self):
-        """Names of the weight sets, see `TrainerInterface`."""
-        return ("policy", *self.weight_sets)
+        """Names of the weight sets: "policy", "anchor", perhaps "reference"."""
+        return self.weight_sets.names
+
+    def set_anchor_rule(self, update_rate, every):
+        """Sets how the anchor moves, see `Anchor.set_rule`."""
+        self.anchor.set_rule(update_rate, every)
 
     def num_updates(self):
         """Optimizer updates so far, an int."""
-        return int(keras.ops.convert_to_numpy(self.optimizer.iterations))
+        return int(ops.convert_to_numpy(self.optimizer.iterations))
 
     def sync(self):
         """Makes the variables hold the current state in the middle of `fit`."""
-        if hasattr(self, "jax_state_sync"):
+        if backend.name == "jax":
             self.jax_state_sync()
+
+    def compile(
+        self,
+        optimizer="adam",
+        *,
+        rollout_batch_size=None,
+        gradient_accumulation_steps=1,
+        rematerialize=False,
+        max_skipped_steps=10,
+        run_eagerly=False,
+        jit_compile="auto",
+        steps_per_execution=1,
+        auto_scale_loss=True,
+    ):
+        """Sets the optimizer, and how a step is run. The loss is the trainer's.
+
+        The three arguments after the optimizer trade memory for time and do
+        not change results.
+
+        Args:
+            optimizer: `keras.optimizers.Optimizer`, or its name. The paper uses
+                Adam with a learning rate of 3e-6 and 100 warm-up steps for
+                Gemma 2B and 7B.
+            rollout_batch_size: int, or `None` for the whole batch. Prompts
+                whose completions are drawn at a time: bounds the key-value
+                cache. Must divide the batch. Defaults to `None`.
+            gradient_accumulation_steps: int. Parts in which a batch is learned
+                from: only the activations of one are in memory, at the price
+                of one more forward pass. Baselines are those of the whole
+                batch, unlike with the optimizer's argument of that name, which
+                counts batches. Must divide the batch. Defaults to 1.
+            rematerialize: bool. Whether every block of the network keeps only
+                its inputs for the backward pass and computes the rest again,
+                at the price of one more forward pass. XLA on a CPU undoes it.
+                Defaults to False.
+            max_skipped_steps: int. A step with a loss or gradient that is not
+                finite is skipped; training ends with an error after this many
+                in a row. Defaults to 10.
+            run_eagerly: bool. Whether to run the stages of a step uncompiled,
+                to debug. Defaults to False.
+            jit_compile: bool or `"auto"`. Whether TensorFlow compiles the
+                stages with XLA; JAX always does. Defaults to `"auto"`: yes.
+            steps_per_execution: int. See `keras.Model.compile`.
+            auto_scale_loss: bool. See `keras.Model.compile`.
+
+        Raises:
+            ValueError: if the optimizer cannot move the policy's variables, or
+                a number is out of its range.
+        """
+        optimizer = keras.optimizers.get(optimizer)
+        checks.check_optimizer(optimizer, self.policy.trainable_variables)
+        checks.warn_high_learning_rate(optimizer)
+        if rollout_batch_size is not None:
+            check_count("rollout_batch_size", rollout_batch_size, 1)
+        check_count(
+            "gradient_accumulation_steps", gradient_accumulation_steps, 1
+        )
+        check_count("max_skipped_steps", max_skipped_steps, 1)
+        # The step itself is Python between compiled stages, on every backend.
+        super().compile(
+            optimizer=optimizer,
+            run_eagerly=True,
+            jit_compile=False,
+            steps_per_execution=steps_per_execution,
+            auto_scale_loss=auto_scale_loss,
+        )
+        if not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+        self.rollout_batch_size = rollout_batch_size
+        self.gradient_accumulation_steps = gradient_accumulation_steps
+        self.rematerialize = rematerialize
+        self.max_skipped_steps = max_skipped_steps
+        self.compiles_stages = not run_eagerly
+        self.jit_compiles_stages = jit_compile in ("auto", True)
+        self.stages = {}
+        self._compile_arguments = {
+            "rollout_batch_size": rollout_batch_size,
+            "gradient_accumulation_steps": gradient_accumulation_steps,
+            "rematerialize": rematerialize,
+            "max_skipped_steps": max_skipped_steps,
+            "run_eagerly": run_eagerly,
+            "jit_compile": jit_compile,
+            "steps_per_execution": steps_per_execution,
+            "auto_scale_loss": auto_scale_loss,
+        }
 
     def fit(
         self,
@@ -148,10 +275,10 @@ class PolicyTrainer(CompletingModel, TrainerInterface):
     ):
         """Trains the policy on prompts, as `keras.Model.fit` does on arrays.
 
-        With weights that were loaded in the middle of an epoch, and the same
-        prompts, it goes on with the next batch of that epoch;
-        `keras.callbacks.BackupAndRestore` restores the number of the epoch
-        too.
+        After weights were loaded that a run saved in the middle of an epoch,
+        and with the same prompts, it continues with the next batch of that
+        epoch; `keras.callbacks.BackupAndRestore` restores the number of the
+        epoch too.
 
         Args:
             x: the prompts: list or array of str, a dict of columns with
@@ -198,7 +325,11 @@ class PolicyTrainer(CompletingModel, TrainerInterface):
             steps_per_epoch = None
         self.progress.start_run()
         self._initial_epoch = None
-        with placement.sharing_batches(train), _short_epochs(steps_per_epoch):
+        with (
+            placement.sharing_batches(train),
+            _short_epochs(steps_per_epoch),
+            self.state_at_home(),
+        ):
             return super().fit(
                 train,
                 epochs=epochs,
@@ -242,7 +373,7 @@ class PolicyTrainer(CompletingModel, TrainerInterface):
         self._check_endless(test, steps, "steps")
         self._sources["test"] = test
         kwargs.pop("sample_weight", None)
-        with placement.sharing_batches(test):
+        with placement.sharing_batches(test), self.state_at_home():
             return super().evaluate(
                 test,
                 verbose=verbose,
@@ -295,25 +426,27 @@ class PolicyTrainer(CompletingModel, TrainerInterface):
                 f"{len(self._trained_ids)} when it was built"
             )
 
-    def score(self, inputs, rollout, training):
+    def score(self, drawn, training):
         """Scores the completions of a rollout on the host.
 
         Args:
-            inputs: dict of tensors, a batch of prompts.
-            rollout: dict of tensors, see `rollout` of the child.
+            drawn: dict of tensors: the prompts and what `draw` returned.
             training: bool. Which data set the prompts are from.
 
         Returns:
-            `inputs` and `rollout` in one dict, with `rewards` float32
-            `(batch, num_samples)`, and two bool tensors `(batch,)`: `present`
-            for real prompts, `valid` for those that could be scored too.
+            dict of tensors, see `scoring.score_rollout`.
         """
         source = self._sources["train" if training else "test"]
-        scores = scoring.score_rollout(
-            self._scorer, self.codec, source, inputs["rows"], rollout
+        return scoring.score_rollout(
+            self._scorer, self.tokenizer, source, drawn
         )
-        batch = {**inputs, **rollout, **scores}
-        return {k: v for k, v in batch.items() if k not in scoring.ONLY_THERE}
+
+    def check_batch(self, batches):
+        """Raises an error if batches of prompts cannot be learned from."""
+
+    def complete_callbacks(self, callbacks):
+        """Adds the callbacks that a trainer cannot do without."""
+        return callbacks
 
 
 @contextlib.contextmanager

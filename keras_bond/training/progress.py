@@ -1,57 +1,64 @@
-"""Where a run is in its data, kept with the weights."""
+"""Position of a run in its data, kept with the weights."""
 
 import keras
-import numpy as np
 from keras import ops
-
-# What `Progress.place` holds.
-RUN_START, EPOCH_START, EPOCH, PROMPTS = range(4)
 
 
 class Progress(keras.Layer):
-    """Says with which prompt a loaded run goes on.
+    """Tells with which prompt a loaded run continues.
 
     The prompts of an epoch and their order follow from the prompts seen at its
     start, so a few numbers are a position. They are weights: what saves and
     restores weights keeps the position too, and no second file can disagree
     with it.
 
-    Args:
-        prompts_seen: int32 `keras.Variable` that the training step moves.
+    Attributes:
+        prompts_seen: int32 variable. Prompts that the run has learned from.
+        run_start: int32 variable. `prompts_seen` when the run began.
+        epoch_start: int32 variable. `prompts_seen` when the epoch began.
+        epoch: int32 variable. Number of the running epoch.
+        data: int32 variable. Fingerprint of the prompts.
+        skipped_in_a_row: int32 variable. Steps that were skipped one after
+            the other until now.
+        is_loaded: bool. Whether the weights were loaded since the last epoch.
     """
 
-    def __init__(self, prompts_seen):
+    def __init__(self):
         super().__init__(name="progress")
-        # A function, so that Keras does not track the variable a second time.
-        self._prompts_seen = lambda: _int(prompts_seen)
-        self.place = self._numbers("place", (4,))
-        self.skipped_in_a_row = self._numbers("skipped_in_a_row", ())
+        self.prompts_seen = self._number("prompts_seen")
+        self.run_start = self._number("run_start")
+        self.epoch_start = self._number("epoch_start")
+        self.epoch = self._number("epoch")
+        self.data = self._number("data")
+        self.skipped_in_a_row = self._number("skipped_in_a_row")
         self.is_loaded = False
-        self.is_first = True
-        self.epoch = None
+        self._is_first_epoch = True
+        self._next_epoch = None
         self.built = True
 
-    def _numbers(self, name, shape):
+    def _number(self, name):
         return self.add_weight(
             name=name,
-            shape=shape,
+            shape=(),
             dtype="int32",
             trainable=False,
             initializer="zeros",
         )
 
     def load_own_variables(self, store):
-        # Files of version 0.1 and before hold no position.
-        if len(store.keys()):
-            super().load_own_variables(store)
+        super().load_own_variables(store)
         self.is_loaded = True
 
     def start_run(self):
         """Notes that `fit` was called."""
-        self.is_first, self.epoch = True, None
+        self._is_first_epoch, self._next_epoch = True, None
+
+    def expect_epoch(self, epoch):
+        """Notes which epoch starts next."""
+        self._next_epoch = epoch
 
     def start_epoch(self, batches):
-        """Notes that an epoch starts, or goes on where it was left.
+        """Notes that an epoch starts, or continues where it was left.
 
         Args:
             batches: `PromptBatches` or `PromptStream`, the prompts.
@@ -59,49 +66,46 @@ class Progress(keras.Layer):
         Returns:
             int. Prompts to pass over: of the epoch, or of an endless stream.
         """
-        if self.epoch is None:
+        if self._next_epoch is None:
             # Keras takes a look at the data before a run begins.
             return 0
-        seen = self._prompts_seen()
-        place = self._place()
-        goes_on = self.is_first and self.is_loaded and self._is_of(batches)
-        if self.is_first and not goes_on:
-            place[RUN_START] = seen
-        if not goes_on or self._is_over(batches):
-            place[EPOCH_START] = seen
-        self.is_loaded = self.is_first = False
-        place[EPOCH] = self.epoch
-        place[PROMPTS] = batches.fingerprint()
-        self.place.assign(place)
-        return seen - place[RUN_START if batches.is_endless else EPOCH_START]
+        seen, first = _int(self.prompts_seen), self._is_first_epoch
+        continues = first and self.is_loaded and self._is_of(batches)
+        # A run of its own, a new epoch of this one, or the rest of an epoch.
+        if first and not continues:
+            self.run_start.assign(seen)
+        if not continues or self._is_over(batches):
+            self.epoch_start.assign(seen)
+        self.is_loaded = self._is_first_epoch = False
+        self.epoch.assign(self._next_epoch)
+        self.data.assign(batches.fingerprint())
+        start = self.run_start if batches.is_endless else self.epoch_start
+        return seen - _int(start)
 
     def epoch_to_run(self, batches):
-        """The epoch that a loaded run goes on with, `None` if of other data."""
+        """The epoch with which a loaded run continues; `None` on other data."""
         if not self.is_loaded or not self._is_of(batches):
             return None
-        return self._place()[EPOCH] + self._is_over(batches)
+        return _int(self.epoch) + self._is_over(batches)
 
     def order_seed(self):
         """The prompts seen at the start of the epoch."""
-        return self._place()[EPOCH_START]
+        return _int(self.epoch_start)
 
     def left_of_epoch(self, prompts_per_epoch):
         """Prompts of the running epoch that are still to come."""
-        done = self._prompts_seen() - self._place()[EPOCH_START]
+        done = _int(self.prompts_seen) - _int(self.epoch_start)
         return prompts_per_epoch - done
 
     def _is_of(self, batches):
-        return self._place()[PROMPTS] == batches.fingerprint()
+        return _int(self.data) == batches.fingerprint()
 
     def _is_over(self, batches):
         return self.left_of_epoch(batches.prompts_per_epoch) <= 0
 
-    def _place(self):
-        return [int(x) for x in ops.convert_to_numpy(self.place)]
-
 
 class Resume(keras.callbacks.Callback):
-    """Makes the weights say which epoch a restored run is in.
+    """Lets the weights decide which epoch a restored run is in.
 
     The file that `keras.callbacks.BackupAndRestore` writes beside the weights
     may be older than they are, and names the wrong epoch in a run that was
@@ -130,8 +134,8 @@ class Resume(keras.callbacks.Callback):
             self.model._initial_epoch = epoch
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.progress.epoch = epoch
+        self.progress.expect_epoch(epoch)
 
 
 def _int(variable):
-    return int(np.asarray(ops.convert_to_numpy(variable)))
+    return int(ops.convert_to_numpy(variable))

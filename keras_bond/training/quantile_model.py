@@ -19,9 +19,9 @@ class QuantileModel(keras.Model):
     2407.14622): a binary classifier trained by cross-entropy. Beside `p_le` a
     second logit learns `p_lt`, with `<`, which ties of rewards need.
 
-    `Bond(quantiles="learned")` makes one on the policy's own backbone, without
+    `Bond(estimator="learned")` makes one on the policy's own backbone, without
     training that, and trains it beside the policy. For one of your own, fit it
-    to `bond.quantile_examples(prompts)` and pass it as `Bond(quantiles=model)`.
+    to `bond.quantile_examples(prompts)` and pass it as `Bond(estimator=model)`.
 
     Args:
         backbone: a KerasHub backbone of the policy's tokenizer.
@@ -44,7 +44,7 @@ class QuantileModel(keras.Model):
     quantiles = keras_bond.QuantileModel(small_backbone)
     quantiles.compile(keras.optimizers.Adam(1e-4))
     quantiles.fit(inputs, labels, batch_size=64, epochs=2)
-    bond = keras_bond.Bond(policy, reward, quantiles=quantiles, ...)
+    bond = keras_bond.Bond(policy, reward, estimator=quantiles, ...)
     ```
     """
 
@@ -109,11 +109,11 @@ class QuantileModel(keras.Model):
         return cls(**{**config, "backbone": backbone})
 
 
-def get(quantiles, policy, seed):
-    """Turns what a user passes as `quantiles=` into a layer.
+def get(estimator, policy, seed):
+    """Turns what a user passes as `estimator=` into a layer.
 
     Args:
-        quantiles: `"learned"`, or a Keras layer.
+        estimator: `"learned"`, or a Keras layer.
         policy: a `keras_hub.models.CausalLM`.
         seed: int. Of the weights of a layer that is made here.
 
@@ -124,44 +124,44 @@ def get(quantiles, policy, seed):
         TypeError: if it is no Keras layer.
         ValueError: if it shares variables with the policy.
     """
-    if isinstance(quantiles, str):
+    if isinstance(estimator, str):
         return QuantileModel(policy.backbone, train_backbone=False, seed=seed)
-    if not isinstance(quantiles, keras.Layer):
+    if not isinstance(estimator, keras.Layer):
         raise TypeError(
-            "`quantiles` must be a string, or a Keras layer that maps token "
+            "`estimator` must be a string, or a Keras layer that maps token "
             "ids to logits of p_le and p_lt, such as "
-            f"`keras_bond.QuantileModel`. Received: quantiles={quantiles!r} "
-            f"of type {type(quantiles).__name__}"
+            f"`keras_bond.QuantileModel`. Received: estimator={estimator!r} "
+            f"of type {type(estimator).__name__}"
         )
-    policys = {id(variable) for variable in policy.variables}
-    shared = [v.path for v in quantiles.variables if id(v) in policys]
+    policy_ids = {id(variable) for variable in policy.variables}
+    shared = [v.path for v in estimator.variables if id(v) in policy_ids]
     if shared:
         raise ValueError(
-            "`quantiles` must not share variables with the policy, for it is "
-            "frozen: build it on a copy of the backbone, or pass "
-            f'quantiles="learned". Received: {len(shared)} shared variables, '
+            "`estimator` must not share variables with the policy, because it "
+            "is frozen: build it on a copy of the backbone, or pass "
+            f'estimator="learned". Received: {len(shared)} shared variables, '
             f"the first of them {shared[0]!r}"
         )
-    quantiles.trainable = False
-    return quantiles
+    estimator.trainable = False
+    return estimator
 
 
 def check_trained(quantiles):
-    """Refuses a `QuantileModel` that was never fitted.
+    """Raises an error if a `QuantileModel` was never fitted.
 
     Raises:
         ValueError: naming the ways out.
     """
     if isinstance(quantiles, QuantileModel) and not int(quantiles.batches_seen):
         raise ValueError(
-            "A quantile model must be trained before it judges: call "
+            "A quantile model must be trained before it is used: call "
             "`model.fit(*bond.quantile_examples(prompts))`, or pass "
-            'quantiles="learned" to train one beside the policy. Received: a '
+            'estimator="learned" to train one beside the policy. Received: a '
             "QuantileModel that has seen 0 batches"
         )
 
 
-def judge(model, inputs, stop_token_ids):
+def quantile_logits(model, inputs, stop_token_ids):
     """Quantile logits of the completions of a batch.
 
     Args:
@@ -172,15 +172,15 @@ def judge(model, inputs, stop_token_ids):
     Returns:
         float32 tensor `(batch, samples, 2)`.
     """
-    layout = sequences.lay_out(
+    collated = sequences.collate(
         inputs["prompt_ids"],
         inputs["prompt_lengths"],
         inputs["completion_ids"],
         stop_token_ids,
     )
-    batch_size, num_samples, length = layout["token_ids"].shape
+    batch_size, num_samples, length = collated["token_ids"].shape
     rows = {
-        name: ops.reshape(layout[name], (-1, length))
+        name: ops.reshape(collated[name], (-1, length))
         for name in ("token_ids", "padding_mask")
     }
     logits = model(rows, training=False)

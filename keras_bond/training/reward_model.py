@@ -11,11 +11,10 @@ from keras_bond.formulas import preference_loss
 from keras_bond.rollouts import sequences
 from keras_bond.training import checks
 from keras_bond.training import saving
-from keras_bond.training.compile_config import CompileConfig
 
 
 @keras.saving.register_keras_serializable(package="keras_bond")
-class RewardModel(CompileConfig, keras.Model):
+class RewardModel(saving.CompileConfig, keras.Model):
     """Scores completions with one number, learned from preference pairs.
 
     A scalar head on a language model's last hidden state, trained by the

@@ -150,6 +150,87 @@ def _kept(variable):
     return np.array(ops.convert_to_numpy(variable))
 
 
+class CompileConfig:
+    """A mix-in before `keras.Model` for models with losses of their own.
+
+    It keeps in the saved model what `compile` was called with. A child keeps
+    the arguments of its `compile`, except for the optimizer, in
+    `_compile_arguments`.
+    """
+
+    def get_compile_config(self):
+        if not self.compiled:
+            return {}
+        optimizer = keras.saving.serialize_keras_object(self.optimizer)
+        return {"optimizer": optimizer, **self._compile_arguments}
+
+    def compile_from_config(self, config):
+        optimizer = keras.saving.deserialize_keras_object(config["optimizer"])
+        self.compile(**{**config, "optimizer": optimizer})
+
+
+class Saving:
+    """A mix-in before `keras.Model`: a trainer in a file, adapters included.
+
+    It reads `policy`, `progress`, and the attributes that `get_config` names.
+    """
+
+    def save(self, filepath, overwrite=True, **kwargs):
+        """See `keras.Model.save`. LoRA adapters stay apart from kernels.
+
+        Of several processes the first writes, and the others wait.
+        """
+        with writing(self, self.policy, filepath, overwrite) as path:
+            if path is not None:
+                super().save(path, overwrite=overwrite, **kwargs)
+
+    def save_weights(self, filepath, overwrite=True, **kwargs):
+        """See `keras.Model.save_weights`: policy, anchor, optimizer, seeds.
+
+        Of several processes the first writes, and the others wait.
+        """
+        with writing(self, self.policy, filepath, overwrite) as path:
+            if path is not None:
+                super().save_weights(path, overwrite=overwrite, **kwargs)
+
+    def load_weights(self, filepath, skip_mismatch=False, **kwargs):
+        """See `keras.Model.load_weights`. Loads all, or changes nothing.
+
+        Raises:
+            ValueError: if the file is damaged, or that of another model.
+        """
+        with all_or_nothing(self), naming(filepath):
+            super().load_weights(filepath, skip_mismatch, **kwargs)
+
+    def set_state_tree(self, state_tree):
+        """See `keras.Model.set_state_tree`, by which Orbax restores."""
+        super().set_state_tree(state_tree)
+        self.progress.is_loaded = True
+
+    def get_config(self):
+        return {
+            **serialize_policy(self.policy),
+            "reward": serialize_reward(self.reward),
+            "reward_weights": self.reward_weights,
+            "max_prompt_length": self.max_prompt_length,
+            "max_completion_length": self.max_completion_length,
+            "prompt_buckets": list(self.prompt_buckets),
+            "truncate": self.truncate,
+            "stop_token_ids": list(self.stop_token_ids),
+            "temperature": self.temperature,
+            "seed": self.seed,
+            "reference": self.weight_sets.reference is not None,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        reward = deserialize_reward(config.pop("reward"))
+        policy = deserialize_policy(config)
+        return cls(policy, reward, **config)
+
+
 class LoraAdapters(keras.Layer):
     """Saves and loads the adapters of a policy beside their bare kernels.
 

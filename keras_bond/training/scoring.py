@@ -1,115 +1,84 @@
-"""From a rollout to rewards, on the host."""
+"""Rewards of drawn completions, on the host."""
 
 import numpy as np
 
-from keras_bond import backend
-from keras_bond import data
 from keras_bond import rewards as rewards_lib
-from keras_bond.training import generation
+from keras_bond.backend import devices
 
-# Entries of a batch that only the scoring needs.
-ONLY_THERE = ("rows", "places", "token_ids", "padding_mask")
+# What of a rollout the rewards are told.
+DRAWN = ("completion_ids", "mask", "terminated", "token_ids", "padding_mask")
 
 
-def score_rollout(scorer, codec, source, rows, rollout):
+def score_rollout(scorer, tokenizer, source, drawn):
     """Scores all completions of a rollout in one call of the reward.
 
     Where several processes train together, each scores its own rows.
 
     Args:
         scorer: a `keras_bond.rewards.Reward`.
-        codec: a `keras_bond.data.TextCodec`, or `None`.
-        source: what the batch came from; tells text and columns of a row.
-        rows: int tensor `(batch,)`. Row numbers, -1 where a row only fills
-            the batch.
-        rollout: dict of tensors over `(batch, num_samples)`.
+        tokenizer: a `keras_bond.data.TextCodec`, or `None`.
+        source: what the batch came from; knows text and columns of a prompt.
+        drawn: dict of tensors: `prompt_index` `(batch,)`, -1 where a row only
+            fills the batch, and what `Rollout.collate` returned.
 
     Returns:
         dict of tensors: `rewards` float32 `(batch, num_samples)`, 0 for what
         does not count; `present` bool `(batch,)`, real prompts; `valid` bool
         `(batch,)`, those of which every completion has a reward.
     """
-    rows = backend.devices.to_host(rows)
-    present = rows >= 0
-    num_samples = rollout["mask"].shape[1]
-    rewards = np.full((len(rows), num_samples), np.nan, "float32")
+    prompt_index = devices.to_host(drawn["prompt_index"])
+    present = prompt_index >= 0
+    num_samples = drawn["mask"].shape[1]
+    rewards = np.full((len(present), num_samples), np.nan, "float32")
     if present.any():
-        samples = _samples(codec, source, rows, present, rollout)
+        arrays = {name: devices.to_host(drawn[name])[present] for name in DRAWN}
+        samples = samples_of(
+            tokenizer, source, prompt_index[present].tolist(), arrays
+        )
         rewards[present] = scorer(samples).reshape(-1, num_samples)
     valid = np.isfinite(rewards).all(axis=1)
     rewards[~valid] = 0.0
     arrays = {"rewards": rewards, "present": present, "valid": valid}
-    return {k: backend.devices.to_device(v) for k, v in arrays.items()}
+    return {k: devices.to_device(v) for k, v in arrays.items()}
 
 
-def draw_scored(trainer, prompts, num_samples, batch_size, weights, seed):
-    """Draws completions of prompts and scores them, without learning.
+def samples_of(tokenizer, source, prompt_index, arrays):
+    """Describes completions to a reward, those of a prompt side by side.
 
     Args:
-        trainer: a `keras_bond.training.policy_trainer.PolicyTrainer`.
-        prompts, num_samples, batch_size, weights: see its `generate`.
-        seed: int.
+        tokenizer: a `keras_bond.data.TextCodec`, or `None`.
+        source: what the prompts came from; knows text and columns of each.
+        prompt_index: list of int. The prompts' numbers in `source`.
+        arrays: dict of arrays over `(prompts, num_samples)`, see
+            `Rollout.collate`.
 
     Returns:
-        `(samples, rewards)`: a `keras_bond.rewards.Samples`, and a float32
-        array `(prompts, num_samples)`, NaN for what could not be scored.
+        a `keras_bond.rewards.Samples`.
     """
-    batches, drawn = generation.draw_tokens(
-        trainer, prompts, num_samples, batch_size, weights, seed, False
-    )
-    samples = rewards_lib.Samples(
-        *generation.text_of(
-            trainer.codec,
-            batches,
-            range(len(drawn) // num_samples),
-            drawn,
-            num_samples,
-        ),
-        **_pad(trainer, batches.columns["token_ids"], drawn, num_samples),
+    num_samples = arrays["mask"].shape[1]
+    rows = {k: v.reshape(-1, *v.shape[2:]) for k, v in arrays.items()}
+    drawn = drawn_tokens(rows["completion_ids"], rows["mask"])
+    prompts, columns = source.take(prompt_index)
+    prompts = prompts and _repeat(prompts, num_samples)
+    columns = {k: _repeat(v, num_samples) for k, v in columns.items()}
+    return rewards_lib.Samples(
+        prompts,
+        tokenizer and tokenizer.decode(drawn),
+        columns,
+        token_ids=rows["token_ids"],
+        padding_mask=rows["padding_mask"],
         num_samples=num_samples,
         completion_ids=drawn,
-        terminated=np.array(
-            [row[-1] in trainer.stop_token_ids for row in drawn], bool
-        ),
-        tokenizer=trainer.codec and trainer.codec.tokenizer,
-    )
-    rewards = trainer.score_samples(samples)
-    return samples, rewards.reshape(-1, num_samples)
-
-
-def _pad(trainer, prompts, drawn, num_samples):
-    """Prompt and completion in one row, as the policy itself reads them."""
-    rows = [
-        [*prompt, *completion]
-        for prompt, completion in zip(
-            generation.spread(prompts, num_samples), drawn
-        )
-    ]
-    length = trainer.max_prompt_length + trainer.max_completion_length
-    return data.pad_rows(rows, length)
-
-
-def _samples(codec, source, rows, present, rollout):
-    names = ("completion_ids", "mask", "token_ids", "padding_mask")
-    ids, mask, token_ids, padding_mask = (
-        _rows_of_samples(rollout[name], present) for name in names
-    )
-    num_samples = rollout["mask"].shape[1]
-    drawn = [row[kept] for row, kept in zip(ids, mask)]
-    terminated = backend.devices.to_host(rollout["terminated"])[present]
-    return rewards_lib.Samples(
-        *generation.text_of(
-            codec, source, rows[present].tolist(), drawn, num_samples
-        ),
-        token_ids=token_ids,
-        padding_mask=padding_mask,
-        num_samples=num_samples,
-        completion_ids=[row.tolist() for row in drawn],
-        terminated=terminated.reshape(-1),
-        tokenizer=codec and codec.tokenizer,
+        terminated=rows["terminated"],
+        tokenizer=tokenizer and tokenizer.tokenizer,
     )
 
 
-def _rows_of_samples(tensor, present):
-    array = backend.devices.to_host(tensor)[present]
-    return array.reshape(-1, array.shape[-1])
+def drawn_tokens(completion_ids, mask):
+    """Lists of the tokens that count, one for each row of the arrays."""
+    return [ids[kept].tolist() for ids, kept in zip(completion_ids, mask)]
+
+
+def _repeat(values, num_samples):
+    """Repeats each value for every sample of its prompt."""
+    return [value for value in values for _ in range(num_samples)]

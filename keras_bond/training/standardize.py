@@ -1,4 +1,4 @@
-"""What a user may leave out or write in several ways, made definite."""
+"""Defaults and spellings of arguments, made definite."""
 
 import math
 import random
@@ -12,10 +12,10 @@ FREE_REFERENCE_SHARE = 0.1
 
 
 def seed_of(seed):
-    """Returns a seed of a run, drawn where it is `None`.
+    """Returns a seed of a run, drawn if it is `None`.
 
     Raises:
-        ValueError: if it is no integer in [0, 2³¹).
+        ValueError: if it is not an integer in [0, 2³¹).
     """
     if seed is None:
         return random.randrange(2**31)
@@ -27,11 +27,11 @@ def seed_of(seed):
     return seed
 
 
-def stop_token_ids_of(stop_token_ids, codec):
+def stop_token_ids_of(stop_token_ids, tokenizer):
     """Returns the ids that end a completion, those of a tokenizer on "auto".
 
     Raises:
-        TypeError: if they are no list of token ids.
+        TypeError: if they are not a list of token ids.
         ValueError: if there is no tokenizer to ask.
     """
     if not isinstance(stop_token_ids, str):
@@ -45,13 +45,13 @@ def stop_token_ids_of(stop_token_ids, codec):
             '`stop_token_ids` must be "auto" or a list of token ids. '
             f"Received: stop_token_ids={stop_token_ids!r}"
         )
-    if codec is None:
+    if tokenizer is None:
         raise ValueError(
             "`stop_token_ids` must be given for a policy without a tokenizer: "
             "pass the ids that end a completion, () for none. "
             'Received: stop_token_ids="auto"'
         )
-    return codec.stop_token_ids()
+    return tokenizer.stop_token_ids()
 
 
 def prompt_buckets_of(prompt_buckets, max_prompt_length):
@@ -79,7 +79,7 @@ def prompt_buckets_of(prompt_buckets, max_prompt_length):
 
 
 def has_reference(reference, policy):
-    """Whether the starting values are kept; "auto": where they cost little."""
+    """Whether the initial values are kept; "auto": where they cost little."""
     if reference != "auto":
         return reference
     trained = sum(math.prod(v.shape) for v in policy.trainable_variables)

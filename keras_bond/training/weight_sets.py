@@ -5,10 +5,14 @@ the policy's TRAINABLE variables only: with LoRA that is the adapters, and the
 frozen backbone is never copied.
 """
 
+import contextlib
+
 import keras
 from keras import ops
 
 from keras_bond import backend
+from keras_bond.arguments import check_count
+from keras_bond.arguments import is_number
 
 
 class WeightSet(keras.Layer):
@@ -18,7 +22,7 @@ class WeightSet(keras.Layer):
     many devices, every value lives where its variable does.
 
     Args:
-        variables: list of `keras.Variable` whose present values are copied.
+        variables: list of `keras.Variable` whose current values are copied.
         name: str.
     """
 
@@ -57,7 +61,13 @@ class WeightSet(keras.Layer):
 
 
 class Anchor(WeightSet):
-    """The weight set that follows the policy, by the rule of a callback.
+    """The weight set that follows the policy.
+
+    The rule is two numbers, see `set_rule`, applied inside the compiled step
+    after each optimizer update. A callback's `on_train_batch_end` would be the
+    wrong place: it is called once for several steps under
+    `steps_per_execution`, and for every micro-batch under the optimizer's
+    `gradient_accumulation_steps`.
 
     Args:
         variables: list of `keras.Variable`, the policy's trainable ones.
@@ -66,37 +76,44 @@ class Anchor(WeightSet):
 
     def __init__(self, variables, name="anchor"):
         super().__init__(variables, name)
-        self.update_rate = self._number("update_rate", "float32", 0.0)
-        self.every = self._number("every", "int32", 1)
-        self.updates_seen = self._number("updates_seen", "int32", 0)
-
-    def _number(self, name, dtype, value):
-        initializer = keras.initializers.Constant(value)
-        return self.add_weight(
-            name=name,
-            shape=(),
-            dtype=dtype,
-            trainable=False,
-            initializer=initializer,
-        )
+        self.update_rate = _number(self, "update_rate", "float32", 0.0)
+        self.every = _number(self, "every", "int32", 1)
+        self.updates_seen = _number(self, "updates_seen", "int32", 0)
 
     def set_rule(self, update_rate, every):
-        """Sets how the anchor moves; see `keras_bond.callbacks.AnchorRule`."""
+        """Sets how the anchor moves.
+
+        Args:
+            update_rate: float in [0, 1]. Share of the policy in the new
+                anchor: 0 leaves it where it is, 1 copies the policy. Denoted η
+                in the paper.
+            every: int, at least 1. Optimizer updates from one anchor update to
+                the next.
+
+        Raises:
+            ValueError: if one is out of its range.
+        """
+        if not is_number(update_rate, 0, 1):
+            raise ValueError(
+                "`update_rate` must be between 0 and 1. "
+                f"Received: update_rate={update_rate!r}"
+            )
+        check_count("every", every, 1)
         self.update_rate.assign(update_rate)
         self.every.assign(every)
 
     def follow(self, variables, num_updates):
-        """Moves the anchor if an optimiser update has happened since last time.
+        """Moves the anchor if an optimizer update has happened since last time.
 
         `θ_anchor ← (1 - η) θ_anchor + η θ` (BOND, arXiv 2407.14622, eq. 18).
 
         Args:
             variables: list of `keras.Variable`, the policy's trainable ones.
             num_updates: int scalar tensor, `optimizer.iterations`: it stands
-                still while gradients are being accumulated.
+                still while gradients are accumulated or an update is skipped.
 
         Returns:
-            bool scalar tensor: whether the optimiser made an update.
+            bool scalar tensor: whether the optimizer made an update.
         """
         num_updates = ops.cast(num_updates, "int32")
         updated = ops.not_equal(num_updates, self.updates_seen)
@@ -109,3 +126,58 @@ class Anchor(WeightSet):
             value.assign((1.0 - rate) * value + rate * target)
         self.updates_seen.assign(num_updates)
         return updated
+
+
+class WeightSets(keras.Layer):
+    """Anchor and, where it is kept, reference beside the policy's weights.
+
+    Args:
+        policy: a `keras_hub.models.CausalLM`.
+        has_reference: bool. Whether to keep the initial values.
+
+    Attributes:
+        anchor: an `Anchor`.
+        reference: a `WeightSet`, or `None`.
+    """
+
+    def __init__(self, policy, has_reference):
+        super().__init__(name="weight_sets", dtype="float32")
+        # A function, so that Keras does not track the policy a second time.
+        self._policy = lambda: policy
+        self.anchor = Anchor(policy.trainable_variables)
+        self.reference = None
+        if has_reference:
+            self.reference = WeightSet(policy.trainable_variables, "reference")
+        self.built = True
+
+    @property
+    def others(self):
+        """Names of the weight sets that are not the policy's own."""
+        return (
+            ("anchor",) if self.reference is None else ("anchor", "reference")
+        )
+
+    @property
+    def names(self):
+        """Names of all weight sets."""
+        return ("policy", *self.others)
+
+    def using(self, name):
+        """Returns a context in which the policy runs with a weight set.
+
+        Args:
+            name: str, one of `names`.
+        """
+        if name == "policy":
+            return contextlib.nullcontext()
+        return getattr(self, name).scope(self._policy())
+
+
+def _number(layer, name, dtype, value):
+    return layer.add_weight(
+        name=name,
+        shape=(),
+        dtype=dtype,
+        trainable=False,
+        initializer=keras.initializers.Constant(value),
+    )

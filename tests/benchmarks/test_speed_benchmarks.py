@@ -254,7 +254,7 @@ def test_the_plain_loop_has_the_loss_of_the_formulas():
     batch = {
         "policy_rows": mine,
         "best_rows": best,
-        "penalised": np.array([True, False, False]),
+        "penalized": np.array([True, False, False]),
     }
     loss = learner.compute_loss(batch, y_pred=learner(batch))
 
@@ -267,7 +267,7 @@ def test_the_plain_loop_has_the_loss_of_the_formulas():
 
     own = log_probs(policy, mine)
     returns = formulas.backward_returns(
-        formulas.jbond_reward(batch["penalised"])[:, None],
+        formulas.jbond_reward(batch["penalized"])[:, None],
         own - log_probs(anchor, mine),
     )
     valid = np.ones(3, bool)
@@ -286,7 +286,7 @@ def test_the_plain_loop_learns_from_the_better_anchor_sample(monkeypatch):
     theirs = [np.array([[9, 2], [9, 7]]), np.array([[9, 3], [9, 4]])]
     batch = loop.score(mine, theirs)
     np.testing.assert_array_equal(batch["best_rows"], [[9, 3], [9, 7]])
-    np.testing.assert_array_equal(batch["penalised"], [True, False])
+    np.testing.assert_array_equal(batch["penalized"], [True, False])
 
 
 def test_an_embeddings_gradient_is_needed_in_full_fine_tuning_only():

@@ -62,7 +62,7 @@ def read(batches):
     for i in range(batches.num_batches):
         (inputs,) = batches[i]
         assert inputs["prompt_ids"].shape == (batches.prompts_per_batch, 12)
-        rows = inputs["rows"][inputs["rows"] >= 0].tolist()
+        rows = inputs["prompt_index"][inputs["prompt_index"] >= 0].tolist()
         texts += batches.take(rows)[0]
     return texts
 
@@ -81,7 +81,7 @@ def test_every_source_gives_the_same_prompts(encoder, name):
 def test_rows_that_fill_the_last_batch_are_marked(encoder):
     """A smaller batch would compile everything anew."""
     batches = data.to_batches(TEXTS, encoder, 3)
-    assert batches[1][0]["rows"].tolist() == [3, 4, -1]
+    assert batches[1][0]["prompt_index"].tolist() == [3, 4, -1]
     assert data.to_batches(TEXTS, encoder, 32).prompts_per_batch == 5
 
 
@@ -93,7 +93,7 @@ def test_shuffling_keeps_text_columns_and_tokens_together(encoder, codec):
     for _ in range(3):
         batches.on_epoch_begin()
         (inputs,) = batches[0]
-        prompts, others = batches.take(inputs["rows"].tolist())
+        prompts, others = batches.take(inputs["prompt_index"].tolist())
         decoded = codec.decode(inputs["prompt_ids"])
         assert decoded == prompts and sorted(prompts) == sorted(TEXTS)
         assert [TEXTS["abcde".index(a)] for a in others["answer"]] == prompts
@@ -106,7 +106,7 @@ def test_endless_data_are_streamed_and_can_start_again(encoder):
     assert stream.num_batches is None
     texts = []
     for i in [0, 1, 2, 0]:
-        rows = stream[i][0]["rows"]
+        rows = stream[i][0]["prompt_index"]
         texts += stream.take(rows[rows >= 0].tolist())[0]
     assert texts == TEXTS + TEXTS[:3] + TEXTS[:3]
 
@@ -199,14 +199,14 @@ def test_buckets_cover_their_prompts_and_fill_batches():
     rows, shapes, orders = [], [], []
     for i in range(batches.num_batches):
         batch = encoder.cut(batches[i][0])
-        real = batch["rows"] >= 0
-        longest = lengths[batch["rows"][real]].max()
+        real = batch["prompt_index"] >= 0
+        longest = lengths[batch["prompt_index"][real]].max()
         shapes.append(batch["prompt_ids"].shape[1])
         assert shapes[-1] == min(b for b in (4, 8, 12) if b >= longest)
         orders.append(
-            set(np.searchsorted((4, 8), lengths[batch["rows"][real]]))
+            set(np.searchsorted((4, 8), lengths[batch["prompt_index"][real]]))
         )
-        rows += batch["rows"][real].tolist()
+        rows += batch["prompt_index"][real].tolist()
     assert sorted(rows) == list(range(50)) and batches.num_batches == 13
     assert sum(len(kinds) > 1 for kinds in orders) <= 3
     assert shapes != sorted(shapes)
@@ -217,6 +217,9 @@ def test_unshuffled_prompts_keep_their_order_whatever_the_buckets():
     prompts = [[5] * length for length in (1, 6, 2, 1)]
     batches = data.to_batches({"token_ids": prompts}, encoder, 2)
     batches.on_epoch_begin()
-    assert [batches[i][0]["rows"].tolist() for i in (0, 1)] == [[0, 1], [2, 3]]
+    assert [batches[i][0]["prompt_index"].tolist() for i in (0, 1)] == [
+        [0, 1],
+        [2, 3],
+    ]
     cut = [encoder.cut(batches[i][0])["prompt_ids"] for i in (0, 1)]
     assert [ids.shape[1] for ids in cut] == [6, 2]

@@ -169,7 +169,7 @@ def test_the_columns_of_every_row_stay_beside_its_prompt(path):
     for prompts in (source, named, renamed, str(renamed)):
         batches = data.to_batches(prompts, encoder, 5, lambda: 1)
         batches.on_epoch_begin()
-        rows = batches[0][0]["rows"].tolist()
+        rows = batches[0][0]["prompt_index"].tolist()
         texts, columns = batches.take(rows)
         assert sorted(texts) == sorted(COLUMNS["question"])
         assert columns["answer"] == [answers[text] for text in texts]

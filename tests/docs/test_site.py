@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from keras_bond.training.staged_model import StagedModel
+from keras_bond.training.policy_trainer import PolicyTrainer
 from tests.docs.conftest import GOLDEN
 from tests.docs.conftest import ONLY_JAX
 from tests.docs.conftest import ROOT
@@ -59,7 +59,7 @@ def test_methods_that_one_calls_are_described(site):
     for method in ("fit", "evaluate", "generate", "draw_scored"):
         assert "<p>" in texts[method]
     told = texts["keras_bond.Bond.compile"]
-    _, *arguments = inspect.signature(StagedModel.compile).parameters
+    _, *arguments = inspect.signature(PolicyTrainer.compile).parameters
     for argument in arguments:
         assert f"<code>{argument}</code>" in told, argument
 

@@ -14,7 +14,7 @@ def penalised(rewards, anchor_rewards, *tie_breakers):
     """Of one policy sample a prompt."""
     if tie_breakers:
         tie_breakers = [(tie_breakers[0][:, None], tie_breakers[1])]
-    result = formulas.is_penalised(
+    result = formulas.is_penalized(
         np.array(rewards, "float32")[:, None],
         np.array(anchor_rewards, "float32"),
         *tie_breakers,

@@ -94,7 +94,7 @@ def test_batches_hold_every_prompt_once(bond, prompts, batch_size):
         return
     batches, parts = read_batches
     vocabulary_size = bond.policy.backbone.vocabulary_size
-    rows = np.concatenate([part["rows"] for part in parts])
+    rows = np.concatenate([part["prompt_index"] for part in parts])
     assert sorted(rows[rows >= 0]) == list(range(batches.prompts_per_epoch))
     for part in parts:
         ids, lengths = part["prompt_ids"], part["prompt_lengths"]

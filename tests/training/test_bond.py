@@ -61,7 +61,7 @@ def test_evaluate_reports_the_exact_kl_over_the_vocabulary(bond):
     batches = bond._to_batches(PROMPTS, None, 8)
     (inputs,) = batches[0]
     inputs = {k: ops.convert_to_tensor(v) for k, v in inputs.items()}
-    inputs["places"] = ops.arange(8, dtype="int32")
+    inputs["index_in_batch"] = ops.arange(8, dtype="int32")
     rollout = bond.rollout(uncompiled, inputs, training=False)
     judged = bond.judge(uncompiled, inputs, rollout, training=False)
     kls = ops.convert_to_numpy(judged["anchor_kls"])
@@ -200,7 +200,7 @@ def test_rivals_train_against_a_fixed_start(kind, capsys):
     logs = fit(rival)
     assert "adds keras_bond.callbacks" not in capsys.readouterr().out
     assert np.isfinite(logs["loss"]).all()
-    assert "bond/penalised_fraction" not in logs
+    assert "bond/penalized_fraction" not in logs
     assert logs["train/updated_fraction"][0] > 0.5
 
 

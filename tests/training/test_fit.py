@@ -18,7 +18,7 @@ LOGGED = {
     "reward_std",
     "anchor/reward",
     "bond/win_rate",
-    "bond/penalised_fraction",
+    "bond/penalized_fraction",
     "kl",
     "kl_ref",
     "entropy",

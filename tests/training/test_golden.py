@@ -31,20 +31,18 @@ COMMON = dict(
     seed=11,
 )
 RECIPES = {
-    "jbond": dict(ties="random"),
+    "jbond": dict(),
     "pooled": dict(
         best_of_n=2,
         num_policy_samples=2,
         num_anchor_samples=3,
-        forward="pooled",
-        backward="pooled",
+        estimator="pooled",
     ),
     "control_variate": dict(
         best_of_n=3,
         num_policy_samples=2,
         num_anchor_samples=4,
-        forward="control_variate",
-        backward="policy_samples",
+        estimator="control_variate",
     ),
 }
 
@@ -94,8 +92,7 @@ def run(name):
             float(np.sum(np.square(v))) for v in values_of(policy.variables)
         ],
         "anchor": [
-            float(np.sum(np.square(v)))
-            for v in values_of(bond.weight_sets["anchor"].values)
+            float(np.sum(np.square(v))) for v in values_of(bond.anchor.values)
         ],
     }
 

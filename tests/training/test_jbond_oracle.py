@@ -143,7 +143,7 @@ def test_targets_pick_the_better_anchor_sample(bonds, ties):
     targets = bonds[ties, 0.5, 0.0].targets(tensors)
     penalised, best = picks(batch, ties)
     np.testing.assert_array_equal(
-        ops.convert_to_numpy(targets["penalised"])[:, 0], penalised
+        ops.convert_to_numpy(targets["penalized"])[:, 0], penalised
     )
     for name in ("completion_ids", "mask"):
         chosen = ops.convert_to_numpy(targets[name])

@@ -1,4 +1,4 @@
-"""What BOND is compared with, under the same harness.
+"""Other methods that BOND is compared with: REINFORCE and BoNBoN.
 
 Sampling, rewards, optimizer, data and logging are those of `keras_bond.Bond`;
 only `loss_terms` differs.
@@ -15,7 +15,7 @@ from keras_bond.training.anchored_trainer import AnchoredTrainer
 
 @keras.saving.register_keras_serializable(package="keras_bond")
 class Reinforce(AnchoredTrainer):
-    """KL-regularised REINFORCE, the rival of the paper's figure 7.
+    """KL-regularized REINFORCE, the baseline of the paper's figure 7.
 
     Maximises `E[r(y)] - β_RL KL(π ‖ π_ref)` by the score function, with a
     leave-one-out baseline (BOND, Sessa et al., ICLR 2025, arXiv 2407.14622,
@@ -25,9 +25,9 @@ class Reinforce(AnchoredTrainer):
     Args:
         policy, reward, max_prompt_length, max_completion_length: see
             `keras_bond.Bond`.
-        kl_strength: float, at least 0. Denoted β_RL in the paper, which uses
+        kl_weight: float, at least 0. Denoted β_RL in the paper, which uses
             0.001 to 1. Defaults to 0.1.
-        num_policy_samples: int. Completions a prompt. Defaults to 2.
+        num_policy_samples: int. Completions per prompt. Defaults to 2.
         baseline: `"batch"`, `"prompt"` or `"mixed"`, see
             `keras_bond.formulas.baseline`. Defaults to `"prompt"`.
         **kwargs: further arguments of `keras_bond.Bond`: `reference`,
@@ -36,12 +36,12 @@ class Reinforce(AnchoredTrainer):
     Example:
 
     ```python
-    rival = keras_bond.Reinforce(
-        policy, reward, kl_strength=0.1, max_prompt_length=64,
+    trainer = keras_bond.Reinforce(
+        policy, reward, kl_weight=0.1, max_prompt_length=64,
         max_completion_length=64,
     )
-    rival.compile(keras.optimizers.Adam(3e-6))
-    rival.fit(prompts, batch_size=32)
+    trainer.compile(keras.optimizers.Adam(3e-6))
+    trainer.fit(prompts, batch_size=32)
     ```
     """
 
@@ -52,12 +52,12 @@ class Reinforce(AnchoredTrainer):
         policy,
         reward,
         *,
-        kl_strength=0.1,
+        kl_weight=0.1,
         num_policy_samples=2,
         baseline="prompt",
         **kwargs,
     ):
-        checks.check_strength("kl_strength", kl_strength)
+        checks.check_strength("kl_weight", kl_weight)
         checks.check_one_of("baseline", baseline, formulas.BASELINES)
         check_count(
             "num_policy_samples",
@@ -72,7 +72,7 @@ class Reinforce(AnchoredTrainer):
             logged_names=["policy_loss"],
             **kwargs,
         )
-        self.kl_strength = float(kl_strength)
+        self.kl_weight = float(kl_weight)
         self.baseline = baseline
 
     def needs_other_prompts(self):
@@ -84,7 +84,7 @@ class Reinforce(AnchoredTrainer):
         returns = formulas.reinforce_returns(
             batch["rewards"],
             log_probs - batch["anchor_log_probs"],
-            self.kl_strength,
+            self.kl_weight,
         )
         advantages = returns - formulas.baseline(
             returns, batch["valid"], self.baseline
@@ -99,7 +99,7 @@ class Reinforce(AnchoredTrainer):
         del config["num_anchor_samples"]
         return {
             **config,
-            "kl_strength": self.kl_strength,
+            "kl_weight": self.kl_weight,
             "baseline": self.baseline,
         }
 
@@ -108,7 +108,7 @@ class Reinforce(AnchoredTrainer):
 class BoNBoN(AnchoredTrainer):
     """BoNBoN: imitates the best and contrasts it with the worst of N.
 
-    `α · (-log π(best)) + (1-α) · (Δ - margin)²` on N samples of the start
+    `α · (-log π(best)) + (1-α) · (Δ - margin)²` on N samples of the reference
     (Gui et al., NeurIPS 2024, arXiv 2406.00832), where `Δ` is the log-ratio of
     best over worst and the margin is what Best-of-N makes it. One more sample,
     of the policy, is drawn for the log only.
@@ -116,8 +116,8 @@ class BoNBoN(AnchoredTrainer):
     Args:
         policy, reward, max_prompt_length, max_completion_length: see
             `keras_bond.Bond`.
-        best_of_n: int, at least 2. Samples of the start a prompt. Defaults to
-            8.
+        best_of_n: int, at least 2. Samples of the reference per prompt.
+            Defaults to 8.
         sft_weight: float in [0, 1]. Denoted α in that paper. Defaults to 0.5.
         **kwargs: further arguments of `keras_bond.Bond`: `reference`,
             `temperature`, `seed` and the like.
@@ -125,12 +125,12 @@ class BoNBoN(AnchoredTrainer):
     Example:
 
     ```python
-    rival = keras_bond.BoNBoN(
+    trainer = keras_bond.BoNBoN(
         policy, reward, best_of_n=8, max_prompt_length=64,
         max_completion_length=64,
     )
-    rival.compile(keras.optimizers.Adam(3e-6))
-    rival.fit(prompts, batch_size=32)
+    trainer.compile(keras.optimizers.Adam(3e-6))
+    trainer.fit(prompts, batch_size=32)
     ```
     """
 
@@ -156,11 +156,12 @@ class BoNBoN(AnchoredTrainer):
         """`α·SFT + (1-α)·IPO`, both on the anchor's samples."""
         log_probs = outputs["log_probs"][:, 1:]
         log_ratios = log_probs - batch["anchor_log_probs"][:, 1:]
-        rewards, lots = batch["rewards"][:, 1:], batch["tie_breakers"][:, 1:]
+        rewards = batch["rewards"][:, 1:]
+        tie_breakers = batch["tie_breakers"][:, 1:]
         n = self.best_of_n
-        best = formulas.best_sample_weights(rewards, n, lots)
-        # The same lots, upside down, so that best and worst always differ.
-        worst = formulas.best_sample_weights(-rewards, n, 1.0 - lots)
+        best = formulas.best_sample_weights(rewards, n, tie_breakers)
+        # The same tie-breakers, reversed, so that best and worst always differ.
+        worst = formulas.best_sample_weights(-rewards, n, 1.0 - tie_breakers)
         contrast = formulas.bonbon_contrast_coefficients(
             best, worst, log_ratios
         )

@@ -1,0 +1,148 @@
+"""Log-probabilities and exact KLs of given completions, in a parallel pass."""
+
+from keras import ops
+
+from keras_bond import formulas
+from keras_bond.rollouts import layers
+from keras_bond.rollouts import sequences
+from keras_bond.rollouts.head import Head
+
+
+class Reader:
+    """Reads completions that are given, all of their tokens at once.
+
+    Args:
+        policy: a `keras_hub.models.CausalLM`.
+        head: a `keras_bond.rollouts.Head` of it.
+        using: callable that takes the name of a weight set and returns a
+            context in which the policy runs with it.
+    """
+
+    def __init__(self, policy, head, using):
+        self.policy = policy
+        self.head = head
+        self.using = using
+
+    def hidden(self, inputs, rematerialize=False):
+        """Hidden states that predict each token of the completions.
+
+        Args:
+            inputs: dict of tensors: `prompt_ids` int32 `(batch,
+                prompt_length)`, `prompt_lengths` int32 `(batch,)`,
+                `completion_ids` int32 and `mask` bool `(batch, samples,
+                completion_length)`.
+            rematerialize: bool. See `completion_hidden`.
+
+        Returns:
+            float tensor `(batch, samples, completion_length, width)`.
+        """
+        batch_size, num_samples, length = inputs["completion_ids"].shape
+        hidden = completion_hidden(
+            self.policy,
+            sequences.repeat_rows(inputs["prompt_ids"], num_samples),
+            sequences.repeat_rows(inputs["prompt_lengths"], num_samples),
+            ops.reshape(inputs["completion_ids"], (-1, length)),
+            ops.reshape(inputs["mask"], (-1, length)),
+            rematerialize,
+        )
+        return ops.reshape(hidden, (batch_size, num_samples, length, -1))
+
+    def log_probs(self, inputs, hidden):
+        """`log π(y|x)` of the completions, by the head in force.
+
+        Args:
+            inputs: see `hidden`.
+            hidden: what `hidden` returned.
+
+        Returns:
+            float32 tensor `(batch, samples)`, in nats.
+        """
+        log_probs = self.head.token_log_probs(hidden, inputs["completion_ids"])
+        return formulas.sequence_log_probs(log_probs, inputs["mask"])
+
+    def kls(self, inputs, hidden, other_hidden, other):
+        """Exact KL of the policy to another weight set along the completions.
+
+        Summed over the tokens, exact over the vocabulary at each of them.
+
+        Args:
+            inputs: see `hidden`.
+            hidden, other_hidden: what `hidden` returned with the policy's
+                weights and with the other's.
+            other: str. Name of the other weight set.
+
+        Returns:
+            float32 tensor `(batch, samples)`, in nats.
+        """
+
+        def token_kls(part):
+            logits = self.head.logits(part["hidden"])
+            with self.using(other):
+                other_logits = self.head.logits(part["other"])
+            return formulas.token_kls(
+                logits, other_logits, self.head.temperature
+            )
+
+        tensors = {"hidden": hidden, "other": other_hidden}
+        tensors["ids"] = inputs["completion_ids"]
+        kls = self.head.map_tokens(token_kls, tensors)
+        return formulas.sequence_log_probs(kls, inputs["mask"])
+
+
+def completion_hidden(
+    policy,
+    prompt_ids,
+    prompt_lengths,
+    completion_ids,
+    mask,
+    rematerialize=False,
+):
+    """Hidden states that predict each token of given completions.
+
+    Args:
+        policy: a `keras_hub.models.CausalLM`.
+        prompt_ids: int32 tensor `(rows, prompt_length)`.
+        prompt_lengths: int32 tensor `(rows,)`.
+        completion_ids: int32 tensor `(rows, completion_length)`.
+        mask: bool tensor `(rows, completion_length)`.
+        rematerialize: bool. Whether the blocks of the network compute their
+            activations again for the gradient, instead of keeping them.
+
+    Returns:
+        float tensor `(rows, completion_length, width)`.
+    """
+    token_ids = sequences.join(prompt_ids, prompt_lengths, completion_ids)
+    lengths = prompt_lengths + ops.sum(ops.cast(mask, "int32"), axis=1)
+    positions = ops.arange(token_ids.shape[1], dtype="int32")
+    inputs = {
+        "token_ids": token_ids,
+        "padding_mask": positions[None, :] < lengths[:, None],
+    }
+    blocks = policy.backbone.transformer_layers if rematerialize else []
+    with layers.flattened(policy), layers.rematerialized(blocks):
+        hidden = policy.backbone(inputs, training=False)
+    return sequences.completion_window(
+        hidden, prompt_lengths, completion_ids.shape[1], shift=-1
+    )
+
+
+def completion_log_probs(
+    policy, prompt_ids, prompt_lengths, completion_ids, mask, temperature
+):
+    """`log π(y|x)` of given completions, one in each row.
+
+    Args:
+        policy, prompt_ids, prompt_lengths, completion_ids, mask: see
+            `completion_hidden`.
+        temperature: float, that of the sampler.
+
+    Returns:
+        float32 tensor `(rows,)`, in nats.
+    """
+    hidden = completion_hidden(
+        policy, prompt_ids, prompt_lengths, completion_ids, mask
+    )
+    log_probs = Head(policy, temperature).token_log_probs(
+        hidden, completion_ids
+    )
+    return formulas.sequence_log_probs(log_probs, mask)

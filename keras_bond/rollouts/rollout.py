@@ -1,0 +1,79 @@
+"""Completions of prompts, drawn from one weight set or several."""
+
+from keras import ops
+
+from keras_bond.rollouts import random_numbers
+from keras_bond.rollouts import sequences
+
+
+class Rollout:
+    """Draws completions for training, evaluation and generation alike.
+
+    Every number that is drawn is a function of the seed, the mode, the number
+    of the prompt, the sample and the position, see `random_numbers.Stream`.
+
+    Args:
+        decoder: a `keras_bond.rollouts.Decoder`.
+        using: callable that takes the name of a weight set and returns a
+            context in which the policy runs with it.
+        seed: int in [0, 2³¹). Seed of the run.
+    """
+
+    def __init__(self, decoder, using, seed):
+        self.decoder = decoder
+        self.using = using
+        self.seed = seed
+
+    def stream(self, mode, prompt_numbers, seed=None):
+        """Random numbers of some prompts, see `random_numbers.Stream`.
+
+        Args:
+            mode: `"train"`, `"evaluate"` or `"generate"`.
+            prompt_numbers: int32 tensor `(batch,)`.
+            seed: int32 scalar tensor in place of the run's seed, or `None`.
+        """
+        seed = self.seed if seed is None else seed
+        return random_numbers.Stream(seed, mode, prompt_numbers)
+
+    def draw(self, inputs, weights, num_samples, stream):
+        """Draws completions of each prompt from one weight set.
+
+        Args:
+            inputs: dict of int32 tensors `prompt_ids` `(batch,
+                prompt_length)` and `prompt_lengths` `(batch,)`.
+            weights: str. Name of the weight set.
+            num_samples: int. Completions per prompt.
+            stream: a `random_numbers.Stream`.
+
+        Returns:
+            dict of tensors over `(batch, num_samples)`, see `Decoder`.
+        """
+        uniforms = stream.uniforms(
+            weights, num_samples, self.decoder.max_completion_length
+        )
+        with self.using(weights):
+            return self.decoder(
+                inputs["prompt_ids"], inputs["prompt_lengths"], uniforms
+            )
+
+    def collate(self, inputs, *drawn):
+        """Puts the samples of each prompt side by side and describes them.
+
+        Args:
+            inputs: see `draw`.
+            *drawn: dicts of tensors, what `draw` returned for each weight set.
+
+        Returns:
+            dict of tensors over `(batch, samples)`: `completion_ids`, `mask`,
+            `terminated`, `token_ids` and `padding_mask`, see
+            `sequences.collate`.
+        """
+        completion_ids = ops.concatenate(
+            [draws["completion_ids"] for draws in drawn], axis=1
+        )
+        return sequences.collate(
+            inputs["prompt_ids"],
+            inputs["prompt_lengths"],
+            completion_ids,
+            self.decoder.stop_token_ids,
+        )

@@ -1,0 +1,187 @@
+"""Completions on request: drawn outside of training, and scored if asked."""
+
+import keras
+import numpy as np
+from keras import ops
+from keras import tree
+
+from keras_bond import data
+from keras_bond.arguments import check_count
+from keras_bond.backend import devices
+from keras_bond.training import checks
+from keras_bond.training import scoring
+from keras_bond.training import standardize
+
+
+class Completing:
+    """A mix-in before `keras.Model` that draws completions of prompts.
+
+    It reads `rollout`, `weight_sets`, `tokenizer`, `encoder`, `seed`, the two
+    maximal lengths, `run_stage` of `backend.StagedTrainer`, and the scorer.
+    """
+
+    def predict(self, x, batch_size=None, verbose="auto", seed=None):
+        """Draws one completion for each prompt from the policy.
+
+        Args:
+            x: list or array of str, or a dict of columns.
+            batch_size: int. Defaults to 32.
+            verbose: see `keras.Model.predict`.
+            seed: int, or `None` for the model's.
+
+        Returns:
+            array of str `(prompts,)`; of token ids where the policy has no
+            tokenizer. `bond.policy.generate` offers other samplers.
+        """
+        completions = self.generate(
+            x, batch_size=batch_size, verbose=verbose, seed=seed
+        )
+        return np.array(completions, dtype=object)
+
+    def generate(
+        self,
+        prompts,
+        num_samples=1,
+        batch_size=None,
+        weights="policy",
+        seed=None,
+        verbose=0,
+    ):
+        """Draws completions from the full distribution, as training does.
+
+        `bond.policy.generate` is KerasHub's own, with its samplers and its
+        `max_length`; this one draws what the losses are about, many samples
+        per prompt at the cost of reading the prompt once.
+
+        Args:
+            prompts: list or array of str, or a dict of columns.
+            num_samples: int. Completions per prompt.
+            batch_size: int. Prompts at a time. Defaults to 32.
+            weights: `"policy"`, `"anchor"` or `"reference"`.
+            seed: int, or `None` for the model's.
+            verbose: 0 or 1. Whether to show a progress bar.
+
+        Returns:
+            list of str, one for each prompt; of lists of `num_samples` str if
+            that is above 1. Lists of token ids where there is no tokenizer.
+        """
+        _, arrays = self._draw_all(
+            prompts,
+            num_samples,
+            batch_size,
+            weights,
+            seed,
+            shows_progress=verbose in (1, "auto"),
+        )
+        length = arrays["mask"].shape[-1]
+        completions = scoring.drawn_tokens(
+            arrays["completion_ids"].reshape(-1, length),
+            arrays["mask"].reshape(-1, length),
+        )
+        if self.tokenizer is not None:
+            completions = self.tokenizer.decode(completions)
+        if num_samples == 1:
+            return completions
+        starts = range(0, len(completions), num_samples)
+        return [completions[i : i + num_samples] for i in starts]
+
+    def draw_scored(
+        self,
+        prompts,
+        num_samples=1,
+        batch_size=None,
+        weights="policy",
+        seed=None,
+    ):
+        """Draws completions, as `generate` does, and scores them.
+
+        What `keras_bond.evaluation` compares policies by.
+
+        Args:
+            prompts, num_samples, batch_size, weights, seed: see `generate`;
+                columns of a dict go to the reward.
+
+        Returns:
+            `(samples, rewards)`: a `keras_bond.rewards.Samples` of all
+            completions, those of a prompt side by side, and an array
+            `(prompts, num_samples)`, NaN for what could not be scored.
+        """
+        batches, arrays = self._draw_all(
+            prompts, num_samples, batch_size, weights, seed
+        )
+        prompt_index = list(range(len(arrays["mask"])))
+        samples = scoring.samples_of(
+            self.tokenizer, batches, prompt_index, arrays
+        )
+        return samples, self.score_samples(samples).reshape(-1, num_samples)
+
+    def score_samples(self, samples):
+        """Scores a `keras_bond.rewards.Samples`; NaN for what it cannot.
+
+        Returns:
+            array `(rows,)`.
+        """
+        return self._scorer(samples)
+
+    def _draw_all(
+        self,
+        prompts,
+        num_samples,
+        batch_size,
+        weights,
+        seed,
+        shows_progress=False,
+    ):
+        """Draws completions of all prompts, batch by batch.
+
+        Returns:
+            `(batches, arrays)`: the `PromptBatches`, and a dict of arrays over
+            `(prompts, num_samples)`, see `Rollout.collate`.
+        """
+        check_count("num_samples", num_samples, 1)
+        checks.check_one_of("weights", weights, self.weight_sets.names)
+        seed = self.seed if seed is None else standardize.seed_of(seed)
+        seed = ops.convert_to_tensor(seed, dtype="int32")
+        size = data.spreadable(32 if batch_size is None else batch_size)
+        batches = data.to_batches(prompts, self.encoder, size)
+        bar = keras.utils.Progbar(
+            batches.num_batches, verbose=int(shows_progress), unit_name="batch"
+        )
+        drawn = []
+        for i in range(batches.num_batches):
+            (inputs,) = batches[i]
+            # Numbered by their place in `prompts`, whatever the batch size.
+            first = i * batches.prompts_per_batch
+            inputs["index_in_batch"] = first + inputs["index_in_batch"]
+            inputs = {k: devices.to_device(v) for k, v in inputs.items()}
+            arrays = self.run_stage(
+                f"draw {num_samples} {weights}",
+                lambda inputs, seed: self._draw(
+                    inputs, num_samples, weights, seed
+                ),
+                self.encoder.cut(inputs),
+                seed,
+            )
+            left = len(batches.order) - first
+            drawn.append({k: v[:left] for k, v in self._fetch(arrays).items()})
+            bar.update(i + 1)
+        names = scoring.DRAWN
+        return batches, {
+            name: np.concatenate([arrays[name] for arrays in drawn])
+            for name in names
+        }
+
+    def _draw(self, inputs, num_samples, weights, seed):
+        stream = self.rollout.stream("generate", inputs["index_in_batch"], seed)
+        draws = self.rollout.draw(inputs, weights, num_samples, stream)
+        collated = self.rollout.collate(inputs, draws)
+        return tree.map_structure(devices.gathered, collated)
+
+    def _fetch(self, arrays):
+        """Arrays on the host, whole sequences padded to one length."""
+        arrays = {k: devices.to_host(v) for k, v in arrays.items()}
+        length = self.max_prompt_length + self.max_completion_length
+        for name in ("token_ids", "padding_mask"):
+            missing = length - arrays[name].shape[-1]
+            arrays[name] = np.pad(arrays[name], [(0, 0), (0, 0), (0, missing)])
+        return arrays
