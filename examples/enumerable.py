@@ -276,7 +276,7 @@ def quantiles(probs, rewards):
 
 
 def quantile_logits(probs, rewards):
-    """Logits of `p_le` and `p_lt`, what `quantiles=` wants in a `Table`.
+    """Logits of `p_le` and `p_lt`, what `estimator=` wants in a `Table`.
 
     Returns:
         float array `(prompts, completions, 2)`, cut at about ±30.

@@ -10,6 +10,7 @@ from keras_bond.diagnosis.report import Check
 from keras_bond.diagnosis.report import with_tolerance
 from keras_bond.diagnosis.stand_ins import NUM_PROMPTS
 from keras_bond.diagnosis.stand_ins import SEED
+
 generation = None
 
 # By whether the policy computes in float32. Nats a token.

@@ -8,7 +8,6 @@ from keras_bond import formulas
 from keras_bond.arguments import check_count
 from keras_bond.rollouts import sequences
 from keras_bond.training import checks
-from keras_bond.training import scoring
 
 
 @keras.saving.register_keras_serializable(package="keras_bond")
@@ -190,8 +189,8 @@ def quantile_logits(model, inputs, stop_token_ids):
 def draw_examples(bond, prompts, num_samples, batch_size):
     """Draws and scores anchor samples; see `Bond.quantile_examples`."""
     check_count("num_samples", num_samples, 2)
-    samples, rewards = scoring.draw_scored(
-        bond, prompts, num_samples, batch_size, "anchor", bond.seed
+    samples, rewards = bond.draw_scored(
+        prompts, num_samples, batch_size, "anchor"
     )
     scored = np.isfinite(rewards).all(axis=1)
     labels = formulas.quantile_labels(

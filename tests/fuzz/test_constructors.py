@@ -39,23 +39,17 @@ SAMPLES = {
     "num_anchor_samples": strategies.integers(0, 4),
     "best_of_n": strategies.integers(1, 8),
 }
-CHOICES = {
-    name: strategies.text(max_size=9)
-    for name in ("forward", "backward", "quantiles", "kl_estimator")
-}
 TRAINERS = {
-    keras_bond.JBond: {**SHARED, **BETA, "ties": strategies.just("strict")},
+    keras_bond.JBond: {**SHARED, **BETA},
     keras_bond.Bond: {
         **SHARED,
         **BETA,
         **SAMPLES,
-        **CHOICES,
-        "ties": strategies.sampled_from(["midrank", "random", "strict"]),
-        "baseline": strategies.sampled_from(["mixed", "prompt", "batch"]),
+        "estimator": strategies.text(max_size=9),
     },
     keras_bond.Reinforce: {
         **SHARED,
-        "kl_strength": strategies.floats(0, 1),
+        "kl_weight": strategies.floats(0, 1),
         "num_policy_samples": strategies.integers(1, 4),
         "baseline": strategies.sampled_from(["prompt", "batch"]),
     },
@@ -109,7 +103,7 @@ def test_trainers(shared_policy, chosen):
     assert is_count(made.seed, 0) and made.seed < 2**31
     assert made.prompt_buckets[-1] == made.max_prompt_length
     config = made.get_config()
-    for name in (*BETA, "kl_strength", "sft_weight"):
+    for name in (*BETA, "kl_weight", "sft_weight"):
         assert 0 <= config.get(name, 0) < math.inf
     config["policy"] = None
     json.dumps(keras.saving.serialize_keras_object(config))

@@ -139,7 +139,7 @@ def test_a_saved_model_loads_whole(tmp_path, lora):
     ):
         np.testing.assert_array_equal(a, b)
     # The tokenizer gets its vocabulary after the trainer was built.
-    assert loaded.codec.encode(PROMPTS) == bond.codec.encode(PROMPTS)
+    assert loaded.tokenizer.encode(PROMPTS) == bond.tokenizer.encode(PROMPTS)
     assert loaded.generate(PROMPTS[:2]) == bond.generate(PROMPTS[:2])
     loaded.fit(PROMPTS, batch_size=4, verbose=0)
 

@@ -30,21 +30,11 @@ def right_answers(start, share=0.06):
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings", "sequences", "least", "most"),
-    [
-        (keras_bond.Bond, {}, 8, 0.6, 1.0),
-        (keras_bond.JBond, {"ties": "random"}, 3, 0.3, 0.6),
-        (keras_bond.JBond, {"ties": "strict"}, 3, 0.05, 0.25),
-    ],
-    ids=["bond", "jbond-random", "jbond-strict"],
+    ("kind", "sequences", "least", "most"),
+    [(keras_bond.Bond, 8, 0.6, 1.0), (keras_bond.JBond, 3, 0.3, 0.6)],
 )
-def test_one_in_twenty_is_enough_to_learn_from(
-    kind, settings, sequences, least, most
-):
-    """At equal generated sequences; the paper's strict rule is the slowest.
-
-    Reached here, from 0.05: 0.73, 0.44 and 0.18.
-    """
+def test_one_in_twenty_is_enough_to_learn_from(kind, sequences, least, most):
+    """At equal generated sequences. Reached here, from 0.05: 0.73 and 0.44."""
     policy = make_policy()
     start = law(policy)
     right = right_answers(start)
@@ -54,7 +44,6 @@ def test_one_in_twenty_is_enough_to_learn_from(
         enumerable.Table(WORLD, right),
         **WORLD.lengths,
         seed=0,
-        **settings,
     )
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, 1000, warmup_target=3e-3, warmup_steps=10

@@ -1,4 +1,4 @@
-"""`Bond`, its quantile models and its rivals, as a user runs them."""
+"""`Bond`, its quantile models and the baselines, as a user runs them."""
 
 import keras
 import numpy as np
@@ -62,28 +62,25 @@ def test_evaluate_reports_the_exact_kl_over_the_vocabulary(bond):
     (inputs,) = batches[0]
     inputs = {k: ops.convert_to_tensor(v) for k, v in inputs.items()}
     inputs["index_in_batch"] = ops.arange(8, dtype="int32")
-    rollout = bond.rollout(uncompiled, inputs, training=False)
-    judged = bond.judge(uncompiled, inputs, rollout, training=False)
-    kls = ops.convert_to_numpy(judged["anchor_kls"])
+    bond._sources["test"] = batches
+    rollout = {**inputs, **bond.draw(inputs, training=False)}
+    scored = bond.score_with_anchor(rollout, training=False)
+    kls = ops.convert_to_numpy(scored["anchor_kls"])
     assert kls.shape == (8, 4)
     for b in (0, 5):
         ids = ops.convert_to_numpy(rollout["token_ids"])[b, 1]
         kept = ops.convert_to_numpy(rollout["padding_mask"])[b, 1]
         row = {"token_ids": ids[kept][None], "padding_mask": kept[kept][None]}
-        mine = log_softmax(bond.policy(row))
+        policy = log_softmax(bond.policy(row))
         with bond.using("anchor"):
-            theirs = log_softmax(bond.policy(row))
+            anchor = log_softmax(bond.policy(row))
         first = int(inputs["prompt_lengths"][b]) - 1
-        by_token = np.sum(np.exp(mine) * (mine - theirs), axis=-1)
+        by_token = np.sum(np.exp(policy) * (policy - anchor), axis=-1)
         exact = by_token[first:-1].sum()
         assert exact > 1e-3
         np.testing.assert_allclose(kls[b, 1], exact, rtol=1e-3)
     logs = bond.evaluate(PROMPTS, batch_size=8, return_dict=True, verbose=0)
     assert logs["kl"] == pytest.approx(kls.mean(), rel=1e-4)
-
-
-def uncompiled(name, function, *tensors):
-    return function(*tensors)
 
 
 def log_softmax(logits):
@@ -111,9 +108,8 @@ def test_learned_quantiles_learn_and_leave_the_policys_gradient_alone():
     With `jeffreys_beta=0` nothing else depends on it, so that the policy moves
     as without it.
     """
-    forward_only = {"jeffreys_beta": 0.0, "forward": "order_statistics"}
-    learned = make(quantiles="learned", **forward_only)
-    plain = make(quantiles="harmonic", **forward_only)
+    learned = make(estimator="learned", jeffreys_beta=0.0)
+    plain = make(estimator="control_variate", jeffreys_beta=0.0)
     before = values_of(learned.quantile_model.logits.weights)
     pairs = zip(weights_after(learned), weights_after(plain))
     for a, b in pairs:
@@ -122,24 +118,24 @@ def test_learned_quantiles_learn_and_leave_the_policys_gradient_alone():
     assert (before[0] != after[0]).any()
 
 
-def test_a_fitted_quantile_model_judges_and_stays(tmp_path, bond):
+def test_a_fitted_quantile_model_is_used_and_stays(tmp_path, bond):
     """Offline quantiles: drawn, fitted, frozen, saved with the trainer."""
     inputs, labels = bond.quantile_examples(PROMPTS, num_samples=4)
     assert labels.shape == (32, 2) and (labels[:, 0] >= labels[:, 1]).all()
     assert inputs["token_ids"].shape == inputs["padding_mask"].shape == (32, 17)
     model = keras_bond.QuantileModel(make_policy(seed=3).backbone)
-    with pytest.raises(ValueError, match="must be trained before it judges"):
-        fit(make(quantiles=model))
+    with pytest.raises(ValueError, match="must be trained before it is used"):
+        fit(make(estimator=model))
     model.trainable = True
     model.compile(keras.optimizers.Adam(1e-3))
     losses = model.fit(inputs, labels, epochs=8, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
     frozen = values_of(model.variables)
-    judged = make(quantiles=model)
-    fit(judged)
+    bond = make(estimator=model)
+    fit(bond)
     for a, b in zip(frozen, values_of(model.variables)):
         np.testing.assert_array_equal(a, b)
-    judged.save(tmp_path / "bond.keras")
+    bond.save(tmp_path / "bond.keras")
     loaded = keras.saving.load_model(
         tmp_path / "bond.keras", custom_objects={"length_reward": length_reward}
     )
@@ -152,18 +148,18 @@ def test_quantiles_of_the_policys_own_backbone_are_refused(policy):
     model = keras_bond.QuantileModel(policy.backbone)
     model.batches_seen.assign(1)
     with pytest.raises(ValueError, match="must not share variables"):
-        make(policy=policy, quantiles=model)
-    with pytest.raises(TypeError, match="`quantiles` must be a string, or"):
-        make(policy=policy, quantiles=lambda inputs: 0.5)
+        make(policy=policy, estimator=model)
+    with pytest.raises(TypeError, match="`estimator` must be a string, or"):
+        make(policy=policy, estimator=lambda inputs: 0.5)
 
 
 @pytest.mark.parametrize(
     "kind, choices",
     [
-        (keras_bond.Bond, {"best_of_n": 4, "quantiles": "monte_carlo"}),
-        (keras_bond.Bond, {"quantiles": "learned", "ties": "random"}),
-        (keras_bond.JBond, {"ties": "strict"}),
-        (keras_bond.Reinforce, {"kl_strength": 0.5}),
+        (keras_bond.Bond, {"best_of_n": 4, "estimator": "monte_carlo"}),
+        (keras_bond.Bond, {"estimator": "learned", "kl_weight": 0.2}),
+        (keras_bond.JBond, {"jeffreys_beta": 0.25, "reference": True}),
+        (keras_bond.Reinforce, {"kl_weight": 0.5}),
         (keras_bond.BoNBoN, {"best_of_n": 3, "sft_weight": 0.1}),
     ],
 )
@@ -179,9 +175,9 @@ def test_configs_make_the_same_trainer_again(kind, choices):
         assert first[name] == value
 
 
-def test_a_run_with_learned_quantiles_goes_on_bit_for_bit(tmp_path):
+def test_a_run_with_learned_quantiles_resumes_bit_for_bit(tmp_path):
     """The classifier, its optimizer slots and the policy's, all together."""
-    choices = {"quantiles": "learned", "kl_weight": 0.1}
+    choices = {"estimator": "learned", "kl_weight": 0.1}
     whole = weights_after(make(**choices), epochs=2)
     first = make(**choices)
     weights_after(first, epochs=1)
@@ -194,10 +190,9 @@ def test_a_run_with_learned_quantiles_goes_on_bit_for_bit(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [keras_bond.Reinforce, keras_bond.BoNBoN])
-def test_rivals_train_against_a_fixed_start(kind, capsys):
+def test_baselines_train_against_a_fixed_reference(kind, capsys):
     """They log their own loss and announce no anchor rule."""
-    rival = make(kind)
-    logs = fit(rival)
+    logs = fit(make(kind))
     assert "adds keras_bond.callbacks" not in capsys.readouterr().out
     assert np.isfinite(logs["loss"]).all()
     assert "bond/penalized_fraction" not in logs
@@ -215,13 +210,13 @@ def test_a_single_prompt_is_enough_with_its_own_baseline():
 @pytest.mark.parametrize(
     "kind, arguments, text",
     [
-        (keras_bond.Reinforce, {"kl_strength": -1}, "`kl_strength` must be"),
+        (keras_bond.Reinforce, {"kl_weight": -1}, "`kl_weight` must be"),
         (keras_bond.Reinforce, {"num_policy_samples": 1}, "at least 2"),
         (keras_bond.Reinforce, {"baseline": "none"}, "`baseline` must be"),
         (keras_bond.BoNBoN, {"sft_weight": 2}, "`sft_weight` must be between"),
         (keras_bond.BoNBoN, {"best_of_n": 1}, "`best_of_n` must be an integer"),
     ],
 )
-def test_wrong_arguments_of_rivals_are_named(policy, kind, arguments, text):
+def test_wrong_arguments_of_baselines_are_named(policy, kind, arguments, text):
     with pytest.raises(ValueError, match=text):
         make(kind, policy, **arguments)

@@ -24,7 +24,6 @@ GOOD = {"max_prompt_length": 12, "max_completion_length": 5}
         ({"kl_weight": float("inf")}, "`kl_weight` must be"),
         ({"temperature": 0}, "`temperature` must be"),
         ({"temperature": True}, "`temperature` must be"),
-        ({"ties": "lenient"}, "`ties` must be one of"),
         ({"reference": "yes"}, "`reference` must be one of"),
         ({"truncate": "right"}, "`truncate` must be one of"),
         ({"seed": -1}, "`seed` must be an integer"),
@@ -94,12 +93,6 @@ def test_lora_after_building_is_refused(policy):
     policy.backbone.enable_lora(2)
     with pytest.raises(ValueError, match="must not change once"):
         bond.fit(PROMPTS, verbose=0)
-
-
-def test_samplers_that_cut_the_distribution_are_refused(policy):
-    bond = keras_bond.JBond(policy, length_reward, **GOOD)
-    with pytest.raises(ValueError, match="full distribution"):
-        bond.compile("sgd", sampler="top_k")
 
 
 def test_adam_on_bfloat16_variables_is_refused():

@@ -26,18 +26,16 @@ def bonds():
     """One trainer for each setting, all around the same policy."""
     policy = make_policy(scale=3.0)
     return {
-        (ties, beta, gamma): keras_bond.JBond(
+        (beta, gamma): keras_bond.JBond(
             policy,
             length_reward,
             max_prompt_length=6,
             max_completion_length=LENGTH,
             jeffreys_beta=beta,
             kl_weight=gamma,
-            ties=ties,
             reference=False,
             seed=0,
         )
-        for ties in ("random", "strict")
         for beta in (0.0, 0.5, 1.0)
         for gamma in (0.0, 0.7)
     }
@@ -69,33 +67,30 @@ def random_batch(seed):
     }
 
 
-def picks(batch, ties):
-    """For each prompt: is y penalised, and which anchor sample is best?"""
-    penalised, best = [], []
-    for rewards, lots in zip(batch["rewards"], batch["tie_breakers"]):
-        keys = [
-            (reward, lot if ties == "random" else 0.0)
-            for reward, lot in zip(rewards, lots)
-        ]
-        penalised.append(keys[0] < min(keys[1], keys[2]))
+def picks(batch):
+    """For each prompt: is y penalized, and which anchor sample is best?"""
+    penalized, best = [], []
+    for rewards, numbers in zip(batch["rewards"], batch["tie_breakers"]):
+        keys = list(zip(rewards, numbers))
+        penalized.append(keys[0] < min(keys[1], keys[2]))
         best.append(2 if keys[2] > keys[1] else 1)
-    return penalised, best
+    return penalized, best
 
 
-def oracle(batch, log_probs, ties, beta, gamma):
-    """Loss of algorithm 2 and its gradient, minimising sign of eq. 19."""
-    penalised, _ = picks(batch, ties)
+def oracle(batch, log_probs, beta, gamma):
+    """Loss of algorithm 2 and its gradient, minimizing sign of eq. 19."""
+    penalized, _ = picks(batch)
     rows = [i for i in range(BATCH) if batch["valid"][i]]
     ratio = log_probs[:, 0] - batch["anchor_log_probs"][:, 0]
-    returns = [-math.log(16) * penalised[i] - ratio[i] for i in range(BATCH)]
+    returns = [-math.log(16) * penalized[i] - ratio[i] for i in range(BATCH)]
     loss, slope = 0.0, np.zeros_like(log_probs)
     for i in rows:
         others = [returns[j] for j in rows if j != i]
         advantage = returns[i] - sum(others) / len(others)
         forward = -log_probs[i, 1]
         backward = -log_probs[i, 0] * advantage
-        regulariser = log_probs[i, 0] * ratio[i]
-        loss += (1 - beta) * forward + beta * backward + gamma * regulariser
+        regularizer = log_probs[i, 0] * ratio[i]
+        loss += (1 - beta) * forward + beta * backward + gamma * regularizer
         slope[i, 0] = -beta * advantage + gamma * ratio[i]
         slope[i, 1] = -(1 - beta)
     return loss / len(rows), slope / len(rows)
@@ -110,14 +105,13 @@ def loss_of(bond, targets, y_pred):
 
 @pytest.mark.parametrize("gamma", [0.0, 0.7])
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("ties", ["random", "strict"])
-def test_loss_and_gradient_are_those_of_algorithm_2(bonds, ties, beta, gamma):
+def test_loss_and_gradient_are_those_of_algorithm_2(bonds, beta, gamma):
     """Signs, baseline, denominators and stopped gradients, to 1e-5.
 
     The value of the surrogate is a small difference of terms of about 20, so
     it is compared to 1e-5 of 1.
     """
-    bond = bonds[ties, beta, gamma]
+    bond = bonds[beta, gamma]
     for seed in range(3):
         batch = random_batch(seed)
         log_probs = np.random.default_rng(seed).normal(-9, 2, (BATCH, 2))
@@ -127,7 +121,7 @@ def test_loss_and_gradient_are_those_of_algorithm_2(bonds, ties, beta, gamma):
         def loss(y_pred, targets=targets):
             return loss_of(bond, targets, y_pred)
 
-        expected, slope = oracle(batch, log_probs, ties, beta, gamma)
+        expected, slope = oracle(batch, log_probs, beta, gamma)
         value = loss(ops.convert_to_tensor(log_probs, "float32"))
         np.testing.assert_allclose(float(value), expected, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(
@@ -135,15 +129,14 @@ def test_loss_and_gradient_are_those_of_algorithm_2(bonds, ties, beta, gamma):
         )
 
 
-@pytest.mark.parametrize("ties", ["random", "strict"])
-def test_targets_pick_the_better_anchor_sample(bonds, ties):
+def test_targets_pick_the_better_anchor_sample(bonds):
     """The policy's own sample must never be the one that is imitated."""
     batch = random_batch(5)
     tensors = {k: ops.convert_to_tensor(v) for k, v in batch.items()}
-    targets = bonds[ties, 0.5, 0.0].targets(tensors)
-    penalised, best = picks(batch, ties)
+    targets = bonds[0.5, 0.0].targets(tensors)
+    penalized, best = picks(batch)
     np.testing.assert_array_equal(
-        ops.convert_to_numpy(targets["penalized"])[:, 0], penalised
+        ops.convert_to_numpy(targets["penalized"])[:, 0], penalized
     )
     for name in ("completion_ids", "mask"):
         chosen = ops.convert_to_numpy(targets[name])
@@ -154,7 +147,7 @@ def test_targets_pick_the_better_anchor_sample(bonds, ties):
 
 def test_call_is_the_sum_of_log_softmax_over_the_completion(bonds):
     """Against the plain model's full logits, one unpadded row at a time."""
-    bond = bonds["random", 0.5, 0.0]
+    bond = bonds[0.5, 0.0]
     batch = random_batch(1)
     log_probs = ops.convert_to_numpy(bond.call(batch)["log_probs"])
     # A few, for JAX compiles each operation anew for each length.
@@ -177,10 +170,10 @@ def plain_log_prob(policy, batch, i, j):
 def test_the_gradient_reaches_the_weights(bonds):
     """A step of plain SGD lowers the surrogate as much as its slope says.
 
-    The optimiser's own step is compared with a finite difference, so a
+    The optimizer's own step is compared with a finite difference, so a
     stopped gradient in the log-probabilities would show.
     """
-    bond = bonds["random", 0.5, 0.7]
+    bond = bonds[0.5, 0.7]
     tensors = {k: ops.convert_to_tensor(v) for k, v in random_batch(2).items()}
     targets = bond.targets(tensors)
     log_probs = bond.call(targets)["log_probs"]
