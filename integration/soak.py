@@ -56,7 +56,7 @@ class Compilations(logging.Handler):
     def total(self):
         """Compiled programs so far; nothing is compiled on PyTorch."""
         if self.backend == "tensorflow":
-            stages = self.bond._stages.values()
+            stages = self.bond.stages.values()
             return sum(s.experimental_get_tracing_count() for s in stages)
         return self.count
 

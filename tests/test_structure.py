@@ -87,7 +87,7 @@ def test_formulas_are_keras_ops_only():
 
 def test_files_stay_short():
     for path, source in modules():
-        assert source.count("\n") <= 400, path
+        assert source.count("\n") <= 500, path
 
 
 def test_the_package_imports_no_model_library():

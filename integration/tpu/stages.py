@@ -12,6 +12,7 @@ import numpy as np
 
 import keras_bond
 from keras_bond.backend import devices as rows_lib
+from keras_bond.training.anchored_trainer import NOT_LEARNED_FROM
 
 COLLECTIVES = (
     "all-reduce",
@@ -140,9 +141,9 @@ def compile_step(trainer, batch_size, chips, report):
         )
     ]
 
-    def run(name, function, *arguments):
+    def run_stage(name, function, *tensors):
         stage = jax.jit(trainer._stateless(function))
-        return finish(name, stage, state[0], state[1], *arguments)
+        return finish(name, stage, state[0], state[1], *tensors)
 
     def finish(name, stage, *arguments):
         with seen_as(chips):
@@ -154,9 +155,10 @@ def compile_step(trainer, batch_size, chips, report):
 
     part = trainer.rollout_batch_size or batch_size
     inputs = _prompts(trainer, part, chips)
-    drawn = trainer.rollout(run, inputs, training=True)
-    judged = trainer.judge(run, inputs, drawn, training=True)
-    batch = _scored({**inputs, **drawn, **judged}, batch_size, chips)
+    trainer.run_stage = run_stage
+    drawn = {**inputs, **trainer.draw(inputs, training=True)}
+    known = trainer.score_with_anchor(drawn, training=True)
+    batch = _scored({**drawn, **known}, batch_size, chips)
     places = jax.tree.map(lambda value: value.sharding, state)
     learn = jax.jit(
         trainer._learn, donate_argnums=0, out_shardings=(None, tuple(places))
@@ -195,11 +197,10 @@ def _prompts(trainer, rows, chips):
 def _scored(batch, batch_size, chips):
     """What is learned from, of the whole batch: with rewards and flags."""
     place = _placed_rows(chips)
-    unscored = ("prompt_index", "index_in_batch", "token_ids", "padding_mask")
     tensors = {
         name: place(jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype))
         for name, x in batch.items()
-        if name not in unscored
+        if name not in NOT_LEARNED_FROM
     }
     samples = batch["mask"].shape[1]
     for name, shape, dtype in (

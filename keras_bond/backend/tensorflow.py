@@ -192,20 +192,23 @@ class StagedTrainer(Step):
 
     def train_step(self, data):
         batch = self.collect(data[0], training=True)
-        return self.run_stage("learn", self._learn, batch)
+        return self._stage("learn", self._learn)(batch)
 
     def test_step(self, data):
         batch = self.collect(data[0], training=False)
-        return self.run_stage("test", self._test, batch)
+        return self._stage("test", self._test)(batch)
 
     def run_stage(self, name, function, *tensors):
-        """Calls a function as a compiled stage.
+        """Calls a function as a compiled stage that updates no variable.
 
         Args:
             name: str. Under which it is compiled once.
             function: callable of tensors.
             *tensors: structures of tensors.
         """
+        return self._stage(name, function)(*tensors)
+
+    def _stage(self, name, function):
         if name not in self.stages:
             if self.compiles_stages:
                 function = tf.function(
@@ -214,7 +217,7 @@ class StagedTrainer(Step):
                     autograph=False,
                 )
             self.stages[name] = function
-        return self.stages[name](*tensors)
+        return self.stages[name]
 
     def state_at_home(self):
         """The current values are always in the variables."""

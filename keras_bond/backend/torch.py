@@ -152,12 +152,12 @@ class StagedTrainer(Step):
     """
 
     def train_step(self, data):
-        return self._learn(self.collect(data[0], training=True))
+        batch = self.collect(data[0], training=True)
+        return self._stage("learn", self._learn)(batch)
 
     def test_step(self, data):
         batch = self.collect(data[0], training=False)
-        with torch.no_grad():
-            return self.evaluate_batch(self.targets(batch))
+        return self._stage("test", self._test)(batch)
 
     def run_stage(self, name, function, *tensors):
         """Calls a function as a stage that updates no variable.
@@ -168,11 +168,18 @@ class StagedTrainer(Step):
             *tensors: structures of tensors.
         """
         with torch.no_grad():
-            return self.stages.setdefault(name, function)(*tensors)
+            return self._stage(name, function)(*tensors)
+
+    def _stage(self, name, function):
+        return self.stages.setdefault(name, function)
 
     def state_at_home(self):
         """The current values are always in the variables."""
         return contextlib.nullcontext()
+
+    @torch.no_grad()
+    def _test(self, batch):
+        return self.evaluate_batch(self.targets(batch))
 
     def _learn(self, batch):
         with torch.no_grad():

@@ -67,7 +67,7 @@ def test_a_run_logs_every_documented_number_and_trains():
     assert seen[0]["train/updated_fraction"] > 0.5
     after = values_of(bond.policy.trainable_variables)
     assert any((a != b).any() for a, b in zip(before, after))
-    for a, b in zip(before, values_of(bond.reference.values)):
+    for a, b in zip(before, values_of(bond.weight_sets.reference.values)):
         np.testing.assert_array_equal(a, b)
     assert int(bond.prompts_seen) == len(PROMPTS)
 
