@@ -72,7 +72,7 @@ def variable_gradients(loss, variables):
 
         value = loss()
         gradients = torch.autograd.grad(value, [v.value for v in variables])
-    return float(value), [ops_to_numpy(g) for g in gradients]
+    return float(ops_to_numpy(value)), [ops_to_numpy(g) for g in gradients]
 
 
 def ops_to_numpy(tensor):
