@@ -163,7 +163,7 @@ def random_batch(name, seed, is_training):
 
 @pytest.fixture(scope="module")
 def policy():
-    return make_policy(scale=3.0)
+    return make_policy(scale=3.0, num_layers=1)
 
 
 @pytest.mark.parametrize("is_training", [True, False])
@@ -289,7 +289,7 @@ def run(request):
     weight moves, so that one set of weights explains a whole epoch.
     """
     name = request.param
-    policy, reward = make_policy(scale=3.0), Recorder(name)
+    policy, reward = make_policy(scale=3.0, num_layers=1), Recorder(name)
     bond = make_bond(name, policy, reward)
     bond.compile(keras.optimizers.SGD(1e-30), **COMPILED_QUICKLY)
     weights = {"reference": values_of(policy.trainable_variables)}
@@ -323,10 +323,13 @@ def next_token_logs(policy, weights, rows):
 
     The plain model, without cache, on rows that are padded on the right.
     """
-    length = 8 + LENGTH
-    ids = np.array([row + [0] * (length - len(row)) for row in rows], "int32")
-    lengths = np.array([len(row) for row in rows])
-    mask = np.arange(length) < lengths[:, None]
+    # One shape for all, for which the backend compiles once.
+    length, num_rows = 8 + LENGTH, BATCH * 5
+    ids = np.zeros((num_rows, length), "int32")
+    mask = np.zeros((num_rows, length), bool)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = row
+        mask[i, : len(row)] = True
     kept = values_of(policy.trainable_variables)
     for variable, value in zip(policy.trainable_variables, weights):
         variable.assign(value)
@@ -405,7 +408,7 @@ def test_numbers_of_a_run(run, stage):
     expected = sample_logs(batches, COUNTS[run["name"]][0])
     assert 0 < expected["completions/clipped_ratio"] < 1
     assert min(expected["kl"], expected["kl_ref"]) > 0.1
-    assert abs(expected["kl"] - expected["kl_ref"]) > 0.1
+    assert abs(expected["kl"] - expected["kl_ref"]) > 0.02
     assert_logs(logs, expected, rtol=1e-3, atol=1e-4)
 
 
