@@ -127,7 +127,7 @@ def hits(pattern):
     ]
 
 
-@pytest.mark.parametrize("pattern", WORDS)
+@pytest.mark.parametrize("pattern", WORDS, ids=WORDS.get)
 def test_no_house_word_comes_back(pattern):
     found = hits(pattern)
     assert not found, f"Write {WORDS[pattern]!r}:\n" + "\n".join(found)
