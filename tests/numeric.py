@@ -80,7 +80,7 @@ def ops_to_numpy(tensor):
 
 
 def chi_square_p_value(observed, probabilities):
-    """How likely counts at least this far from their law are.
+    """How likely counts at least this far from their distribution are.
 
     Cells expected fewer than 5 times are pooled into one.
     """

@@ -34,7 +34,8 @@ WORDS = {
     r"def _?judge\((?!prompts)|\._?judge\(|\bjudged\[|judgement": (
         "score_with_anchor, or anchor log-probabilities"
     ),
-    r"[\"'](evaluate )?(judge|lay out)[\"']": "score_with_anchor; collate",
+    r"stage_name\(\"judge|\"rollout \w+\", \"judge": "score_with_anchor",
+    r"[\"'](evaluate )?lay out[\"']": "collate",
     word("lots"): "tie-breakers",
     r"\blot\b(?! of)": "tie-breaker",
     word("laws?"): "distribution",

@@ -56,24 +56,24 @@ def sample_logs(batches, p):
 
     Args:
         batches: list of dicts of arrays, over prompts, and over samples: those
-            of the policy, p a prompt, come first.
+            of the policy, `p` per prompt, come first.
         p: int.
     """
     keys = set.intersection(*(set(batch) for batch in batches))
     whole = {k: np.concatenate([b[k] for b in batches]) for k in keys}
     kept = {k: v[whole["valid"]] for k, v in whole.items()}
     rewards = kept["rewards"].astype("float64")
-    mine, anchors = rewards[:, :p], rewards[:, p:]
+    policy, anchors = rewards[:, :p], rewards[:, p:]
     wins = [
         (y > a) + (y == a) / 2
-        for row, others in zip(mine, anchors)
+        for row, others in zip(policy, anchors)
         for y in row
         for a in others
     ]
     present = whole["present"]
     return {
-        "reward": mine.mean(),
-        "reward_std": mine.std(),
+        "reward": policy.mean(),
+        "reward_std": policy.std(),
         "anchor/reward": anchors.mean(),
         "bond/win_rate": np.mean(wins),
         "kl": kept["kl"].mean(),
@@ -401,7 +401,7 @@ def explain(run, asked, is_training):
 
 @pytest.mark.parametrize("stage", ["fit", "evaluate"])
 def test_numbers_of_a_run(run, stage):
-    """From texts and weights alone; some completions end, some are cut."""
+    """From texts and weights alone; some completions are truncated."""
     logs, asked = run[stage]
     batches = explain(run, asked, is_training=stage == "fit")
     assert [len(batch["valid"]) for batch in batches] == [4, 3]

@@ -9,6 +9,7 @@ from tests.numeric import gradient
 from tests.tiny import COMPILED_QUICKLY
 from tests.tiny import length_reward
 from tests.tiny import make_policy
+from tests.training.test_logged_numbers import PENALIZED
 
 LENGTHS = {"max_prompt_length": 3, "max_completion_length": 1, "seed": 4}
 
@@ -33,7 +34,7 @@ def test_tie_breakers_do_not_depend_on_the_tokens():
     bond.compile(keras.optimizers.SGD(1e-6), **COMPILED_QUICKLY)
     log = keras.callbacks.LambdaCallback(
         on_test_batch_end=lambda batch, logs: fractions.append(
-            float(logs["bond/penalised_fraction"])
+            float(logs[PENALIZED])
         )
     )
     bond.evaluate(["fox"] * 64, batch_size=1, callbacks=[log], verbose=0)
