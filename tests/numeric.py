@@ -72,7 +72,7 @@ def variable_gradients(loss, variables):
 
         value = loss()
         gradients = torch.autograd.grad(value, [v.value for v in variables])
-    return float(value), [ops_to_numpy(g) for g in gradients]
+    return float(ops_to_numpy(value)), [ops_to_numpy(g) for g in gradients]
 
 
 def ops_to_numpy(tensor):
@@ -80,7 +80,7 @@ def ops_to_numpy(tensor):
 
 
 def chi_square_p_value(observed, probabilities):
-    """How likely counts at least this far from their law are.
+    """How likely counts at least this far from their distribution are.
 
     Cells expected fewer than 5 times are pooled into one.
     """

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import keras
 import pytest
 import tensorflow as tf
 
@@ -21,6 +22,13 @@ DESCRIPTION = "assets.extra/keras_bond.json"
 WARMUP = "assets.extra/tf_serving_warmup_requests"
 # TensorFlow itself imports JAX where it is installed.
 OTHERS = ("keras_bond", "keras_hub", "torch")
+
+
+# What these start has the same files and TensorFlow, whatever the backend.
+once = pytest.mark.skipif(
+    keras.config.backend() != "tensorflow",
+    reason="it runs in a process with TensorFlow on every backend",
+)
 
 
 def run_alone(code, *arguments):
@@ -63,6 +71,7 @@ def change(served, folder, edit):
     return folder
 
 
+@once
 def test_other_tokens_do_not_pass(served, tmp_path):
     def edit(job):
         job["examples"][-1]["completion_ids"][-1] ^= 1
@@ -72,6 +81,7 @@ def test_other_tokens_do_not_pass(served, tmp_path):
         keras_bond.export.verify_saved_model(path)
 
 
+@once
 def test_other_warm_up_requests_do_not_pass(served, tmp_path):
     def edit(job):
         job["requests"][1][1]["seed"] = [1]
@@ -109,6 +119,7 @@ for check in (
 """
 
 
+@once
 def test_xla_is_refused_at_export_and_by_the_session(tmp_path):
     """What Keras writes by itself; the session must be as strict as servers."""
     refused, failed = run_alone(XLA_MODEL, tmp_path).strip().splitlines()

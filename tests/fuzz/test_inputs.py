@@ -117,6 +117,8 @@ def test_fit(bond, prompts):
             np.testing.assert_array_equal(a, b)
 
 
+# Keras says so where `steps_per_epoch` is more than there is.
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
 @examples(20)
 @given(
     strategies.dictionaries(

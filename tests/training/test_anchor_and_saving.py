@@ -10,6 +10,7 @@ import pytest
 
 import keras_bond
 from tests.numeric import values_of
+from tests.tiny import COMPILED_QUICKLY
 from tests.tiny import PROMPTS
 from tests.tiny import length_reward
 from tests.tiny import make_policy
@@ -18,7 +19,7 @@ CAN_STACK_STEPS = keras.config.backend() != "torch"
 
 
 def make_bond(lora=False, reward=length_reward, **compile_arguments):
-    policy = make_policy()
+    policy = make_policy(num_layers=2 if lora else 1)
     if lora:
         keras.utils.set_random_seed(0)
         policy.backbone.enable_lora(2)
@@ -26,7 +27,7 @@ def make_bond(lora=False, reward=length_reward, **compile_arguments):
         policy, reward, max_prompt_length=12, max_completion_length=5, seed=1
     )
     compile_arguments.setdefault("optimizer", keras.optimizers.Adam(1e-5))
-    bond.compile(**compile_arguments)
+    bond.compile(**{**COMPILED_QUICKLY, **compile_arguments})
     return bond
 
 

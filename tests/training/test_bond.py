@@ -16,7 +16,8 @@ LENGTHS = {"max_prompt_length": 12, "max_completion_length": 5, "seed": 1}
 
 
 def make(kind=keras_bond.Bond, policy=None, reward=length_reward, **choices):
-    bond = kind(policy or make_policy(), reward, **{**LENGTHS, **choices})
+    policy = policy or make_policy(num_layers=1)
+    bond = kind(policy, reward, **{**LENGTHS, **choices})
     bond.compile(keras.optimizers.Adam(1e-5), **COMPILED_QUICKLY)
     return bond
 
@@ -118,12 +119,14 @@ def test_learned_quantiles_learn_and_leave_the_policys_gradient_alone():
     assert (before[0] != after[0]).any()
 
 
+# A frozen quantile model is loaded without an optimizer; it needs none.
+@pytest.mark.filterwarnings(r"ignore:`compile\(\)` was not called")
 def test_a_fitted_quantile_model_is_used_and_stays(tmp_path, bond):
     """Offline quantiles: drawn, fitted, frozen, saved with the trainer."""
     inputs, labels = bond.quantile_examples(PROMPTS, num_samples=4)
     assert labels.shape == (32, 2) and (labels[:, 0] >= labels[:, 1]).all()
     assert inputs["token_ids"].shape == inputs["padding_mask"].shape == (32, 17)
-    model = keras_bond.QuantileModel(make_policy(seed=3).backbone)
+    model = keras_bond.QuantileModel(make_policy(seed=3, num_layers=1).backbone)
     with pytest.raises(ValueError, match="must be trained before it is used"):
         fit(make(estimator=model))
     model.trainable = True

@@ -6,6 +6,7 @@ import pytest
 
 import keras_bond
 from tests.numeric import values_of
+from tests.tiny import COMPILED_QUICKLY
 from tests.tiny import PROMPTS
 from tests.tiny import length_reward
 from tests.tiny import make_policy
@@ -37,12 +38,12 @@ POSITION = {"update_rate", "run_start", "epoch_start", "epoch", "data"}
 
 
 def make_bond(policy=None, reward=length_reward, rate=1e-3, **kwargs):
-    policy = policy or make_policy()
+    policy = policy or make_policy(num_layers=1)
     bond = keras_bond.JBond(
         policy, reward, **{**LENGTHS, "seed": 1, "reference": True, **kwargs}
     )
     schedule = keras.optimizers.schedules.ExponentialDecay(rate, 1000, 1.0)
-    bond.compile(keras.optimizers.Adam(schedule))
+    bond.compile(keras.optimizers.Adam(schedule), **COMPILED_QUICKLY)
     return bond
 
 
@@ -105,7 +106,8 @@ def test_accumulated_batches_draw_what_one_batch_draws():
 
         bond = make_bond(reward=record)
         bond.compile(
-            keras.optimizers.Adam(1e-5, gradient_accumulation_steps=steps)
+            keras.optimizers.Adam(1e-5, gradient_accumulation_steps=steps),
+            **COMPILED_QUICKLY,
         )
         fit(bond, batch_size=batch_size, shuffle=False)
         drawn.append(sum(texts, []))
@@ -215,7 +217,7 @@ def test_wrong_data_are_named(shared_bond, arguments, text):
 
 def test_lora_trains_adapters_only_and_copies_nothing_else():
     """Memory is one backbone, and the adapters once for each weight set."""
-    policy = make_policy()
+    policy = make_policy(num_layers=1)
     backbone_size = policy.count_params()
     policy.backbone.enable_lora(2)
     adapters = sum(np.prod(v.shape) for v in policy.trainable_variables)
@@ -233,7 +235,9 @@ def test_lora_trains_adapters_only_and_copies_nothing_else():
 
 
 def test_mixed_precision_trains_with_a_float32_anchor():
-    bond = make_bond(make_policy(dtype="mixed_bfloat16"), rate=1e-2)
+    bond = make_bond(
+        make_policy(num_layers=1, dtype="mixed_bfloat16"), rate=1e-2
+    )
     logs = fit(bond).history
     assert np.isfinite(logs["loss"]).all()
     assert logs["train/updated_fraction"][0] > 0.5

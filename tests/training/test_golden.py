@@ -47,8 +47,13 @@ RECIPES = {
 }
 
 
-def run(name):
-    """Trains for two epochs and returns all that was drawn and logged."""
+def train(name, **compile_arguments):
+    """Trains for two epochs.
+
+    Returns:
+        `(bond, drawn, found)`: the trainer, the list that its reward adds
+        completions to, and a dict of what was drawn, logged and learned.
+    """
     drawn = []
 
     def reward(prompts, completions):
@@ -64,7 +69,7 @@ def run(name):
         gradient_accumulation_steps=2,
         rematerialize=False,
         max_skipped_steps=10,
-        **COMPILED_QUICKLY,
+        **{**COMPILED_QUICKLY, **compile_arguments},
     )
     history = bond.fit(
         PROMPTS,
@@ -74,20 +79,9 @@ def run(name):
         verbose=0,
         callbacks=[keras_bond.callbacks.AnchorEMA(update_rate=0.1)],
     ).history
-    evaluated = bond.evaluate(
-        PROMPTS, batch_size=4, verbose=0, return_dict=True
-    )
-    return {
+    found = {
         "trained_on": drawn[:4],
-        "evaluated_on": drawn[4:],
-        "generated": {
-            weights: bond.generate(
-                PROMPTS[:3], num_samples=2, weights=weights, seed=5
-            )
-            for weights in ("policy", "anchor", "reference")
-        },
         "history": {k: [float(x) for x in v] for k, v in history.items()},
-        "evaluated": {k: float(v) for k, v in evaluated.items()},
         "weights": [
             float(np.sum(np.square(v))) for v in values_of(policy.variables)
         ],
@@ -95,16 +89,43 @@ def run(name):
             float(np.sum(np.square(v))) for v in values_of(bond.anchor.values)
         ],
     }
+    return bond, drawn, found
+
+
+def run(name):
+    """Trains, evaluates and generates; returns all that came of it."""
+    bond, drawn, found = train(name)
+    evaluated = bond.evaluate(
+        PROMPTS, batch_size=4, verbose=0, return_dict=True
+    )
+    return {
+        **found,
+        "evaluated_on": drawn[4:],
+        "generated": {
+            weights: bond.generate(
+                PROMPTS[:3], num_samples=2, weights=weights, seed=5
+            )
+            for weights in ("policy", "anchor", "reference")
+        },
+        "evaluated": {k: float(v) for k, v in evaluated.items()},
+    }
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_runs_are_those_of_before(name):
-    golden = json.loads(GOLDEN.read_text())[name]
     found = run(name)
+    assert_golden(name, found)
+    assert len(found) == 7
+
+
+def assert_golden(name, found):
+    """Compares what is there."""
+    golden = json.loads(GOLDEN.read_text())[name]
     for part in ("trained_on", "evaluated_on", "generated"):
-        assert found[part] == golden[part], part
+        if part in found:
+            assert found[part] == golden[part], part
     for part in ("history", "evaluated"):
-        for key, expected in golden[part].items():
+        for key, expected in golden[part].items() if part in found else ():
             np.testing.assert_allclose(
                 found[part][key], expected, rtol=2e-4, atol=2e-5, err_msg=key
             )

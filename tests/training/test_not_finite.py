@@ -104,6 +104,17 @@ def test_many_bad_steps_in_a_row_end_the_training():
     assert_same(trace.states[1], values_of([*kept, *bond.anchor.weights]))
 
 
+def test_bad_steps_that_are_not_in_a_row_end_nothing():
+    """Pins: a limit to all bad steps, not to those in a row."""
+    bond, trace, error = fit(bad_batches=[0, 2], max_skipped_steps=2, epochs=2)
+    assert error is None
+    assert [int(x["train/skipped_steps"]) for x in trace.logs] == [
+        *(1, 1, 2, 2),
+        *(0, 0, 0, 0),
+    ]
+    assert int(bond.optimizer.iterations) == len(trace.states) - 2
+
+
 def test_the_number_of_skipped_steps_is_checked():
     with pytest.raises(ValueError, match="`max_skipped_steps` must be"):
         fit(max_skipped_steps=0)

@@ -6,6 +6,7 @@ import pytest
 
 import keras_bond
 from tests.numeric import values_of
+from tests.tiny import COMPILED_QUICKLY
 from tests.tiny import PROMPTS
 from tests.tiny import length_reward
 from tests.tiny import make_policy
@@ -83,9 +84,13 @@ def test_parts_change_no_result(kind):
 
 def test_parts_of_adapters():
     """With frozen weights, whose gradients nobody asks for."""
-    whole, _ = train("jbond", lora=True)
+    whole, _ = train("jbond", lora=True, **COMPILED_QUICKLY)
     parted, _ = train(
-        "jbond", lora=True, gradient_accumulation_steps=4, rematerialize=True
+        "jbond",
+        lora=True,
+        gradient_accumulation_steps=4,
+        rematerialize=True,
+        **COMPILED_QUICKLY,
     )
     for a, b in zip(whole, parted):
         np.testing.assert_allclose(b, a, atol=1e-5)
@@ -126,13 +131,13 @@ def test_the_device_has_its_work_before_the_reward_is_asked():
         return length_reward(prompts, completions)
 
     bond = Watched(
-        make_policy(),
+        make_policy(num_layers=1),
         reward,
         max_prompt_length=12,
         max_completion_length=5,
         seed=1,
     )
-    bond.compile("sgd", rollout_batch_size=2)
+    bond.compile("sgd", rollout_batch_size=2, **COMPILED_QUICKLY)
     bond.fit(PROMPTS[:4], batch_size=4, verbose=0)
     order = [name for name in order if name != "learn"]
     rollout = ["rollout policy", "rollout anchor", "collate"]
@@ -154,14 +159,14 @@ def compilations(bond):
 def test_the_second_epoch_compiles_nothing():
     """One program for each stage and bucket, last smaller batch included."""
     bond = keras_bond.JBond(
-        make_policy(),
+        make_policy(num_layers=1),
         length_reward,
         max_prompt_length=12,
         max_completion_length=5,
         prompt_buckets=(5, 12),
         seed=1,
     )
-    bond.compile("sgd")
+    bond.compile("sgd", **COMPILED_QUICKLY)
     counts = []
     bond.fit(
         [*PROMPTS, "the lazy dog"],
@@ -192,14 +197,14 @@ def test_buckets_change_no_evaluation():
             return length_reward(prompts, completions)
 
         bond = keras_bond.JBond(
-            make_policy(scale=2.0),
+            make_policy(num_layers=1, scale=2.0),
             reward,
             max_prompt_length=12,
             max_completion_length=5,
             prompt_buckets=buckets,
             seed=1,
         )
-        bond.compile("sgd")
+        bond.compile("sgd", **COMPILED_QUICKLY)
         logs.append(
             bond.evaluate(PROMPTS, batch_size=2, return_dict=True, verbose=0)
         )
