@@ -39,7 +39,7 @@ UPDATE_RATE = 0.02
 BUDGETS = (600, 2400)
 MOVING_BUDGET = 1200
 WIN_RATES = (0.7, 0.8)
-# The learning rate is chosen in some worlds and judged in others.
+# The learning rate is chosen in some worlds and measured in others.
 CHOOSING, JUDGING = 4, 8
 
 
@@ -79,7 +79,8 @@ def train(estimator, steps, update_rate, worlds, keys, learning_rates):
 
     Returns:
         dict of arrays `(rates, worlds, steps)`: `distance` (Jeffreys to
-        Best-of-2 of the start), `win_rate` and `kl` against the start.
+        Best-of-2 of the initial policy), `win_rate` and `kl` against the
+        initial policy.
     """
 
     def run(learning_rate, world, key):
@@ -197,10 +198,10 @@ def compete(name, split, moving, budgets, seed=0):
         else:
             values = curves["distance"][..., level // sum(split) - 1]
         chosen = choose(values[:, :CHOOSING])
-        judged = {key: c[chosen, CHOOSING:] for key, c in curves.items()}
+        measured = {key: c[chosen, CHOOSING:] for key, c in curves.items()}
         taken = np.full(JUDGING, level)
         if moving:
-            reached = judged["win_rate"] >= level
+            reached = measured["win_rate"] >= level
             taken = (reached.argmax(axis=-1) + 1) * sum(split)
         results.append(
             {
@@ -213,7 +214,7 @@ def compete(name, split, moving, budgets, seed=0):
                 "values": values[chosen, CHOOSING:],
                 "sequences": taken,
                 "target_win_rate": target_win_rate(worlds),
-                "curve": judged,
+                "curve": measured,
             }
         )
     return results

@@ -57,7 +57,7 @@ class HeldOut(keras.callbacks.Callback):
       against Best-of-N of the initial policy,
     - a warning when the gold reward is below its best by more than chance. The
       policy then exploits the reward that it is trained on (Gao et al., ICML
-      2023, arXiv 2210.10760). Training goes on; `keras.callbacks.EarlyStopping`
+      2023, arXiv 2210.10760). Training continues; `keras.callbacks.EarlyStopping`
       can stop it.
 
     Put it before `CSVLogger`, `TensorBoard`, `ModelCheckpoint` and

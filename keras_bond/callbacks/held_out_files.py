@@ -97,7 +97,7 @@ class HeldOutFiles:
                 unfinished.write_bytes(b"".join(kept))
 
     def _step(self, line):
-        """The step of a line; `None` if it was cut by the end of a run."""
+        """The step of a line; `None` if a killed run left it incomplete."""
         try:
             return int(json.loads(line)["step"])
         except (KeyError, TypeError, ValueError) as error:

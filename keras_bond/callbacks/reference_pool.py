@@ -29,7 +29,7 @@ class ReferencePool:
     def __init__(self, draw, ns, pool_size):
         self.ns = DEFAULT_NS if ns is None else ns
         samples, rewards = draw("reference")
-        # Independent of the policy's samples, hence other turns than theirs.
+        # Independent of the policy's samples, which are those of turn 0.
         turns = range(1, 1 + pool_size // rewards.shape[1])
         pool = [draw("reference", turn)[1] for turn in turns]
         self._pool = np.concatenate(pool, axis=1)

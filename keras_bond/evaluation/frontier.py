@@ -115,7 +115,6 @@ def excess_kl(win_rate, kl):
             f"Received: win_rate={win_rate}"
         )
     with np.errstate(divide="ignore"):
-        n = np.maximum(win_rate, 0.5) / (1.0 - win_rate)
-    n = np.maximum(n, 1.0)
+        n = np.maximum(win_rate / (1.0 - win_rate), 1.0)
     excess = kl - (np.log(n) - 1.0 + 1.0 / n)
     return excess if excess.ndim else float(excess)
