@@ -55,10 +55,10 @@ class HeldOut(keras.callbacks.Callback):
     - in the folder `path`, `completions.jsonl` with one line per prompt and
       step, `held_out.json` with all numbers, and `best_of_n.png`, the policy
       against Best-of-N of the initial policy,
-    - a warning when the gold reward is below its best by more than chance. The
-      policy then exploits the reward that it is trained on (Gao et al., ICML
-      2023, arXiv 2210.10760). Training continues; `keras.callbacks.EarlyStopping`
-      can stop it.
+    - a warning when the gold reward is below its best by more than chance: the
+      policy exploits the reward that it is trained on (Gao et al., ICML 2023,
+      arXiv 2210.10760). Training continues, unless
+      `keras.callbacks.EarlyStopping` ends it.
 
     Put it before `CSVLogger`, `TensorBoard`, `ModelCheckpoint` and
     `EarlyStopping` in `callbacks`, so that they see the numbers. Draws depend
