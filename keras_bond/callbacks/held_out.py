@@ -73,8 +73,8 @@ class HeldOut(keras.callbacks.Callback):
         gold_reward: a reward that training does not see, or `None`: whatever
             `keras_bond.JBond` takes as `reward`, such as a rule, a larger
             model or an LLM judge. The columns of `prompts` go to both rewards.
-        every: int. Training steps between further draws within an epoch, or
-            `None`. They are shown and written but not logged, and have no KL.
+        every: int. Steps between further draws within an epoch, or `None`.
+            They are shown and written but not logged, and have no KL.
         ns: tuple of int. Which Best-of-N are shown. Defaults to `(1, 2, 4, 8)`
             where the trainer keeps a reference. If given, it must keep one.
         pool_size: int. Samples of the initial policy per prompt: a multiple of
@@ -262,6 +262,7 @@ class HeldOut(keras.callbacks.Callback):
             self._files.keep({point["step"] for point in self.points})
 
     def _kl(self):
+        # Only after an epoch: `evaluate` resets the metrics of `fit`.
         logs = self.model.evaluate(
             self.prompts,
             batch_size=self.batch_size,

@@ -66,7 +66,9 @@ class HeldOutFiles:
 
     def draw(self, frontier, points):
         """Draws the policy against Best-of-N, with one atomic write."""
-        figure = plots.plot_best_of_n(frontier, points)
+        # A run that was resumed may have had no reference before.
+        compared = [point for point in points if "kl" in point]
+        figure = plots.plot_best_of_n(frontier, compared)
         with files.replacing(self.picture) as unfinished:
             figure.savefig(unfinished, dpi=150)
 
