@@ -120,8 +120,13 @@ def test_prompts_that_cannot_be_scored_do_not_count():
     policy = Policy(2)
     policy.unscored = [0, 3]
     held_out = begin(policy, verbose=0)
+    policy.unscored = [5]
     epoch(held_out)
-    assert np.isfinite(held_out.points[-1]["reward"])
+    rewards = policy.draw_scored(PROMPTS, 8, seed=7)[1]
+    scored = np.delete(rewards, [0, 3, 5], axis=0)
+    point = held_out.points[-1]
+    assert point["reward"] == pytest.approx(scored.mean())
+    assert np.isfinite(point["win_rate"] + held_out.frontier[1]["reward"])
     policy.unscored = list(range(199))
     with pytest.raises(ValueError, match="Received: 1 of 200"):
         epoch(held_out)
