@@ -1,9 +1,8 @@
-"""`python -m keras_bond doctor`, and `python -m keras_bond report RUN`."""
+"""Command line: `python -m keras_bond doctor`."""
 
 import argparse
 import sys
 
-from keras_bond import reporting
 from keras_bond.diagnosis import doctor
 from keras_bond.diagnosis.examination import DTYPES
 
@@ -28,27 +27,11 @@ def main(arguments=None):
     command.add_argument(
         "--dtype", choices=DTYPES, help="precision; defaults to that of Keras"
     )
-    command = commands.add_parser(
-        "report",
-        help="turn a run's log.csv and completions.jsonl into one HTML page",
-    )
-    command.add_argument("run", help="folder with the files of the run")
     chosen = parser.parse_args(arguments)
     if chosen.command is None:
         parser.print_help()
         return 0
-    if chosen.command == "report":
-        return _report(chosen.run)
     return 0 if doctor(dtype=chosen.dtype).passed else 1
-
-
-def _report(run):
-    try:
-        print(reporting.write_report(run))
-    except (FileNotFoundError, ImportError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
 
 
 if __name__ == "__main__":

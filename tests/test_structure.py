@@ -23,7 +23,6 @@ FLOORS = (
     "rollouts",
     "evaluation",
     "callbacks",
-    "reporting",
     "training",
     "export",
     "diagnosis",

@@ -294,7 +294,7 @@ print(f"{logs['frac_prompts_unscored']:.3f} of the prompts are not scored")
 | `num_train_epochs`, 3 | `fit(epochs=)`, 1 by default |
 | `shuffle_dataset`, `seed` | `fit(shuffle=)`, `seed` |
 | `eval_dataset`, `eval_strategy` | `fit(validation_data=, validation_freq=)` |
-| `log_completions` | `callbacks.CompletionsLog(prompts)` |
+| `log_completions` | `callbacks.HeldOut(prompts)` |
 | `report_to` | `keras.callbacks.TensorBoard`, `CSVLogger` |
 | `save_steps`, `resume_from_checkpoint` | `keras.callbacks.BackupAndRestore` |
 | `use_vllm` | none: drawing is a compiled loop |

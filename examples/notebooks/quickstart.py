@@ -139,16 +139,17 @@ print(plan)
 """
 ## What is to be matched
 
-`BestOfNReport` draws one pool of samples of the start before the training. It
-holds the start's Best-of-N for every N: reward, win rate against one sample,
-and KL, all exact for the pool. After each epoch the report draws from the
-policy for the same held-out prompts, and says of which N one sample is worth
-the best.
+`HeldOut` draws one pool of samples of the initial policy when training begins.
+The pool holds Best-of-N of the initial policy for every N: reward, win rate
+against one sample, and KL, all exact for the pool. After each epoch `HeldOut`
+draws from the policy for the same held-out prompts, and tells for which N one
+sample is as good as the best of N. It also prints a few completions beside
+those of the initial policy, since rewards can rise while answers get worse.
 """
 
-report = keras_bond.callbacks.BestOfNReport(
+report = keras_bond.callbacks.HeldOut(
     held_out,
-    RUN / "best_of_n.png",
+    RUN,
     ns=CURVE,
     pool_size=POOL,
     num_samples=SAMPLES,
@@ -158,9 +159,8 @@ report = keras_bond.callbacks.BestOfNReport(
 """
 ## Training
 
-`fit`, with prompts as its data. Stock callbacks work; `AnchorEMA` moves the
-anchor after each step, and `CompletionsLog` shows what a few prompts are
-answered, for numbers can rise while answers get worse.
+`fit`, with prompts as its data. Stock callbacks work, and `AnchorEMA` moves the
+anchor after each step.
 """
 
 prompts = data_to_text.make_examples(STEPS * BATCH_SIZE, seed=100 + SEED)
@@ -170,7 +170,6 @@ bond.fit(
     epochs=EPOCHS,
     callbacks=[
         keras_bond.callbacks.AnchorEMA(0.02),
-        keras_bond.callbacks.CompletionsLog(held_out[:4]),
         report,
     ],
     verbose=2,  # a line for each epoch; leave it out for a progress bar
@@ -199,7 +198,7 @@ path the policy, one sample an answer.
 """
 
 figure = keras_bond.evaluation.plot_best_of_n(report.frontier, report.points)
-figure  # what `RUN / "best_of_n.png"` shows too
+figure  # `HeldOut` writes it to `RUN / "best_of_n.png"`, too
 
 """
 ## Save, and go on

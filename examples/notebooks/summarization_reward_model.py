@@ -276,14 +276,19 @@ for n in (1, 2, 4, SAMPLES):
 ## J-BOND against the learned reward
 
 The reward model takes the place of gold, and scores token ids on the device.
-After each epoch the policy summarises the held-out documents, and
-`RewardOveroptimisation` asks gold as well. If the learned reward rises and gold
+After each epoch the policy summarizes the held-out documents, and `HeldOut`
+scores the summaries with gold as well. If the learned reward rises and gold
 falls, stop earlier, raise `kl_weight`, or collect pairs of the policy as it is
 now.
 """
 
-watch = keras_bond.callbacks.RewardOveroptimisation(
-    held_out, gold, num_samples=SAMPLES, batch_size=64
+watch = keras_bond.callbacks.HeldOut(
+    held_out,
+    gold_reward=gold,
+    pool_size=2 * SAMPLES,
+    num_samples=SAMPLES,
+    num_shown=0,
+    batch_size=64,
 )
 bond.reward = reward_model
 bond.compile(keras.optimizers.Adam(warm_up(RATE, STEPS * EPOCHS)))
@@ -296,11 +301,11 @@ history = bond.fit(
 ).history
 print("| epoch | learned | gold | agreement | KL |\n|---|---|---|---|---|")
 print(f"| 0 | {learned_before.mean():.3f} | {gold_before.mean():.3f} | | 0 |")
-for epoch, kl in enumerate(history["kl_ref"]):
+for epoch, kl in enumerate(history["kl_ref"], start=1):
     line = (
-        "| {} | {proxy_reward:.3f} | {reward:.3f} | {agreement:.3f} | {:.3f} |"
+        "| {} | {reward:.3f} | {gold_reward:.3f} | {agreement:.3f} | {:.3f} |"
     )
-    print(line.format(epoch + 1, kl, **watch.points[epoch]))
+    print(line.format(epoch, kl, **watch.points[epoch]))
 
 """
 ## What to compare
@@ -314,10 +319,8 @@ results = {
     "accuracy": float(judged["accuracy"]),
     "gold_before": float(gold_before.mean()),
     "gold_best_of_4": best_of(4, learned_before, gold_before),
-    "gold_after": watch.points[-1]["reward"],
-    "learned_gain": float(
-        watch.points[-1]["proxy_reward"] - learned_before.mean()
-    ),
+    "gold_after": watch.points[-1]["gold_reward"],
+    "learned_gain": float(watch.points[-1]["reward"] - learned_before.mean()),
     "kl_ref": float(history["kl_ref"][-1]),
 }
 print(results)

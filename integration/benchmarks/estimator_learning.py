@@ -21,6 +21,7 @@ from estimator_world import quantiles
 from estimator_world import softmax
 
 from keras_bond import formulas
+from keras_bond.evaluation import excess_kl
 
 # Name of the recipe, P and k; the paper's first.
 CONTESTANTS = (
@@ -38,32 +39,24 @@ UPDATE_RATE = 0.02
 BUDGETS = (600, 2400)
 MOVING_BUDGET = 1200
 WIN_RATES = (0.7, 0.8)
-# The learning rate is chosen in some worlds and judged in others.
+# The learning rate is chosen in some worlds and measured in others.
 CHOOSING, JUDGING = 4, 8
-LARGEST_N = 256
 
 
 def make_worlds(seeds):
-    """Starts, rewards and Best-of-N curves `(worlds, ...)`, one a seed."""
+    """Initial policies and rewards `(worlds, ...)`, one for each seed."""
     worlds = []
     for seed in seeds:
         logits, rewards = make_anchor(np.random.default_rng(1000 + seed))
         start = softmax(logits)
         p_le, p_lt = quantiles(start, rewards)
         midrank = (p_le + p_lt) / 2
-        curve = []
-        for n in np.geomspace(1, LARGEST_N, 100):
-            law = best_of_n_law(start, rewards, n)
-            ratio = np.maximum(law, 1e-300) / start
-            kl = (law * np.log(ratio)).sum(axis=1)
-            curve.append([(law * midrank).sum(axis=1).mean(), kl.mean()])
         worlds.append(
             {
                 "logits": logits,
                 "rewards": rewards,
                 "midrank": midrank,
                 "target": best_of_n_law(start, rewards, 2),
-                "curve": np.array(curve),
             }
         )
     return {
@@ -86,7 +79,8 @@ def train(estimator, steps, update_rate, worlds, keys, learning_rates):
 
     Returns:
         dict of arrays `(rates, worlds, steps)`: `distance` (Jeffreys to
-        Best-of-2 of the start), `win_rate` and `kl` against the start.
+        Best-of-2 of the initial policy), `win_rate` and `kl` against the
+        initial policy.
     """
 
     def run(learning_rate, world, key):
@@ -139,23 +133,6 @@ def adam(state, gradient, t, learning_rate, b1=0.9, b2=0.999):
     step = mean / (1 - b1**t) / (jnp.sqrt(square / (1 - b2**t)) + 1e-8)
     logits = state["logits"] - learning_rate * step
     return {**state, "logits": logits, "mean": mean, "square": square}
-
-
-def excess_kl(curves, bests):
-    """KL to the start beyond that of Best-of-N with the same win rate.
-
-    Args:
-        curves: dict of arrays `(rates, worlds, steps)`, see `train`.
-        bests: array `(worlds, points, 2)`: win rate and KL of Best-of-N.
-
-    Returns:
-        array `(rates, worlds, steps)`.
-    """
-    excess = np.empty(curves["kl"].shape)
-    for world, best in enumerate(bests):
-        needed = np.interp(curves["win_rate"][:, world], *best.T)
-        excess[:, world] = curves["kl"][:, world] - needed
-    return excess
 
 
 def at_win_rate(values, win_rates, level):
@@ -213,7 +190,7 @@ def compete(name, split, moving, budgets, seed=0):
         np.array(LEARNING_RATES, "float32"),
     )
     curves = {key: np.asarray(value) for key, value in curves.items()}
-    curves["excess"] = excess_kl(curves, worlds["curve"])
+    curves["excess"] = excess_kl(curves["win_rate"], curves["kl"])
     results = []
     for level in WIN_RATES if moving else budgets:
         if moving:
@@ -221,10 +198,10 @@ def compete(name, split, moving, budgets, seed=0):
         else:
             values = curves["distance"][..., level // sum(split) - 1]
         chosen = choose(values[:, :CHOOSING])
-        judged = {key: c[chosen, CHOOSING:] for key, c in curves.items()}
+        measured = {key: c[chosen, CHOOSING:] for key, c in curves.items()}
         taken = np.full(JUDGING, level)
         if moving:
-            reached = judged["win_rate"] >= level
+            reached = measured["win_rate"] >= level
             taken = (reached.argmax(axis=-1) + 1) * sum(split)
         results.append(
             {
@@ -237,7 +214,7 @@ def compete(name, split, moving, budgets, seed=0):
                 "values": values[chosen, CHOOSING:],
                 "sequences": taken,
                 "target_win_rate": target_win_rate(worlds),
-                "curve": judged,
+                "curve": measured,
             }
         )
     return results

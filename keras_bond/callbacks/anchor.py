@@ -1,24 +1,25 @@
-"""How the anchor follows the policy."""
+"""Rules by which the anchor follows the policy."""
 
 import keras
 
 from keras_bond.arguments import is_count
 from keras_bond.arguments import is_number
 from keras_bond.callbacks.checks import as_list
+from keras_bond.callbacks.interface import check_trainer
 
 
 class AnchorRule(keras.callbacks.Callback):
-    """Base of the callbacks that say how the anchor moves.
+    """Base of the callbacks that set how the anchor moves.
 
-    A rule sets two numbers on the model when training begins; the training
-    step applies them after each OPTIMISER update, inside the compiled part.
-    `on_train_batch_end` would be the wrong place: it fires once for several
+    They set two numbers on the model when training begins; the training step
+    applies them after each OPTIMIZER update, in its compiled part.
+    `on_train_batch_end` would be the wrong place: it is called once for several
     steps under `steps_per_execution`, and for every micro-batch under
     `gradient_accumulation_steps`.
 
     Args:
         update_rate: float. Share of the policy in the new anchor.
-        every: int. Optimiser updates from one anchor update to the next.
+        every: int. Optimizer updates from one anchor update to the next.
     """
 
     def __init__(self, update_rate, every):
@@ -27,22 +28,17 @@ class AnchorRule(keras.callbacks.Callback):
         self.every = every
 
     def on_train_begin(self, logs=None):
-        if not hasattr(self.model, "set_anchor_rule"):
-            raise ValueError(
-                f"`{type(self).__name__}` moves the anchor of a "
-                "`keras_bond.JBond`: pass it to that model's `fit`. "
-                f"Received: a model of type {type(self.model).__name__}"
-            )
+        check_trainer(self, self.model)
         self.model.set_anchor_rule(self.update_rate, self.every)
 
 
 class AnchorEMA(AnchorRule):
     """Lets the anchor follow the policy as an exponential moving average.
 
-    After each optimiser update `θ_anchor ← (1 - η) θ_anchor + η θ` (BOND,
+    After each optimizer update `θ_anchor ← (1 - η) θ_anchor + η θ` (BOND,
     arXiv 2407.14622, eq. 18). The values are kept in float32: in bfloat16 such
-    an average stalls. This is the rule of J-BOND, with the steadiest growth of
-    reward against KL.
+    an average stalls. This is the rule of J-BOND; in the paper the reward grows
+    most steadily with it, for a given KL.
 
     Args:
         update_rate: float in [0, 0.5]. Denoted η in the paper, which uses
@@ -83,7 +79,7 @@ class AnchorRefresh(AnchorRule):
     ablation of its figure 5: M rounds of Best-of-n equal Best-of-n^M.
 
     Args:
-        every: int, at least 1. OPTIMISER updates from one copy to the next.
+        every: int, at least 1. OPTIMIZER updates from one copy to the next.
             The paper uses 50 with J-BOND and 1,000 with BOND.
 
     Raises:
@@ -99,7 +95,7 @@ class AnchorRefresh(AnchorRule):
     def __init__(self, every):
         if not is_count(every, 1):
             raise ValueError(
-                "`every` must be a positive number of optimiser updates. "
+                "`every` must be a positive number of optimizer updates. "
                 f"Received: every={every!r}"
             )
         super().__init__(update_rate=1.0, every=every)
@@ -109,7 +105,7 @@ class AnchorFixed(AnchorRule):
     """Leaves the anchor where it is: the policy becomes its Best-of-N.
 
     BOND with a fixed reference, section 3 of arXiv 2407.14622. Reward and
-    log-quantile saturate at those of Best-of-N of the start.
+    log-quantile saturate at those of Best-of-N of the initial policy.
 
     Example:
 
@@ -125,13 +121,13 @@ class AnchorFixed(AnchorRule):
 
 
 def with_anchor_rule(callbacks, default, announce):
-    """Adds a default where `callbacks` hold no rule for the anchor.
+    """Adds a default if `callbacks` have no rule for the anchor.
 
     Args:
         callbacks: what a user passes to `fit`, or `None`.
         default: an `AnchorRule`.
-        announce: bool. Whether to say so on the terminal, if the default lets
-            the anchor move.
+        announce: bool. Whether to print that it was added, if the default
+            lets the anchor move.
 
     Returns:
         list of `keras.callbacks.Callback`.
@@ -143,7 +139,7 @@ def with_anchor_rule(callbacks, default, announce):
     rules = [c for c in callbacks if isinstance(c, AnchorRule)]
     if len(rules) > 1:
         raise ValueError(
-            "`callbacks` must hold one anchor rule. Received: "
+            "`callbacks` must hold at most one anchor rule. Received: "
             f"{[type(rule).__name__ for rule in rules]}"
         )
     if rules:

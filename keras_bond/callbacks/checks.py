@@ -1,4 +1,4 @@
-"""What callbacks ask of the model that they are given to, and of each other."""
+"""Checks of the callbacks that a user passes to `fit`."""
 
 import keras
 
@@ -11,7 +11,7 @@ def as_list(callbacks):
             `keras.callbacks.CallbackList`, or `None`.
 
     Raises:
-        TypeError: if one of them is no callback.
+        TypeError: if one of them is not a callback.
     """
     if isinstance(callbacks, keras.callbacks.CallbackList):
         return list(callbacks.callbacks)
@@ -23,22 +23,3 @@ def as_list(callbacks):
                 f"Received: {callback!r} of type {type(callback).__name__}"
             )
     return callbacks
-
-
-def check_draws(callback, model):
-    """Refuses a model that draws and scores no completions.
-
-    Raises:
-        ValueError: naming the callback.
-    """
-    if not hasattr(model, "draw_scored"):
-        raise ValueError(
-            f"`{type(callback).__name__}` looks at the completions of a "
-            "trainer such as `keras_bond.JBond`: pass it to that model's "
-            f"`fit`. Received: a model of type {type(model).__name__}"
-        )
-
-
-def num_updates(model):
-    """Optimizer updates of a model so far, int."""
-    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))

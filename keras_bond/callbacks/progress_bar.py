@@ -1,34 +1,33 @@
-"""A progress bar that shows what one watches."""
+"""Progress bar with reward, KL and win rate."""
 
 import keras
 
 from keras_bond.callbacks.checks import as_list
 
-# Always shown where they are logged, and only where they are not 0.
+# Shown if they are logged; and shown if they are not 0.
 SHOWN = (
     "reward",
     "kl",
     "kl_ref",
     "bond/win_rate",
-    "best_of_n/effective_n",
-    "gold/reward",
+    "held_out/effective_n",
+    "held_out/gold_reward",
 )
 SHOWN_IF_NOT_ZERO = ("frac_prompts_unscored", "train/skipped_steps")
 VALIDATION = "val_"
 
 
 class ProgressBar(keras.callbacks.ProgbarLogger):
-    """Shows reward, KL and win rate instead of all the numbers that there are.
+    """Shows reward, KL and win rate instead of all logged numbers.
 
-    `fit` and `evaluate` of the trainers show it of themselves; pass one to
-    choose the numbers, or a `keras.callbacks.ProgbarLogger` for all of them.
-    `History`, TensorBoard and `CSVLogger` get all of them in any case.
+    `fit` and `evaluate` of the trainers add it by default; pass one to choose
+    the numbers, or a `keras.callbacks.ProgbarLogger` for all of them.
+    `History`, `TensorBoard` and `CSVLogger` get all of them in any case.
 
     Args:
         names: list of str, logged names. Those of validation are shown with
-            them. Defaults to reward, KL, win rate, what other callbacks of
-            `keras_bond` measure, and prompts or steps that are left out, if
-            there are any.
+            them. Defaults to reward, KL, win rate, what `HeldOut` measures,
+            and prompts or steps that are skipped, if there are any.
 
     Example:
 
@@ -65,7 +64,7 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
 
 
 def with_progress_bar(callbacks, verbose):
-    """Adds a `ProgressBar` where one is wanted and the user gives none.
+    """Adds a `ProgressBar` if one is wanted and the user passes none.
 
     Args:
         callbacks: what a user passes to `fit` or `evaluate`, or the

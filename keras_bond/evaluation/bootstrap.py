@@ -1,4 +1,4 @@
-"""Confidence intervals by drawing the prompts again."""
+"""Bootstrap confidence intervals over prompts."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ def bootstrap(statistic, per_prompt, confidence, num_resamples, seed):
     """Percentile intervals of functions of means over prompts.
 
     Prompts are the independent units: samples of one prompt resemble each
-    other. A prompt is drawn with all that belongs to it, so pairs stay pairs.
+    other. A prompt is resampled with all its quantities, so pairs stay pairs.
     (Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.)
 
     Args:
@@ -59,7 +59,7 @@ def bootstrap(statistic, per_prompt, confidence, num_resamples, seed):
         )
     ]
     tail = (1 - confidence) / 2
-    # No interpolation: it would make NaN of two infinite neighbours.
+    # Interpolating between two infinite neighbors would give NaN.
     lows, highs = np.quantile(
         resamples, (tail, 1 - tail), axis=0, method="inverted_cdf"
     )
@@ -73,8 +73,8 @@ def bootstrap(statistic, per_prompt, confidence, num_resamples, seed):
 def _check(prompts, confidence, num_resamples):
     if prompts < 2:
         raise ValueError(
-            "`rewards` must hold at least 2 prompts, for the interval says "
-            f"how much they differ. Received: {prompts} prompt"
+            "`rewards` must hold at least 2 prompts, since the interval "
+            f"measures how much they differ. Received: {prompts} prompt"
         )
     if not is_number(confidence, 0, 1) or confidence in (0, 1):
         raise ValueError(

@@ -1,7 +1,10 @@
-"""Rewards as arrays, or a message that says what is wrong with them."""
+"""Checks and conversion of rewards."""
 
 import keras
 import numpy as np
+
+# Far enough below the largest float64 for sums and differences of rewards.
+LARGEST = 1e300
 
 
 def as_numpy(values):
@@ -12,26 +15,22 @@ def as_numpy(values):
 
 
 def as_rewards(values, name="rewards"):
-    """Turns rewards into an array of one row a prompt.
-
-    Rewards are compared in float32, as in training: two of them tie here if
-    and only if they tie there.
+    """Turns rewards into an array with one row per prompt.
 
     Args:
         values: float array, tensor or nested list `(prompts, samples)`.
         name: str. Name of the argument, for messages.
 
     Returns:
-        float32 NumPy array `(prompts, samples)`.
+        float64 NumPy array `(prompts, samples)`.
 
     Raises:
-        TypeError: if it is no array of numbers.
+        TypeError: if it is not an array of numbers.
         ValueError: if it has another shape, is empty or is not finite.
     """
     try:
-        with np.errstate(over="ignore"):
-            rewards = as_numpy(values).astype("float32")
-    except (TypeError, ValueError) as error:
+        rewards = as_numpy(values).astype("float64")
+    except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(
             f"`{name}` must be numbers of shape `(prompts, samples)`, as many "
             f"for each prompt. Received: {name}={values!r}, {error}"
@@ -41,11 +40,12 @@ def as_rewards(values, name="rewards"):
             f"`{name}` must be of shape `(prompts, samples)`, with at least "
             f"one of each. Received: {name}.shape={rewards.shape}"
         )
-    if not np.isfinite(rewards).all():
-        wrong = np.flatnonzero(~np.isfinite(rewards).all(axis=1))
+    is_finite = np.abs(rewards) < LARGEST
+    if not is_finite.all():
+        wrong = np.flatnonzero(~is_finite.all(axis=1))
         raise ValueError(
-            f"`{name}` must be finite float32 numbers: leave out the prompts "
-            "that could not be scored, of both policies if there are two. "
+            f"`{name}` must be finite numbers: leave out the prompts that "
+            "could not be scored, for both policies if there are two. "
             f"Received: {name}[{wrong[0]}]={rewards[wrong[0]].tolist()}, and "
             f"{len(wrong)} such prompts in all"
         )
@@ -55,19 +55,37 @@ def as_rewards(values, name="rewards"):
 def as_paired_rewards(rewards, other_rewards, other_name):
     """Turns the rewards of two policies on the same prompts into arrays.
 
+    Args:
+        rewards: array, tensor or nested list `(prompts, samples)`.
+        other_rewards: the same, `(prompts, other_samples)`.
+        other_name: str. Name of the second argument, for messages.
+
     Returns:
-        float32 NumPy arrays `(prompts, samples)`, `(prompts, other_samples)`.
+        float64 NumPy arrays `(prompts, samples)`, `(prompts, other_samples)`.
 
     Raises:
-        ValueError: as `as_rewards`, or if the prompts are not as many.
+        ValueError: as `as_rewards`, or if the numbers of prompts differ.
     """
-    rewards = as_rewards(rewards)
-    other_rewards = as_rewards(other_rewards, other_name)
-    if len(rewards) != len(other_rewards):
+    pair = (
+        as_rewards(rewards),
+        as_rewards(other_rewards, other_name),
+    )
+    if len(pair[0]) != len(pair[1]):
         raise ValueError(
             f"`rewards` and `{other_name}` must have one row for each prompt, "
             "the same prompts in the same order. "
-            f"Received: rewards.shape={rewards.shape}, "
-            f"{other_name}.shape={other_rewards.shape}"
+            f"Received: rewards.shape={pair[0].shape}, "
+            f"{other_name}.shape={pair[1].shape}"
         )
-    return rewards, other_rewards
+    # 0.1 in float32 and 0.1 in float64 are the same reward, and must tie.
+    coarser = min(
+        (_precision(rewards), _precision(other_rewards)),
+        key=lambda dtype: dtype.itemsize,
+    )
+    return tuple(array.astype(coarser).astype("float64") for array in pair)
+
+
+def _precision(values):
+    """The dtype that rounded some rewards; float64 where nothing did."""
+    dtype = as_numpy(values).dtype
+    return np.dtype("float64") if dtype.kind in "biuOUS" else dtype

@@ -1,38 +1,40 @@
-"""Where a policy stands against Best-of-N of the policy it started from."""
-
-import math
+"""The Best-of-N curve of the initial policy: reward, win rate and KL."""
 
 import numpy as np
-from keras import ops
 
-from keras_bond import formulas
 from keras_bond.arguments import check_count
 from keras_bond.arguments import check_list
+from keras_bond.evaluation.checks import as_numpy
 from keras_bond.evaluation.checks import as_rewards
-
-# Above the rounding of float32 means.
-TOLERANCE = 1e-5
+from keras_bond.formulas import best_of_n
 
 
 def best_of_n_frontier(rewards, ns=(1, 2, 4, 8)):
     """Exact reward, win rate and KL of Best-of-N, for every N from one pool.
 
     The order statistics of the pool are unbiased for reward and win rate (see
-    `keras_bond.formulas.best_of_n_weights`); the KL puts the pool's quantiles
-    in for the exact ones.
+    `keras_bond.formulas.best_of_n_weights`); the KL uses the quantiles of the
+    pool in place of the exact ones.
 
     Args:
         rewards: float array `(prompts, pool)`: rewards of independent samples
-            of the starting policy, `pool` above the largest N.
+            of the initial policy; `pool` must be above the largest N.
         ns: tuple of int.
 
     Returns:
         list of dicts with `n`, `reward`, `win_rate` (against one sample of
-        the start, ties one half) and `kl` (to the start, in nats).
+        the initial policy, ties counting one half) and `kl` (to the initial
+        policy, in nats).
 
     Raises:
         ValueError: if a reward is not finite, or an N is not below the size
             of the pool.
+
+    Example:
+
+    >>> one, three = best_of_n_frontier([[1, 2, 3, 4], [5, 6, 7, 8]], (1, 3))
+    >>> one["reward"], three["reward"]
+    (4.5, 5.75)
     """
     rewards = as_rewards(rewards)
     check_list("ns", ns, "integers")
@@ -41,85 +43,78 @@ def best_of_n_frontier(rewards, ns=(1, 2, 4, 8)):
     pool = rewards.shape[1]
     if max(ns, default=0) >= pool:
         raise ValueError(
-            "`rewards` must hold more samples a prompt than the largest N. "
+            "`rewards` must hold more samples per prompt than the largest N. "
             f"Received: a pool of {pool} for ns={tuple(ns)}"
         )
-    rewards = ops.convert_to_tensor(rewards)
-    return [_best_of_n(rewards, n) for n in ns]
+    ranks = np.stack([_ranks(row) for row in rewards])
+    return [_best_of_n(rewards, ranks, n) for n in ns]
 
 
-def _best_of_n(rewards, n):
-    weights = formulas.best_of_n_weights(rewards, n)
-    best = ops.sum(weights * rewards, axis=1)
+def _ranks(row):
+    """Order and ties of float64 rewards, in numbers that float32 can hold."""
+    return np.unique(row, return_inverse=True)[1].astype("float32")
+
+
+def _best_of_n(rewards, ranks, n):
+    weights = as_numpy(best_of_n.best_of_n_weights(ranks, n))
+    # Deviations from the mean: float32 weights sum to 1 only approximately.
+    means = rewards.mean(axis=1, keepdims=True)
+    best = means[:, 0] + (weights * (rewards - means)).sum(axis=1)
     return {
         "n": n,
-        "reward": float(ops.mean(best)),
-        "win_rate": float(ops.mean(formulas.best_of_n_win_rate(rewards, n))),
-        "kl": float(ops.mean(formulas.best_of_n_kl(rewards, n))),
+        "reward": float(best.mean()),
+        "win_rate": _mean(best_of_n.best_of_n_win_rate(ranks, n)),
+        "kl": _mean(best_of_n.best_of_n_kl(ranks, n)),
     }
 
 
-def excess_kl(frontier, kl, win_rate=None, reward=None):
-    """KL that a policy spends above Best-of-N that does equally well.
+def _mean(per_prompt):
+    return float(as_numpy(per_prompt).mean(dtype="float64"))
 
-    0 on the Best-of-N curve, positive above it. Without ties the KL at equal
-    win rate is exact for the real N = w / (1 - w): `log N - (N-1)/N`. With
-    ties, and at equal reward, it is interpolated between the rows of the
-    frontier: linearly in the ROOT of the KL, for near the start the KL grows
-    as the square of the gain. Rows for N = 1, 2, 4, 8 leave an error of some
-    5 per cent of the KL, next to the start of up to 20; more rows leave less.
+
+def excess_kl(win_rate, kl):
+    """KL of a policy minus that of Best-of-N at the same win rate.
+
+    Without ties, Best-of-N beats one sample of the initial policy with
+    probability `w = N / (N + 1)` and has the KL `log N - (N-1)/N` to it
+    (theorem 1 of BOND, Sessa et al., arXiv 2407.14622). Both hold for real N,
+    so a policy with win rate w is compared with `N = w / (1 - w)`. 0 is on the
+    Best-of-N curve, and more is KL that a policy spends beyond it.
+
+    Where many rewards tie, Best-of-N itself lies a little off 0: compare
+    policies on the same prompts and rewards.
 
     Args:
-        frontier: list of dicts, see `best_of_n_frontier`.
-        kl: float. Measured KL of the policy to the start, in nats a sequence.
-        win_rate: float, against single samples of the start.
-        reward: float, mean reward. Give either this or `win_rate`.
+        win_rate: float or float array, in [0, 1]. Against single samples of
+            the initial policy, ties counting one half; see `win_rate`. At 1/2
+            and below, Best-of-N has a KL of 0.
+        kl: float or float array of the same shape. KL of the policy to the
+            initial policy, in nats per sequence.
 
     Returns:
-        float, in nats. Below 0 from noise, or because another policy than
-        Best-of-N reaches this win rate or reward with less KL.
+        float, or float64 array, in nats; minus infinity for a win rate of 1.
 
     Raises:
-        ValueError: if not exactly one of `win_rate` and `reward` is given, or
-            if it is out of the range of the frontier.
+        TypeError, ValueError: if `win_rate` is not a number in [0, 1].
 
     Example:
 
-    >>> frontier = best_of_n_frontier([[1, 2, 3, 4], [5, 6, 7, 8]], ns=(1, 3))
-    >>> round(excess_kl(frontier, kl=0.25, win_rate=2 / 3), 3)
+    >>> round(excess_kl(win_rate=2 / 3, kl=0.25), 3)
     0.057
     """
-    if (win_rate is None) == (reward is None):
+    try:
+        win_rate, kl = (np.asarray(x, "float64") for x in (win_rate, kl))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise TypeError(
+            "`win_rate` and `kl` must be numbers or arrays of numbers. "
+            f"Received: win_rate={win_rate!r}, kl={kl!r}, {error}"
+        ) from error
+    if not np.all((win_rate >= 0) & (win_rate <= 1)):
         raise ValueError(
-            "Exactly one of `win_rate` and `reward` must be given, to compare "
-            f"with. Received: win_rate={win_rate}, reward={reward}"
+            "`win_rate` must be between 0 and 1, a share and not a percentage. "
+            f"Received: win_rate={win_rate}"
         )
-    if reward is not None:
-        return kl - _interpolated_kl(frontier, "reward", reward)
-    best_of_n_kl = _interpolated_kl(frontier, "win_rate", win_rate)
-    if _has_no_ties(frontier):
-        n = formulas.n_from_win_rate(win_rate)
-        best_of_n_kl = formulas.continuous_best_of_n_kl(n)
-    return kl - best_of_n_kl
-
-
-def _has_no_ties(frontier):
-    """Without ties the best of n beats one sample with n / (n + 1)."""
-    return all(
-        abs(row["win_rate"] - row["n"] / (row["n"] + 1)) < TOLERANCE
-        for row in frontier
-    )
-
-
-def _interpolated_kl(frontier, name, value):
-    rows = sorted(frontier, key=lambda row: row["n"])
-    axis = [row[name] for row in rows]
-    slack = TOLERANCE * max(1.0, abs(axis[0]), abs(axis[-1]))
-    if not axis[0] - slack <= value <= axis[-1] + slack:
-        raise ValueError(
-            f"`{name}` must lie on the frontier, between {axis[0]:.4g} and "
-            f"{axis[-1]:.4g}: give `best_of_n_frontier` larger `ns`, or "
-            f"`ns=(1, ...)` for the start. Received: {name}={value}"
-        )
-    roots = [math.sqrt(max(row["kl"], 0.0)) for row in rows]
-    return float(np.interp(value, axis, roots)) ** 2
+    with np.errstate(divide="ignore"):
+        n = np.maximum(win_rate / (1.0 - win_rate), 1.0)
+    excess = kl - (np.log(n) - 1.0 + 1.0 / n)
+    return excess if excess.ndim else float(excess)

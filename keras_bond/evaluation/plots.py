@@ -1,4 +1,4 @@
-"""Where a policy stands against Best-of-N, as a picture."""
+"""The policy against Best-of-N, as a figure."""
 
 import math
 
@@ -8,9 +8,9 @@ def plot_best_of_n(frontier, points):
 
     Args:
         frontier: list of dicts, see `keras_bond.evaluation.best_of_n_frontier`.
-        points: list of dicts, the policy on its way, with `step`, `reward`,
-            `kl`, `effective_n`, `effective_n_low` and `effective_n_high`; see
-            `keras_bond.callbacks.BestOfNReport`.
+        points: list of dicts, the policy during training, with `step`,
+            `reward`, `kl`, `effective_n`, `effective_n_low` and
+            `effective_n_high`; see `keras_bond.callbacks.HeldOut`.
 
     Returns:
         `matplotlib.figure.Figure`; `figure.savefig(path)` writes it.
@@ -22,16 +22,14 @@ def plot_best_of_n(frontier, points):
     _draw_frontier(figure.add_subplot(1, 2, 1), frontier, points)
     _draw_effective_n(figure.add_subplot(1, 2, 2), points)
     for axes in figure.axes:
-        axes.grid(alpha=0.3)
         axes.margins(0.1)
-        axes.legend(fontsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
+        finish(axes)
     return figure
 
 
 def _draw_frontier(axes, frontier, points):
     kls, rewards = ([row[key] for row in frontier] for key in ("kl", "reward"))
-    label = "best of N of the start (N samples an answer)"
+    label = "best of N of the initial policy (N samples per answer)"
     axes.plot(kls, rewards, "o-", color="0.45", label=label)
     for row in frontier:
         axes.annotate(
@@ -42,11 +40,14 @@ def _draw_frontier(axes, frontier, points):
             ha="right",
             color="0.35",
         )
-    way = [(p["kl"], p["reward"]) for p in points]
-    label = "the policy (one sample an answer)"
-    axes.plot(*zip(*way), ".--", color="tab:orange", alpha=0.7)
-    axes.plot(*way[-1], "*", markersize=15, color="tab:orange", label=label)
-    axes.set(xlabel="KL to the start (nats a sequence)", ylabel="reward")
+    # The KL is measured after each epoch only.
+    path = [(p["kl"], p["reward"]) for p in points if math.isfinite(p["kl"])]
+    if path:
+        label, color = "policy (one sample per answer)", "tab:orange"
+        axes.plot(*zip(*path), ".--", color=color, alpha=0.7)
+        axes.plot(*path[-1], "*", markersize=15, color=color, label=label)
+    axes.set(xlabel="KL to the initial policy (nats per sequence)")
+    axes.set(ylabel="reward")
 
 
 def _draw_effective_n(axes, points):
@@ -55,15 +56,22 @@ def _draw_effective_n(axes, points):
     high = _finite(p["effective_n_high"] for p in points)
     axes.fill_between(steps, low, high, color="tab:orange", alpha=0.2, lw=0)
     middle = _finite(p["effective_n"] for p in points)
-    label = "one sample is worth the best of N"
+    label = "N of the Best-of-N that one sample is worth"
     axes.plot(steps, middle, ".-", color="tab:orange", label=label)
-    axes.axhline(1.0, color="0.45", lw=1, label="the start")
+    axes.axhline(1.0, color="0.45", lw=1, label="initial policy")
     axes.set(xlabel="optimizer updates", ylabel="effective N")
 
 
 def _finite(values):
-    """Infinity, where all samples of the start are beaten, is not drawn."""
+    """Infinity, where all reference samples are beaten, is not drawn."""
     return [v if math.isfinite(v) else math.nan for v in values]
+
+
+def finish(axes):
+    """Adds grid and legend to axes on which something was drawn."""
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def new_figure(**arguments):
@@ -76,7 +84,7 @@ def new_figure(**arguments):
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
-            "Pictures need matplotlib: `pip install matplotlib`. "
+            "Figures need matplotlib: `pip install matplotlib`. "
             f"Received: {error}"
         ) from error
     return Figure(**arguments)

@@ -31,11 +31,6 @@ from keras_bond.formulas.losses import weighted_likelihood_loss
 from keras_bond.formulas.masks import completion_mask
 from keras_bond.formulas.masks import is_any_of
 from keras_bond.formulas.masks import is_terminated
-from keras_bond.formulas.meters import continuous_best_of_n_kl
-from keras_bond.formulas.meters import expected_harmonic
-from keras_bond.formulas.meters import n_from_harmonic
-from keras_bond.formulas.meters import n_from_log_quantile
-from keras_bond.formulas.meters import n_from_win_rate
 from keras_bond.formulas.pooled import policy_weights
 from keras_bond.formulas.pooled import pooled_backward_coefficients
 from keras_bond.formulas.pooled import pooled_forward_coefficients
@@ -68,11 +63,9 @@ __all__ = [
     "bonbon_margin",
     "bond_reward",
     "completion_mask",
-    "continuous_best_of_n_kl",
     "control_variate_coefficients",
     "control_variate_scale",
     "count_beaten",
-    "expected_harmonic",
     "full_vocabulary_kl_loss",
     "harmonic_number",
     "harmonic_table",
@@ -88,9 +81,6 @@ __all__ = [
     "look_up",
     "masked_mean",
     "monte_carlo_table",
-    "n_from_harmonic",
-    "n_from_log_quantile",
-    "n_from_win_rate",
     "pairs_table",
     "policy_weights",
     "pooled_backward_coefficients",

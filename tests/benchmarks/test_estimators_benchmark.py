@@ -159,18 +159,15 @@ def test_the_sequence_kl_is_a_sum_over_all_sequences():
     np.testing.assert_allclose(kl.mean(), 0.3, rtol=1e-3)
 
 
-def test_excess_is_zero_on_the_curve_and_read_where_it_is_crossed():
-    curve = np.array([[[0.5, 0.0], [0.7, 0.4], [0.9, 1.6]]])
-    curves = {
-        "win_rate": np.array([[[0.5, 0.6, 0.8]]]),
-        "kl": np.array([[[0.0, 0.2, 1.3]]]),
-    }
-    excess = estimator_learning.excess_kl(curves, curve)
+def test_the_excess_is_read_where_a_win_rate_is_crossed():
+    win_rates = np.array([[[0.5, 2 / 3, 0.8]]])
+    on_the_curve = [0.0, np.log(2) - 1 / 2, np.log(4) - 3 / 4]
+    excess = estimator_learning.excess_kl(
+        win_rates, np.array([[on_the_curve]]) + [0.0, 0.0, 0.3]
+    )
     np.testing.assert_allclose(excess, [[[0.0, 0.0, 0.3]]], atol=1e-12)
-    for level, expected in ((0.7, 0.15), (0.9, np.nan)):
-        found = estimator_learning.at_win_rate(
-            excess, curves["win_rate"], level
-        )
+    for level, expected in ((0.7, 0.075), (0.9, np.nan)):
+        found = estimator_learning.at_win_rate(excess, win_rates, level)
         np.testing.assert_allclose(found, [[expected]])
 
 

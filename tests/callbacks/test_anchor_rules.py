@@ -1,4 +1,4 @@
-"""What the anchor rules refuse, and the default one."""
+"""Errors of the anchor rules, and the default rule."""
 
 import keras
 import pytest
@@ -20,7 +20,7 @@ def test_rates_out_of_range_are_refused(rate):
 
 @pytest.mark.parametrize("every", [0, -1, 2.5])
 def test_refresh_wants_a_positive_number(every):
-    with pytest.raises(ValueError, match="positive number of optimiser"):
+    with pytest.raises(ValueError, match="positive number of optimizer"):
         callbacks.AnchorRefresh(every)
 
 

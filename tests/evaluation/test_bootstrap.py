@@ -1,4 +1,4 @@
-"""Intervals over prompts, against the exact law of resampled prompts."""
+"""Intervals over prompts, against all resamples of the prompts."""
 
 import itertools
 

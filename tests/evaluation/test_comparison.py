@@ -11,40 +11,56 @@ from keras_bond import evaluation
 def tied_rewards(seed=0):
     """Two policies of unequal numbers of samples, with many ties."""
     generator = np.random.default_rng(seed)
-    mine = generator.integers(1, 6, size=(12, 3))
-    return mine, generator.integers(0, 5, size=(12, 4))
+    policy = generator.integers(1, 6, size=(12, 3))
+    return policy, generator.integers(0, 5, size=(12, 4))
 
 
 def test_win_rate_is_that_of_all_pairs_of_the_same_prompt():
     """Pins: `<` for `>`, ties as wins, or samples of different prompts."""
-    mine, theirs = tied_rewards()
+    policy, others = tied_rewards()
     outcomes = [
         0.5 if a == b else float(a > b)
-        for row, other_row in zip(mine, theirs)
+        for row, other_row in zip(policy, others)
         for a in row
         for b in other_row
     ]
-    result = evaluation.win_rate(mine, theirs)
+    result = evaluation.win_rate(policy, others)
     assert result == pytest.approx(np.mean(outcomes))
-    assert evaluation.win_rate(theirs, mine) == pytest.approx(1 - result)
+    assert evaluation.win_rate(others, policy) == pytest.approx(1 - result)
 
 
 def test_tensors_and_lists_serve_as_well_as_arrays():
-    """Pins: a tensor of the backend, or float64, that ties no more."""
-    mine = [[0.1, 0.2]]
-    theirs = ops.convert_to_tensor([[0.1, 0.3]], "float32")
-    assert evaluation.win_rate(mine, theirs) == pytest.approx(1.5 / 4)
-    assert evaluation.win_rate(theirs, np.array(mine)) == pytest.approx(2.5 / 4)
+    """Pins: equal rewards that tie no more in float32 and float64."""
+    policy = [[0.1, 0.2]]
+    others = ops.convert_to_tensor([[0.1, 0.3]], "float32")
+    assert evaluation.win_rate(policy, others) == pytest.approx(1.5 / 4)
+    assert evaluation.win_rate(others, np.array(policy)) == pytest.approx(
+        2.5 / 4
+    )
     half = ops.convert_to_tensor([[1.0, 2.0]], "bfloat16")
     assert evaluation.win_rate(half, [[1.0]]) == pytest.approx(1.5 / 2)
 
 
+@pytest.mark.parametrize("offset, step", [(1e6, 1e-3), (0.5, 1e-12)])
+def test_float64_decides_what_ties(offset, step):
+    """Pins: rewards that float32 cannot tell apart, taken for ties."""
+    policy, others = tied_rewards()
+    expected = evaluation.paired_bootstrap(policy, others)
+    result = evaluation.paired_bootstrap(
+        offset + step * policy, offset + step * others
+    )
+    assert result.win_rate == expected.win_rate
+    assert result.reward_difference.value == pytest.approx(
+        step * expected.reward_difference.value, rel=1e-3
+    )
+
+
 @pytest.mark.parametrize("transform", [lambda x: x**3, np.exp])
 def test_win_rate_knows_ranks_only(transform):
-    mine, theirs = tied_rewards()
-    plain = evaluation.paired_bootstrap(mine, theirs)
+    policy, others = tied_rewards()
+    plain = evaluation.paired_bootstrap(policy, others)
     bent = evaluation.paired_bootstrap(
-        transform(mine * 1.0), transform(theirs * 1.0)
+        transform(policy * 1.0), transform(others * 1.0)
     )
     assert bent.win_rate == plain.win_rate
     assert bent.reward_difference != plain.reward_difference
@@ -52,15 +68,15 @@ def test_win_rate_knows_ranks_only(transform):
 
 def test_estimates_are_win_rate_and_difference_of_means():
     """Pins: the two policies swapped in one of the two numbers."""
-    mine, theirs = tied_rewards()
-    result = evaluation.paired_bootstrap(mine, theirs)
+    policy, others = tied_rewards()
+    result = evaluation.paired_bootstrap(policy, others)
     assert result.win_rate.value == pytest.approx(
-        evaluation.win_rate(mine, theirs)
+        evaluation.win_rate(policy, others)
     )
     assert result.reward_difference.value == pytest.approx(
-        mine.mean() - theirs.mean()
+        policy.mean() - others.mean()
     )
-    swapped = evaluation.paired_bootstrap(theirs, mine)
+    swapped = evaluation.paired_bootstrap(others, policy)
     assert swapped.win_rate.value == pytest.approx(1 - result.win_rate.value)
 
 
@@ -96,7 +112,7 @@ def test_intervals_cover_as_often_as_they_say():
 
 
 @pytest.mark.parametrize(
-    "mine, theirs, message",
+    "policy, others, message",
     [
         (
             [[1.0], [2.0]],
@@ -107,11 +123,12 @@ def test_intervals_cover_as_often_as_they_say():
         ([[]], [[1.0]], r"`rewards` must be of shape .*\(1, 0\)"),
         ([[1.0]], [[np.nan]], r"`other_rewards` must be finite.*\[0\]=\[nan\]"),
         ([[1.0, None]], [[1.0]], r"`rewards` must be finite.*1 such prompts"),
-        ([[1e300]], [[1.0]], r"`rewards` must be finite.*\[0\]=\[inf\]"),
+        ([[np.inf]], [[1.0]], r"`rewards` must be finite.*\[0\]=\[inf\]"),
+        ([[1e300]], [[1.0]], r"`rewards` must be finite.*\[0\]=\[1e\+300\]"),
     ],
 )
-def test_bad_rewards_are_refused_by_name(mine, theirs, message):
+def test_bad_rewards_are_refused_by_name(policy, others, message):
     """Pins: a silent broadcast, and NaN, which loses every comparison."""
     for function in (evaluation.win_rate, evaluation.paired_bootstrap):
         with pytest.raises(ValueError, match=message):
-            function(mine, theirs)
+            function(policy, others)

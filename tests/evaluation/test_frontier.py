@@ -1,4 +1,4 @@
-"""The Best-of-N frontier and what a policy spends above it."""
+"""The Best-of-N frontier, and the KL that a policy spends beyond it."""
 
 import doctest
 import importlib
@@ -34,9 +34,6 @@ def continuous():
     return best_of_n_frontier(pool, ns=NS)
 
 
-BINARY = [binary_row(n) for n in NS]
-
-
 def test_rows_without_ties_are_the_closed_forms(continuous):
     """Pins: a sum over prompts for the mean, or N mixed up between rows."""
     assert [row["n"] for row in continuous] == list(NS)
@@ -66,62 +63,59 @@ def test_rows_of_binary_rewards_are_exact():
         assert row["kl"] == pytest.approx(sum(kls) / 5, abs=1e-5)
 
 
-@pytest.mark.parametrize("n", [1.0, 1.2, 2.0, 3.0, 5.5, 8.0])
-def test_best_of_any_real_n_has_no_excess_without_ties(continuous, n):
-    """Pins: rows interpolated where the KL is known exactly."""
-    excess = excess_kl(continuous, kl=0.1 + least_kl(n), win_rate=n / (n + 1))
-    assert excess == pytest.approx(0.1, abs=1e-9)
+@pytest.mark.parametrize("offset", [1e6, -1e9])
+def test_an_offset_of_the_reward_moves_the_reward_alone(offset):
+    """Pins: float32, which cannot tell 1,000,000.01 from 1,000,000.02."""
+    pool = np.random.default_rng(0).integers(0, 9, size=(6, 16)) / 100
+    plain = best_of_n_frontier(pool, ns=NS)
+    for row, moved in zip(plain, best_of_n_frontier(pool + offset, ns=NS)):
+        assert moved["reward"] - offset == pytest.approx(
+            row["reward"], abs=1e-6
+        )
+        assert (moved["win_rate"], moved["kl"]) == (row["win_rate"], row["kl"])
 
 
-@pytest.mark.parametrize("axis", ["win_rate", "reward"])
-def test_rows_of_the_frontier_have_no_excess(continuous, axis):
-    """Pins: N without ties put in where there are ties."""
-    for frontier in (continuous, BINARY, BINARY[::-1]):
-        for row in frontier:
-            excess = excess_kl(frontier, row["kl"], **{axis: row[axis]})
-            assert excess == pytest.approx(0, abs=2e-3)
+@pytest.mark.parametrize("n", [1.0, 1.2, 2.0, 3.0, 5.5, 8.0, 16.0])
+def test_best_of_any_real_n_has_no_excess_without_ties(n):
+    """Pins: `N - 1` for `(N - 1) / N`, a sign, or the N of another statistic.
+
+    Its quantiles have the distribution `Beta(N, 1)`, that of the largest of N
+    uniform numbers; the initial policy's are uniform.
+    """
+    quantiles = scipy.stats.beta(n, 1)
+    kl, win_rate = -quantiles.entropy(), quantiles.expect(lambda u: u)
+    assert kl == pytest.approx(least_kl(n), abs=1e-9)
+    assert excess_kl(win_rate, 0.1 + kl) == pytest.approx(0.1, abs=1e-6)
 
 
-@pytest.mark.parametrize("axis", ["win_rate", "reward"])
-@pytest.mark.parametrize("n, most", [(1.3, 0.1), (1.7, 0.05), (6, 0.05)])
-def test_between_rows_with_ties_the_error_is_that_promised(axis, n, most):
-    """Pins: the KL interpolated instead of its root, 180 % off at N = 1.3."""
-    row = binary_row(n)
-    excess = excess_kl(BINARY, row["kl"], **{axis: row[axis]})
-    assert abs(excess) < most * row["kl"]
+def test_rows_of_the_frontier_have_no_excess_without_ties(continuous):
+    for row in continuous:
+        excess = excess_kl(row["win_rate"], row["kl"])
+        assert excess == pytest.approx(0, abs=2e-3)
 
 
-@pytest.mark.parametrize("n", [1.3, 3.0, 6.0])
-def test_without_ties_equal_reward_and_equal_win_rate_agree(continuous, n):
-    """The reward is the rank here, which makes reward and win rate one."""
-    reward = n * 65 / (n + 1) - 1
-    excess = excess_kl(continuous, least_kl(n), reward=reward)
-    assert abs(excess) < 0.08 * least_kl(n)
+@pytest.mark.parametrize("win_rate", [0.5, 0.4, 0.0])
+def test_without_a_gain_all_kl_is_excess(win_rate):
+    """Pins: a KL that Best-of-N with N below 1 would need."""
+    assert excess_kl(win_rate, 0.3) == 0.3
 
 
-def test_a_constant_reward_puts_everything_in_excess():
-    frontier = best_of_n_frontier(np.ones((5, 64)), ns=NS)
-    assert excess_kl(frontier, 0.3, win_rate=0.5) == pytest.approx(0.3)
-    assert excess_kl(frontier, 0.3, reward=1.0) == pytest.approx(0.3)
+def test_excess_of_arrays_is_that_of_their_entries():
+    """And a policy that always wins is infinitely better than Best-of-N."""
+    win_rates = np.array([[0.2, 0.5, 0.75], [0.9, 2 / 3, 1.0]])
+    kls = np.linspace(0, 1, 6).reshape(2, 3)
+    excess = excess_kl(win_rates, kls)
+    assert excess[1, 2] == -np.inf
+    expected = [excess_kl(w, k) for w, k in zip(win_rates.flat, kls.flat)]
+    assert excess.ravel().tolist() == expected
+    assert isinstance(expected[0], float)
 
 
-@pytest.mark.parametrize("frontier", [BINARY, "continuous"])
-def test_beyond_the_frontier_is_refused_by_name(frontier, request):
-    """Pins: the last row's KL for whatever lies beyond it."""
-    if isinstance(frontier, str):
-        frontier = request.getfixturevalue(frontier)
-    with pytest.raises(ValueError, match="`win_rate` must lie .*win_rate=0.95"):
-        excess_kl(frontier, 0.3, win_rate=0.95)
-    with pytest.raises(ValueError, match="`win_rate` must lie .*win_rate=0.4"):
-        excess_kl(frontier, 0.3, win_rate=0.4)
-    with pytest.raises(ValueError, match="`reward` must lie .*reward=99"):
-        excess_kl(frontier, 0.3, reward=99)
-
-
-@pytest.mark.parametrize("given", [{}, {"win_rate": 0.6, "reward": 0.3}])
-def test_exactly_one_thing_is_held_equal(given):
-    with pytest.raises(ValueError, match="one of `win_rate` and `reward`"):
-        excess_kl(BINARY, 0.3, **given)
+@pytest.mark.parametrize("win_rate", [65.0, -0.1, math.nan, [0.5, 2.0]])
+def test_an_impossible_win_rate_is_refused_by_name(win_rate):
+    """Pins: NaN from a percentage."""
+    with pytest.raises(ValueError, match="`win_rate` must be .*win_rate="):
+        excess_kl(win_rate, 0.3)
 
 
 def test_a_pool_that_cannot_serve_is_refused():
@@ -131,7 +125,7 @@ def test_a_pool_that_cannot_serve_is_refused():
         best_of_n_frontier([[1.0, np.nan, 2.0]], ns=(1,))
 
 
-@pytest.mark.parametrize("name", ["comparison", "effective_n", "frontier"])
+@pytest.mark.parametrize("name", ["comparison", "frontier", "log_quantile"])
 def test_examples_in_docstrings_run(name):
     module = importlib.import_module(f"keras_bond.evaluation.{name}")
     result = doctest.testmod(module)

@@ -11,8 +11,9 @@ from hypothesis import strategies
 
 import keras_bond
 from keras_bond import data
-from keras_bond import reporting
+from keras_bond import evaluation
 from keras_bond import rewards
+from keras_bond.callbacks.held_out_files import HeldOutFiles
 from keras_bond.rewards import Samples
 from tests.fuzz.outcomes import examples
 from tests.fuzz.outcomes import result_or_named_error
@@ -163,33 +164,28 @@ def test_damaged_scores(saved, damage):
 @examples(60)
 @given(
     damages(),
-    strategies.sampled_from(["log.csv", "best_of_n.json", "completions.jsonl"]),
+    strategies.sampled_from(["log.csv", "held_out.json", "completions.jsonl"]),
 )
 def test_damaged_runs(tmp_path_factory, damage, name):
+    """A run is drawn and resumed from its files, or the damage is named."""
     folder = tmp_path_factory.mktemp("run")
     contents = {
         "log.csv": b"epoch,reward,kl\n0,0.5,0.1\n1,0.75,0.2\n",
-        "best_of_n.json": json.dumps(
-            {
-                "frontier": [{"n": 1, "reward": 0.0, "kl": 0.0}],
-                "points": [
-                    {
-                        "step": 1,
-                        "reward": 0.1,
-                        "kl": 0.1,
-                        "effective_n": 1.5,
-                        "effective_n_low": 1.2,
-                        "effective_n_high": 1.8,
-                    }
-                ],
-            }
-        ).encode(),
-        "completions.jsonl": b'{"step": 0, "prompt": "a", "policy": "b", '
-        b'"reward": 1.0, "anchor": "c", "its reward": 2.0, "quantile": 0.5}\n',
+        "held_out.json": b'{"frontier": null, "points": [{"step": 4}], '
+        b'"best_gold": [0.5]}',
+        "completions.jsonl": b'{"step": 4, "prompt": "a"}\n' * 2,
     }
-    (folder / name).write_bytes(damage(contents[name]))
-    page, error = result_or_named_error(lambda: reporting.write_report(folder))
-    assert (folder / "report.html").exists() == (error is None)
+    path = folder / name
+    path.write_bytes(damage(contents[name]))
+    if name == "log.csv":
+        result_or_named_error(lambda: evaluation.plot_run(path))
+        return
+    run = HeldOutFiles(folder)
+    before = path.read_bytes()
+    _, error = result_or_named_error(lambda: (run.read(), run.keep({4})))
+    if error is not None:
+        assert name in str(error)
+        assert path.read_bytes() == before
     assert not list(folder.glob("*unfinished*"))
 
 

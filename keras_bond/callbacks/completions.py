@@ -1,0 +1,135 @@
+"""Completions of held-out prompts, as records and as a table to read."""
+
+import typing
+
+import numpy as np
+import rich.console
+import rich.table
+import rich.text
+
+# What a cell of the table shows of a text.
+MAX_CHARACTERS = 400
+
+
+class Answers(typing.NamedTuple):
+    """Completions of another weight set for the same prompts.
+
+    Attributes:
+        weights: str. Name of the weight set.
+        samples: `keras_bond.rewards.Samples`, drawn with the random numbers
+            of the policy's samples. The first of each prompt is shown.
+        rewards: float64 array `(prompts, num_samples)`, of `samples`.
+        pool: float64 array `(prompts, pool)`. Rewards of independent samples
+            that the first of the policy is compared with.
+    """
+
+    weights: str
+    samples: object
+    rewards: np.ndarray
+    pool: np.ndarray
+
+
+def anchor_answers(samples, rewards):
+    """The `Answers` of the anchor: the first is shown, the others compared."""
+    return Answers("anchor", samples, rewards, rewards[:, 1:])
+
+
+def records(step, samples, rewards, other, gold=None):
+    """One dict for each prompt, about its first completion.
+
+    Args:
+        step: int. Optimizer updates.
+        samples: `keras_bond.rewards.Samples` of the policy.
+        rewards: float64 array `(prompts, num_samples)`.
+        other: `Answers`, beside which the policy's are shown.
+        gold: float64 array of the shape of `rewards`, or `None`.
+
+    Returns:
+        list of dict with `step`, `prompt`, `completion`, `reward`, completion
+        and reward of the other weight set under its name, `quantile`, the
+        share of its pool with a lower reward, ties counting one half, and
+        `gold_reward` if there is one.
+    """
+    columns = {
+        "prompt": _first_of_each(samples.prompts, samples),
+        "completion": _first_completions(samples),
+        "reward": rewards[:, 0].tolist(),
+        f"{other.weights}_completion": _first_completions(other.samples),
+        f"{other.weights}_reward": other.rewards[:, 0].tolist(),
+        "quantile": _quantiles(rewards[:, :1], other.pool),
+    }
+    if gold is not None:
+        columns["gold_reward"] = gold[:, 0].tolist()
+    rows = zip(*columns.values())
+    return [{"step": step, **dict(zip(columns, row))} for row in rows]
+
+
+def _first_completions(samples):
+    if samples.completions is None:
+        ids = _first_of_each(samples.completion_ids, samples)
+        return [str(list(row)) for row in ids]
+    return _first_of_each(samples.completions, samples)
+
+
+def _first_of_each(values, samples):
+    if values is None:
+        return [None] * (len(samples) // samples.num_samples)
+    return list(values[:: samples.num_samples])
+
+
+def _quantiles(rewards, pool):
+    if not pool.shape[1]:
+        return [np.nan] * len(rewards)
+    below = (pool < rewards).mean(axis=1)
+    return (below + 0.5 * (pool == rewards).mean(axis=1)).tolist()
+
+
+def print_table(records, console=None):
+    """Prints records as a table in the width of the terminal.
+
+    Args:
+        records: list of dict of one step, see `records`.
+        console: `rich.console.Console`, or `None` for standard output.
+    """
+    (other,) = (
+        name.removesuffix("_completion")
+        for name in records[0]
+        if name.endswith("_completion")
+    )
+    table = rich.table.Table(
+        "prompt",
+        "policy",
+        "initial policy" if other == "reference" else other,
+        title=f"Held-out prompts at step {records[0]['step']}",
+        title_justify="left",
+        show_lines=True,
+    )
+    for record in records:
+        table.add_row(
+            _text(record["prompt"]),
+            _text(record["completion"])
+            + _numbers(record, ("reward", "quantile", "gold_reward")),
+            _text(record[f"{other}_completion"])
+            + _numbers({"reward": record[f"{other}_reward"]}, ("reward",)),
+        )
+    console = console or rich.console.Console()
+    console.print()
+    console.print(table)
+
+
+def _text(value):
+    text = " ".join(str(value).split())
+    if len(text) > MAX_CHARACTERS:
+        text = text[: MAX_CHARACTERS - 1] + "…"
+    # Control characters of a completion could change the terminal.
+    escaped = [c if c.isprintable() else ascii(c)[1:-1] for c in text]
+    return rich.text.Text("".join(escaped))
+
+
+def _numbers(record, names):
+    numbers = [
+        f"{name.replace('_', ' ')} {record[name]:.3g}"
+        for name in names
+        if name in record
+    ]
+    return rich.text.Text("\n" + ", ".join(numbers), style="dim")

@@ -1,0 +1,41 @@
+"""What the progress bar shows."""
+
+import keras
+
+from keras_bond.callbacks import ProgressBar
+from keras_bond.callbacks.progress_bar import with_progress_bar
+
+
+def test_bar_of_the_user_of_keras_and_the_default(capsys):
+    shown = []
+    for callbacks in (
+        ProgressBar(["entropy"]),
+        [keras.callbacks.ProgbarLogger()],
+        None,
+    ):
+        bars = [
+            callback
+            for callback in with_progress_bar(callbacks, "auto")
+            if isinstance(callback, keras.callbacks.ProgbarLogger)
+        ]
+        assert len(bars) == 1
+        bars[0].set_params({"verbose": 1, "epochs": 1, "steps": 1})
+        bars[0].on_epoch_begin(0)
+        logs = {"reward": 1.0, "entropy": 2.0, "train/skipped_steps": 0}
+        bars[0].on_train_batch_end(0, logs)
+        bars[0].on_epoch_end(0, {**logs, "val_entropy": 3.0})
+        shown.append(capsys.readouterr().out)
+    own, stock, default = shown
+    assert "entropy: 2" in own and "val_entropy: 3" in own
+    assert "reward" not in own
+    assert all(name in stock for name in logs)
+    assert "reward: 1" in default and "entropy" not in default
+    assert "skipped" not in default
+
+
+def test_skipped_steps_are_shown_once_there_are_some(capsys):
+    bar = ProgressBar()
+    bar.set_params({"verbose": 1, "epochs": 1, "steps": 1})
+    bar.on_epoch_begin(0)
+    bar.on_train_batch_end(0, {"reward": 1.0, "train/skipped_steps": 2})
+    assert "train/skipped_steps: 2" in capsys.readouterr().out
