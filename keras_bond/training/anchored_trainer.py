@@ -289,7 +289,7 @@ class AnchoredTrainer(PolicyTrainer):
         Returns:
             dict of the logged numbers.
         """
-        self._log(batch, outputs, loss, is_good)
+        self.log_step(batch, outputs, loss, is_good)
         self._count(batch, is_good)
         variables = self.policy.trainable_variables
         updated = self.anchor.follow(variables, self.optimizer.iterations)
@@ -310,11 +310,12 @@ class AnchoredTrainer(PolicyTrainer):
         """
         outputs = self(batch)
         loss = self.compute_loss(x=batch, y_pred=outputs, training=False)
-        self._log(batch, outputs, loss, is_good=True)
+        self.log_step(batch, outputs, loss, is_good=True)
         logs = self.get_metrics_result()
         return {k: v for k, v in logs.items() if not k.startswith("train/")}
 
-    def _log(self, batch, outputs, loss, is_good):
+    def log_step(self, batch, outputs, loss, is_good):
+        """Feeds all numbers that describe a batch to the trackers."""
         log_probs = outputs["log_probs"][:, : self.num_policy_samples]
         terms = self.loss_terms(batch, outputs)
         losses = {name: values for name, (_, values) in terms.items()}

@@ -18,7 +18,7 @@ from tests.tiny import COMPILED_QUICKLY
 from tests.tiny import PROMPTS
 from tests.tiny import make_policy
 
-PENALIZED = "bond/penalised_fraction"
+PENALIZED = "bond/penalized_fraction"
 BETA, GAMMA, TEMPERATURE = 0.3, 0.7, 0.8
 LENGTH = 5
 TRAINERS = {
@@ -202,7 +202,9 @@ def test_numbers_of_made_up_batches(policy, name, is_training):
         targets = bond.targets(tensors)
         log_probs = learned_from(name, batch, log_probs)
         outputs = {"log_probs": ops.convert_to_tensor(log_probs)}
-        losses.append(float(bond.compute_loss(x=targets, y_pred=outputs)))
+        loss = bond.compute_loss(x=targets, y_pred=outputs)
+        bond.log_step(targets, outputs, loss, is_good=True)
+        losses.append(float(loss))
         if seed == 2:
             assert_terms_make(losses[0], bond.get_metrics_result())
     logs = bond.get_metrics_result()
