@@ -182,8 +182,8 @@ def _prompts(trainer, rows, chips):
     shapes = {
         "prompt_ids": (rows, trainer.max_prompt_length),
         "prompt_lengths": (rows,),
-        "rows": (rows,),
-        "places": (rows,),
+        "prompt_index": (rows,),
+        "index_in_batch": (rows,),
     }
     place = _placed_rows(chips)
     return {
@@ -195,7 +195,7 @@ def _prompts(trainer, rows, chips):
 def _scored(batch, batch_size, chips):
     """What is learned from, of the whole batch: with rewards and flags."""
     place = _placed_rows(chips)
-    unscored = ("rows", "places", "token_ids", "padding_mask")
+    unscored = ("prompt_index", "index_in_batch", "token_ids", "padding_mask")
     tensors = {
         name: place(jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype))
         for name, x in batch.items()

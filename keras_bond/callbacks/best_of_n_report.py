@@ -201,10 +201,10 @@ class BestOfNReport(keras.callbacks.Callback):
     def _write(self):
         numbers = {"frontier": self.frontier, "points": self.points}
         path = self.path.with_suffix(".json")
-        with files.replacing(path) as unfinished:
+        with files.atomic_file(path) as unfinished:
             unfinished.write_text(json.dumps(numbers, indent=1))
         figure = plots.plot_best_of_n(self.frontier, self.points)
-        with files.replacing(self.path) as unfinished:
+        with files.atomic_file(self.path) as unfinished:
             figure.savefig(unfinished, dpi=150)
 
     def _read_points(self):

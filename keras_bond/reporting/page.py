@@ -50,7 +50,7 @@ def write_report(folder):
     """
     page = render(pathlib.Path(folder).resolve().name, read_run(folder))
     path = pathlib.Path(folder) / "report.html"
-    with files.replacing(path) as unfinished:
+    with files.atomic_file(path) as unfinished:
         unfinished.write_text(page, encoding="utf-8")
     return path
 

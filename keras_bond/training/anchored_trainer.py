@@ -216,9 +216,12 @@ class AnchoredTrainer(PolicyTrainer):
         return self.head.map_tokens(kls, tensors)
 
     def _uniforms(self, inputs, purpose, num_samples, num_positions, training):
-        rows = inputs["rows"]
+        rows = inputs["prompt_index"]
         if training:
-            rows = ops.convert_to_tensor(self.prompts_seen) + inputs["places"]
+            rows = (
+                ops.convert_to_tensor(self.prompts_seen)
+                + inputs["index_in_batch"]
+            )
         return rollouts.uniform(
             self.seed,
             purpose if training else f"evaluate {purpose}",

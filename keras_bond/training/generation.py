@@ -4,10 +4,11 @@ import keras
 from keras import ops
 
 from keras_bond import backend
-from keras_bond import data
 from keras_bond import formulas
 from keras_bond import rollouts
 from keras_bond.arguments import check_count
+from keras_bond.data import lengths
+from keras_bond.data import prompts as prompts_lib
 from keras_bond.training import checks
 
 
@@ -23,13 +24,13 @@ def draw_tokens(
         shows_progress: bool.
 
     Returns:
-        `(batches, drawn)`: the `keras_bond.data.PromptBatches`, and a list of
+        `(batches, drawn)`: the `PromptBatches`, and a list of
         lists of int, prompt by prompt and sample by sample.
     """
     check_count("num_samples", num_samples, 1)
     checks.check_one_of("weights", weights, ("policy", *trainer.weight_sets))
-    batch_size = data.spreadable(32 if batch_size is None else batch_size)
-    batches = data.to_batches(prompts, trainer.encoder, batch_size)
+    batch_size = lengths.shardable(32 if batch_size is None else batch_size)
+    batches = prompts_lib.to_batches(prompts, trainer.encoder, batch_size)
     draw = trainer._stages.setdefault(
         f"draw {num_samples} {weights}",
         backend.compile_forward(
@@ -46,7 +47,7 @@ def _draw(trainer, inputs, seed, num_samples, weights):
     uniforms = rollouts.uniform(
         seed,
         "generate",
-        inputs["places"],
+        inputs["index_in_batch"],
         num_samples,
         trainer.max_completion_length,
     )
@@ -59,28 +60,25 @@ def _draw(trainer, inputs, seed, num_samples, weights):
 
 
 def text_of(codec, source, rows, drawn, num_samples):
-    """Prompts, completions and columns of drawn tokens, one for each sample.
+    """What `Samples` says of drawn tokens in words, one for each sample.
 
     Args:
-        codec: a `keras_bond.data.TextCodec`, or `None`.
+        codec: a `TextTokenizer`, or `None`.
         source: what the prompts came from; tells text and columns of a row.
         rows: sequence of int. Row numbers of the prompts.
         drawn: list of lists of int, sample by sample of each prompt.
         num_samples: int.
 
     Returns:
-        `(prompts, completions, columns)`: lists of str, `None` without a
-        codec, and a dict of lists.
+        dict of `prompts`, `completions`, `columns` and `conversations`.
     """
-    prompts, columns = source.take(rows)
-    prompts = prompts and spread(prompts, num_samples)
-    columns = {k: spread(v, num_samples) for k, v in columns.items()}
-    return prompts, codec and codec.decode(drawn), columns
-
-
-def spread(values, num_samples):
-    """Repeats each value for every sample of its prompt."""
-    return [value for value in values for _ in range(num_samples)]
+    table = source.take(rows).repeat(num_samples)
+    return {
+        "prompts": table.prompts,
+        "completions": codec and codec.decode(drawn),
+        "columns": table.columns,
+        "conversations": table.conversations,
+    }
 
 
 def draw_all(draw, batches, seed, shows_progress):
@@ -89,7 +87,7 @@ def draw_all(draw, batches, seed, shows_progress):
     Args:
         draw: compiled function of `(inputs, seed)` that returns token ids and
             their mask, `(batch, num_samples, length)` each.
-        batches: a `keras_bond.data.PromptBatches`.
+        batches: a `PromptBatches`.
         seed: int.
         shows_progress: bool.
 
@@ -104,7 +102,7 @@ def draw_all(draw, batches, seed, shows_progress):
         (inputs,) = batches[i]
         first = i * batches.prompts_per_batch
         # Rows are numbered by their place, so the batch size changes nothing.
-        inputs["places"] = first + inputs["places"]
+        inputs["index_in_batch"] = first + inputs["index_in_batch"]
         inputs = {k: backend.devices.to_device(v) for k, v in inputs.items()}
         ids, mask = draw(
             batches.encoder.cut(inputs),

@@ -5,11 +5,12 @@ import warnings
 
 import keras
 
-from keras_bond import data
 from keras_bond import rewards as rewards_lib
 from keras_bond import rollouts
 from keras_bond.callbacks.interface import TrainerInterface
 from keras_bond.callbacks.progress_bar import with_progress_bar
+from keras_bond.data import prompts
+from keras_bond.data.tokenizer import TextTokenizer
 from keras_bond.training import checks
 from keras_bond.training import placement
 from keras_bond.training import progress
@@ -77,11 +78,11 @@ class PolicyTrainer(CompletingModel, TrainerInterface):
 
     def _set_up_text(self, policy, stop_token_ids):
         preprocessor = getattr(policy, "preprocessor", None)
-        self.codec = preprocessor and data.TextCodec(preprocessor)
+        self.codec = preprocessor and TextTokenizer(preprocessor)
         self.stop_token_ids = standardize.stop_token_ids_of(
             stop_token_ids, self.codec
         )
-        self.encoder = data.PromptEncoder(
+        self.encoder = prompts.PromptEncoder(
             self.codec, self.prompt_buckets, self.truncate
         )
         self.decoder = rollouts.Decoder(
@@ -273,7 +274,7 @@ class PolicyTrainer(CompletingModel, TrainerInterface):
                 'needs goes beside them: {"prompts": ..., "answer": ...}. '
                 f"Received: y of type {type(y).__name__}"
             )
-        return data.to_batches(x, self.encoder, batch_size, order_seed)
+        return prompts.to_batches(x, self.encoder, batch_size, order_seed)
 
     def _check_endless(self, batches, steps, name):
         if batches.num_batches is None and steps is None:
@@ -310,7 +311,7 @@ class PolicyTrainer(CompletingModel, TrainerInterface):
         """
         source = self._sources["train" if training else "test"]
         scores = scoring.score_rollout(
-            self._scorer, self.codec, source, inputs["rows"], rollout
+            self._scorer, self.codec, source, inputs["prompt_index"], rollout
         )
         batch = {**inputs, **rollout, **scores}
         return {k: v for k, v in batch.items() if k not in scoring.ONLY_THERE}

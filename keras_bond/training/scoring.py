@@ -3,12 +3,12 @@
 import numpy as np
 
 from keras_bond import backend
-from keras_bond import data
 from keras_bond import rewards as rewards_lib
+from keras_bond.data import lengths
 from keras_bond.training import generation
 
 # Entries of a batch that only the scoring needs.
-ONLY_THERE = ("rows", "places", "token_ids", "padding_mask")
+ONLY_THERE = ("prompt_index", "index_in_batch", "token_ids", "padding_mask")
 
 
 def score_rollout(scorer, codec, source, rows, rollout):
@@ -18,7 +18,7 @@ def score_rollout(scorer, codec, source, rows, rollout):
 
     Args:
         scorer: a `keras_bond.rewards.Reward`.
-        codec: a `keras_bond.data.TextCodec`, or `None`.
+        codec: a `TextTokenizer`, or `None`.
         source: what the batch came from; tells text and columns of a row.
         rows: int tensor `(batch,)`. Row numbers, -1 where a row only fills
             the batch.
@@ -58,14 +58,14 @@ def draw_scored(trainer, prompts, num_samples, batch_size, weights, seed):
         trainer, prompts, num_samples, batch_size, weights, seed, False
     )
     samples = rewards_lib.Samples(
-        *generation.text_of(
+        **generation.text_of(
             trainer.codec,
             batches,
             range(len(drawn) // num_samples),
             drawn,
             num_samples,
         ),
-        **_pad(trainer, batches.columns["token_ids"], drawn, num_samples),
+        **_pad(trainer, batches.table, drawn, num_samples),
         num_samples=num_samples,
         completion_ids=drawn,
         terminated=np.array(
@@ -77,16 +77,16 @@ def draw_scored(trainer, prompts, num_samples, batch_size, weights, seed):
     return samples, rewards.reshape(-1, num_samples)
 
 
-def _pad(trainer, prompts, drawn, num_samples):
+def _pad(trainer, table, drawn, num_samples):
     """Prompt and completion in one row, as the policy itself reads them."""
     rows = [
         [*prompt, *completion]
         for prompt, completion in zip(
-            generation.spread(prompts, num_samples), drawn
+            table.repeat(num_samples).token_ids, drawn
         )
     ]
     length = trainer.max_prompt_length + trainer.max_completion_length
-    return data.pad_rows(rows, length)
+    return lengths.pad(rows, length)
 
 
 def _samples(codec, source, rows, present, rollout):
@@ -98,7 +98,7 @@ def _samples(codec, source, rows, present, rollout):
     drawn = [row[kept] for row, kept in zip(ids, mask)]
     terminated = backend.devices.to_host(rollout["terminated"])[present]
     return rewards_lib.Samples(
-        *generation.text_of(
+        **generation.text_of(
             codec, source, rows[present].tolist(), drawn, num_samples
         ),
         token_ids=token_ids,

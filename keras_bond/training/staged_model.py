@@ -172,7 +172,7 @@ class StagedModel(CompileConfig, backend.StagedTrainer, keras.Model):
             )
 
     def _rollout_parts(self, inputs):
-        batch_size = inputs["rows"].shape[0]
+        batch_size = inputs["prompt_index"].shape[0]
         size = self.rollout_batch_size or batch_size
         parts_lib.check_divides("rollout_batch_size", size, batch_size)
         num_parts = batch_size // size

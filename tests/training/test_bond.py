@@ -61,7 +61,7 @@ def test_evaluate_reports_the_exact_kl_over_the_vocabulary(bond):
     batches = bond._to_batches(PROMPTS, None, 8)
     (inputs,) = batches[0]
     inputs = {k: ops.convert_to_tensor(v) for k, v in inputs.items()}
-    inputs["places"] = ops.arange(8, dtype="int32")
+    inputs["index_in_batch"] = ops.arange(8, dtype="int32")
     rollout = bond.rollout(uncompiled, inputs, training=False)
     judged = bond.judge(uncompiled, inputs, rollout, training=False)
     kls = ops.convert_to_numpy(judged["anchor_kls"])
