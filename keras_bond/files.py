@@ -34,7 +34,7 @@ def atomic_file(path):
 
 @contextlib.contextmanager
 def temporary_folder(path):
-    """Yields an empty folder beside `path` and deletes it afterwards.
+    """Yields an empty folder next to `path` and deletes it afterwards.
 
     Args:
         path: str. What will be made in the folder; its parents are created.

@@ -130,7 +130,7 @@ class CompletionEncoder:
 
 
 def encode_pairs(pairs, encode):
-    """Tokenises preference pairs.
+    """Tokenizes preference pairs.
 
     Args:
         pairs: dict of lists, see `to_pairs`.

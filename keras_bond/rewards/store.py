@@ -50,24 +50,27 @@ class ScoreStore:
         weakref.finalize(self, self._connection.close)
         with self._errors_named():
             is_ours = self._is_ours()
+            (page_size,) = self._one("PRAGMA page_size")
         if must_exist and not is_ours:
             raise self._error("a file of another kind")
+        # SQLite reads zeros in place of the end of a page that is missing.
+        if path is not None and os.path.getsize(path) % page_size:
+            raise self._error("a truncated file")
         if not is_ours:
             with self._transaction():
                 self._create()
 
     def _is_ours(self):
-        (found,) = self._connection.execute("PRAGMA application_id").fetchone()
-        return found == APPLICATION_ID
+        return self._one("PRAGMA application_id") == (APPLICATION_ID,)
+
+    def _one(self, query):
+        return self._connection.execute(query).fetchone()
 
     def _create(self):
         # Another process may have been faster.
         if self._is_ours():
             return
-        (count,) = self._connection.execute(
-            "SELECT count(*) FROM sqlite_master"
-        ).fetchone()
-        if count:
+        if self._one("SELECT count(*) FROM sqlite_master") != (0,):
             raise self._error("a file of another kind")
         self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         # `score` has no type: a column of numbers would turn -0.0 into 0.0.
