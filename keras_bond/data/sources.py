@@ -238,6 +238,11 @@ def _parse(line, path, number):
 def _transpose(rows):
     names = list(rows[0]) if rows else ["prompts"]
     for i, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise TypeError(
+                "All rows must be dicts, with a value for each column. "
+                f"Received: {row!r} of type {type(row).__name__} as row {i}"
+            )
         if set(row) != set(names):
             raise ValueError(
                 "All rows must have the same columns. Received: "

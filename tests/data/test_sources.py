@@ -265,6 +265,12 @@ BAD_SOURCES = {
         ValueError,
         r"Received: \['q'\] in row 1",
     ),
+    "mixed": (
+        lambda path: [{"question": "a"}, None],
+        {},
+        TypeError,
+        "NoneType as row 1",
+    ),
     "column": (str, {"prompt": "q"}, ValueError, "'q', columns .'answer'"),
     "kept": (str, {"columns": ["a"]}, ValueError, "'a', columns .'answer'"),
     "both": (str, {"template": "x"}, ValueError, "Exactly one of `prompt`"),
