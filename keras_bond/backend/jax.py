@@ -166,7 +166,7 @@ class StagedTrainer(Step):
                 *zip(self.non_trainable_variables, frozen),
             ]
             with keras.StatelessScope(state_mapping=mapping):
-                return jax.tree.map(many_devices.spread, function(*tensors))
+                return jax.tree.map(many_devices.shard, function(*tensors))
 
         return stateless
 

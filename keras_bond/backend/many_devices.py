@@ -76,7 +76,7 @@ def to_host(tensor):
     return np.concatenate([np.asarray(parts[place]) for place in sorted(parts)])
 
 
-def spread(tensor, axis=0):
+def shard(tensor, axis=0):
     """Inside a compiled function: keeps an axis of rows spread over devices."""
     distribution = keras.distribution.distribution()
     if distribution is None or tensor.shape[axis] % num_replicas():

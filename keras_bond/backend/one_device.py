@@ -45,7 +45,7 @@ def to_host(tensor):
     return ops.convert_to_numpy(tensor)
 
 
-def spread(tensor, axis=0):
+def shard(tensor, axis=0):
     """Keeps an axis of rows spread over devices: over the only one."""
     return tensor
 

@@ -61,7 +61,7 @@ class HeldOutFiles:
             "points": points,
             "best_gold": best_gold,
         }
-        with files.replacing(self.numbers) as unfinished:
+        with files.atomic_file(self.numbers) as unfinished:
             unfinished.write_text(json.dumps(numbers, indent=1), "utf-8")
 
     def draw(self, frontier, points):
@@ -69,7 +69,7 @@ class HeldOutFiles:
         # A run that was resumed may have had no reference before.
         compared = [point for point in points if "kl" in point]
         figure = plots.plot_best_of_n(frontier, compared)
-        with files.replacing(self.picture) as unfinished:
+        with files.atomic_file(self.picture) as unfinished:
             figure.savefig(unfinished, dpi=150)
 
     def append(self, records):
@@ -95,7 +95,7 @@ class HeldOutFiles:
         elif self.completions.exists():
             lines = self.completions.read_bytes().splitlines(keepends=True)
             kept = [line for line in lines if self._step(line) in steps]
-            with files.replacing(self.completions) as unfinished:
+            with files.atomic_file(self.completions) as unfinished:
                 unfinished.write_bytes(b"".join(kept))
 
     def _step(self, line):

@@ -1,4 +1,4 @@
-"""Conversations as text, in the format that Gemma was tuned with."""
+"""Conversations as text in Gemma's chat format."""
 
 START_OF_TURN = "<start_of_turn>"
 END_OF_TURN = "<end_of_turn>"
@@ -17,9 +17,9 @@ def is_chat(value):
 def render_chat(turns):
     """Writes a conversation as a prompt in Gemma's chat format.
 
-    A last turn of the user is followed by the header of the model's answer. A
-    system turn comes at the head of the user's next one, for Gemma has no such
-    role.
+    If the last turn is the user's, the header of the model's answer follows.
+    The text of a system turn is put before that of the next user turn, because
+    Gemma has no system role.
 
     Args:
         turns: list of dicts with `"role"`, one of `"system"`, `"user"`,
@@ -29,9 +29,9 @@ def render_chat(turns):
         str, without the start token, which tokenizing adds.
 
     Raises:
-        TypeError: if a content is no string.
-        ValueError: for a role that Gemma does not know, or a system turn that
-            no turn of the user follows.
+        TypeError: if a content is not a string.
+        ValueError: for a role that Gemma does not know, or a system turn
+            without a user turn after it.
 
     Example:
 
@@ -73,7 +73,7 @@ def split_answer(turns):
     """
     if ROLES.get(turns[-1]["role"]) != "model":
         raise ValueError(
-            'A conversation to be judged must end with a turn of "assistant". '
+            'A conversation to be scored must end with a turn of "assistant". '
             f"Received: role={turns[-1]['role']!r} in the last turn"
         )
     prompt = render_chat(turns[:-1]) if turns[:-1] else ""

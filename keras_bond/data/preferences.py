@@ -1,15 +1,16 @@
-"""Pairs of completions, the better one first, as padded token ids."""
+"""Preference pairs as padded token ids, the better completion first."""
 
 import math
 
 import numpy as np
 
+from keras_bond.data import lengths
 from keras_bond.data.chat import is_chat
 from keras_bond.data.chat import render_chat
 from keras_bond.data.chat import split_answer
-from keras_bond.data.columns import PROMPT_NAMES
-from keras_bond.data.columns import to_list
 from keras_bond.data.sources import read_rows
+from keras_bond.data.table import PROMPT_NAMES
+from keras_bond.data.table import to_list
 
 COLUMNS = (*PROMPT_NAMES, "chosen", "rejected", "margin")
 
@@ -22,7 +23,7 @@ def to_pairs(data):
             a `.jsonl` file, with `"chosen"`, `"rejected"`, and optionally
             `"prompts"` (or `"prompt"`) and `"margin"`. Texts are strings or
             conversations; without prompts, chosen and rejected are whole
-            texts, or conversations that end with the answer to judge.
+            texts, or conversations that end with the answer to score.
 
     Returns:
         dict of lists: `prompts`, `chosen` and `rejected`, strings or
@@ -44,13 +45,13 @@ def to_pairs(data):
         )
     _check_names(columns)
     pairs = {name: to_list(name, column) for name, column in columns.items()}
-    lengths = {name: len(column) for name, column in pairs.items()}
-    if len(set(lengths.values())) > 1:
+    counts = {name: len(column) for name, column in pairs.items()}
+    if len(set(counts.values())) > 1:
         raise ValueError(
             "All columns must have one entry for each pair. "
-            f"Received: columns of lengths {lengths}"
+            f"Received: columns of lengths {counts}"
         )
-    count = lengths["chosen"]
+    count = counts["chosen"]
     if count == 0:
         raise ValueError(
             "There must be at least one preference pair. Received: no pairs"
@@ -65,38 +66,38 @@ def to_pairs(data):
     }
 
 
-class RowEncoder:
-    """Turns prompts with their completions into padded rows of token ids.
+class CompletionEncoder:
+    """Turns prompts with their completions into token ids.
 
-    A row is start token, prompt, completion, end token; the end token is that
-    of the turn in a conversation.
+    These are start token, prompt, completion, end token; in a conversation,
+    the end token is that of the turn.
 
     Args:
-        codec: a `TextCodec`.
-        max_length: int. Tokens in the longest row.
-        truncate: `None`, or `"left"` to keep the end of a row that is too
-            long, behind its start token.
+        tokenizer: a `TextTokenizer`.
+        max_length: int. Most tokens of a prompt with its completion.
+        truncate: `None`, or `"left"` to keep the end of a text that is too
+            long, after its start token.
 
     Raises:
-        ValueError: when encoding, for a row that is too long.
+        ValueError: when encoding, for a text that is too long.
     """
 
-    def __init__(self, codec, max_length, truncate=None):
-        self.codec = codec
+    def __init__(self, tokenizer, max_length, truncate=None):
+        self.tokenizer = tokenizer
         self.max_length = max_length
         self.truncate = truncate
-        self.end = codec.tokenizer.end_token_id
-        turn = codec.end_of_turn_token_id()
+        self.end = tokenizer.tokenizer.end_token_id
+        turn = tokenizer.end_of_turn_token_id()
         self.end_of_turn = self.end if turn is None else turn
 
     def __call__(self, prompts, completions, terminated=None):
-        """Encodes rows.
+        """Encodes prompts with their completions.
 
         Args:
             prompts: list of str or conversations.
-            completions: list of str; where prompts are conversations also of
-                lists with one turn, and where prompts are empty of whole
-                conversations.
+            completions: list of str; also of lists with one turn if prompts
+                are conversations, and of whole conversations if prompts are
+                empty.
             terminated: list of bool. Which completions get an end token.
                 Defaults to all.
 
@@ -106,34 +107,34 @@ class RowEncoder:
         if terminated is None:
             terminated = [True] * len(prompts)
         texts = [_join(*pair) for pair in zip(prompts, completions)]
-        heads = self.codec.encode([head for head, _, _ in texts])
-        tails = self.codec.encode_bare([tail for _, tail, _ in texts])
-        rows = []
+        heads = self.tokenizer.encode([head for head, _, _ in texts])
+        tails = self.tokenizer.encode_bare([tail for _, tail, _ in texts])
+        token_ids = []
         for i, (_, _, chat) in enumerate(texts):
             end = [self.end_of_turn if chat else self.end]
-            row = [*heads[i], *tails[i], *(end if terminated[i] else [])]
-            rows.append(self._fit(i, row))
-        return rows
+            ids = [*heads[i], *tails[i], *(end if terminated[i] else [])]
+            token_ids.append(self._fit(i, ids))
+        return token_ids
 
-    def _fit(self, i, row):
-        if len(row) <= self.max_length:
-            return row
+    def _fit(self, i, ids):
+        if len(ids) <= self.max_length:
+            return ids
         if self.truncate is None:
             raise ValueError(
                 "Prompt and completion must fit into `max_length` tokens: "
                 'raise it, or pass truncate="left" to keep the end. Received: '
-                f"row {i} with {len(row)} tokens, max_length={self.max_length}"
+                f"row {i} with {len(ids)} tokens, max_length={self.max_length}"
             )
-        start = self.codec.start
-        return [*start, *row[len(row) - self.max_length + len(start) :]]
+        start = self.tokenizer.start
+        return lengths.truncate_left(ids, self.max_length, start)
 
 
 def encode_pairs(pairs, encode):
-    """Tokenises preference pairs.
+    """Tokenizes preference pairs.
 
     Args:
         pairs: dict of lists, see `to_pairs`.
-        encode: a `RowEncoder`.
+        encode: a `CompletionEncoder`.
 
     Returns:
         `(x, margins)`: dict of `token_ids` int32 and `padding_mask` bool, both
@@ -141,29 +142,12 @@ def encode_pairs(pairs, encode):
     """
     chosen = encode(pairs["prompts"], pairs["chosen"])
     rejected = encode(pairs["prompts"], pairs["rejected"])
-    padded = pad_rows([row for pair in zip(chosen, rejected) for row in pair])
+    padded = lengths.pad(
+        [ids for pair in zip(chosen, rejected) for ids in pair]
+    )
     shape = (len(chosen), 2, padded["token_ids"].shape[1])
-    x = {name: rows.reshape(shape) for name, rows in padded.items()}
+    x = {name: array.reshape(shape) for name, array in padded.items()}
     return x, np.array(pairs["margin"], "float32")
-
-
-def pad_rows(rows, length=None):
-    """Pads rows on the right.
-
-    Args:
-        rows: list of lists of int.
-        length: int. Defaults to that of the longest row.
-
-    Returns:
-        dict of arrays `(rows, length)`: `token_ids` int32, `padding_mask` bool.
-    """
-    lengths = np.array([len(row) for row in rows])
-    length = lengths.max() if length is None else length
-    token_ids = np.zeros((len(rows), length), "int32")
-    for i, row in enumerate(rows):
-        token_ids[i, : len(row)] = row
-    padding_mask = np.arange(length)[None, :] < lengths[:, None]
-    return {"token_ids": token_ids, "padding_mask": padding_mask}
 
 
 def _check_names(columns):

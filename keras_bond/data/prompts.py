@@ -1,11 +1,11 @@
-"""Batches of tokenised prompts, as `fit`, `evaluate` and `predict` eat them.
+"""Batches of tokenized prompts for `fit`, `evaluate` and `predict`.
 
-Strings never enter a compiled step: a batch carries token ids and row numbers,
-and the text and the other columns are looked up by row number when the
-completions are to be scored.
+Strings never enter a compiled step: a batch carries token ids and the index of
+each prompt, by which text and other columns are looked up when the completions
+are scored.
 """
 
-import collections
+import dataclasses
 import zlib
 
 import keras
@@ -13,52 +13,50 @@ import numpy as np
 
 from keras_bond import backend
 from keras_bond.arguments import check_count
-from keras_bond.data.columns import to_columns
-from keras_bond.data.rows import check_spreads
-from keras_bond.data.rows import spreadable
-from keras_bond.data.rows import take
+from keras_bond.data import lengths
 from keras_bond.data.sources import read_rows
 from keras_bond.data.streams import PromptStream
+from keras_bond.data.table import concatenate
+from keras_bond.data.table import to_table
 
 
 class PromptEncoder:
-    """Turns columns into padded token ids.
+    """Turns prompts into padded token ids.
 
     Args:
-        codec: a `TextCodec`, or `None` where the policy has no tokenizer.
+        tokenizer: a `TextTokenizer`, or `None` if the policy has none.
         buckets: tuple of int, increasing. Tokens in a padded prompt, start
-            token included: batches have the last, and `cut` takes the first
-            that covers their prompts.
+            token included. Batches are padded to the last one; `cut` shortens
+            them to the first that covers their prompts.
         truncate: `None`, or `"left"` to keep the end of a prompt that is too
-            long, behind its start token.
+            long, after its start token.
 
     Raises:
         ValueError: when encoding, for a prompt that is empty or too long, or
             for strings without a tokenizer.
     """
 
-    def __init__(self, codec, buckets, truncate=None):
-        self.codec = codec
+    def __init__(self, tokenizer, buckets, truncate=None):
+        self.tokenizer = tokenizer
         self.buckets = tuple(buckets)
         self.max_prompt_length = self.buckets[-1]
         self.truncate = truncate
 
-    def add_token_ids(self, columns):
-        """Returns `columns` with `"token_ids"`, and `"prompts"` if possible."""
-        if "token_ids" in columns:
-            token_ids = columns["token_ids"]
-        elif self.codec is None:
+    def add_token_ids(self, table):
+        """Completes a `PromptTable`: token ids, and text if possible."""
+        token_ids, prompts = table.token_ids, table.prompts
+        if token_ids is None and self.tokenizer is None:
             raise ValueError(
-                "`policy` has no tokenizer, so prompts must be tokenised: "
+                "`policy` has no tokenizer, so prompts must be tokenized: "
                 'pass {"token_ids": ..., "padding_mask": ...}, or build the '
                 "policy with a preprocessor. Received: strings"
             )
-        else:
-            token_ids = self.codec.encode(columns["prompts"])
+        if token_ids is None:
+            token_ids = self.tokenizer.encode(prompts)
         token_ids = [self._fit(i, ids) for i, ids in enumerate(token_ids)]
-        if "prompts" not in columns and self.codec is not None:
-            columns = {**columns, "prompts": self.codec.decode(token_ids)}
-        return {**columns, "token_ids": token_ids}
+        if prompts is None and self.tokenizer is not None:
+            prompts = self.tokenizer.decode(token_ids)
+        return dataclasses.replace(table, token_ids=token_ids, prompts=prompts)
 
     def _fit(self, i, ids):
         if len(ids) == 0:
@@ -75,19 +73,18 @@ class PromptEncoder:
                 f"Received: prompt {i} with {len(ids)} tokens, "
                 f"max_prompt_length={self.max_prompt_length}"
             )
-        start = self.codec.start if self.codec is not None else []
-        kept = self.max_prompt_length - len(start)
-        return [*start, *ids[len(ids) - kept :]]
+        start = self.tokenizer.start if self.tokenizer is not None else []
+        return lengths.truncate_left(ids, self.max_prompt_length, start)
 
     def bucket(self, length):
         """The shortest padded length that covers a prompt."""
         return next(b for b in self.buckets if b >= length)
 
     def cut(self, inputs):
-        """Cuts a batch to the bucket that covers its prompts.
+        """Shortens a batch to the bucket that covers its prompts.
 
-        Not done in `to_batch`: `tf.data`, by which Keras feeds TensorFlow,
-        wants batches of one shape.
+        `to_batch` cannot do this: `tf.data`, by which Keras feeds TensorFlow,
+        needs batches of one shape.
 
         Args:
             inputs: dict of arrays or tensors, see `to_batch`.
@@ -100,51 +97,55 @@ class PromptEncoder:
         bucket = self.bucket(int(keras.ops.max(inputs["prompt_lengths"])))
         return {**inputs, "prompt_ids": inputs["prompt_ids"][:, :bucket]}
 
-    def to_batch(self, token_ids, rows, batch_size):
-        """Pads prompts to one shape, and the batch to `batch_size` rows.
+    def to_batch(self, token_ids, indices, batch_size):
+        """Pads prompts to one length, and the batch to `batch_size` rows.
 
-        Rows that only fill the batch repeat the last prompt under row number
-        -1 and count for nothing: a last, smaller batch compiles nothing new.
-        Where several processes train together, each gets its own rows.
+        Rows that only fill the batch repeat the last prompt under the index -1
+        and are masked out: the last, smaller batch of an epoch has the shape
+        of the others and compiles nothing new. If several processes train
+        together, each gets its own rows.
+
+        Args:
+            token_ids: list of lists of int.
+            indices: list of int. Index of each prompt in the data.
+            batch_size: int.
 
         Returns:
             dict of int32 arrays, in a tuple: `prompt_ids` `(rows,
-            max_prompt_length)`, and `prompt_lengths`, `prompt_index` and
-            `index_in_batch` `(rows,)`.
+            max_prompt_length)`, and `prompt_lengths`, `prompt_index` (-1 where
+            a row only fills the batch) and `index_in_batch`, `(rows,)`.
         """
-        missing = batch_size - len(rows)
-        rows = [*rows, *[-1] * missing]
+        missing = batch_size - len(indices)
+        indices = [*indices, *[-1] * missing]
         token_ids = [*token_ids, *[token_ids[-1]] * missing]
-        lengths = np.array([len(ids) for ids in token_ids], "int32")
-        padded = np.zeros((batch_size, self.max_prompt_length), "int32")
-        for i, ids in enumerate(token_ids):
-            padded[i, : len(ids)] = ids
+        padded = lengths.pad(token_ids, self.max_prompt_length)
         inputs = {
-            "prompt_ids": padded,
-            "prompt_lengths": lengths,
-            "prompt_index": np.array(rows, "int32"),
+            "prompt_ids": padded["token_ids"],
+            "prompt_lengths": padded["padding_mask"].sum(1, "int32"),
+            "prompt_index": np.array(indices, "int32"),
             "index_in_batch": np.arange(batch_size, dtype="int32"),
         }
         return ({k: backend.devices.own_rows(v) for k, v in inputs.items()},)
 
 
 class PromptBatches(keras.utils.PyDataset):
-    """Prompts that end: in memory, or a finite data set read once an epoch.
+    """Finite prompts: in memory, or a data set that is read once per epoch.
 
     Args:
-        read: callable that returns columns, see `to_columns`.
+        read: callable that returns a `PromptTable`.
         encoder: a `PromptEncoder`.
-        batch_size: int. Prompts a batch, over all devices and processes.
+        batch_size: int. Prompts per batch, over all devices and processes.
         order_seed: callable that returns an int or a tuple of ints and seeds
             the order of the coming epoch, or `None` to keep the order.
 
     Attributes:
-        start_epoch: callable that is told of each epoch, with these batches,
-            and returns how many of its prompts to pass over, or `None`.
+        table: the `PromptTable` of the epoch, with token ids.
+        start_epoch: callable that is given these batches at the start of each
+            epoch and returns how many of its prompts to skip, or `None`.
 
     Raises:
-        ValueError: if there are no prompts, or if the batch does not spread
-            over the devices.
+        ValueError: if there are no prompts, or if the batch cannot be sharded
+            evenly over the devices.
     """
 
     is_endless = False
@@ -152,7 +153,7 @@ class PromptBatches(keras.utils.PyDataset):
     def __init__(self, read, encoder, batch_size, order_seed=None):
         super().__init__()
         self.start_epoch = None
-        self._passed_over = 0
+        self._num_skipped = 0
         self.read = read
         self.encoder = encoder
         self.order_seed = order_seed
@@ -160,24 +161,23 @@ class PromptBatches(keras.utils.PyDataset):
         self._load()
         self._fresh = True
         check_count("batch_size", batch_size, 1)
-        check_spreads(batch_size)
+        lengths.check_sharding(batch_size)
         self.prompts_per_batch = min(batch_size, len(self.order))
-        self.rows_per_batch = spreadable(self.prompts_per_batch)
+        self.rows_per_batch = lengths.shardable(self.prompts_per_batch)
 
     def _load(self):
         if not self._fresh:
-            self.columns = self.encoder.add_token_ids(self.read())
+            self.table = self.encoder.add_token_ids(self.read())
         self._fresh = False
-        count = len(self.columns["token_ids"])
-        if count == 0:
+        if len(self.table) == 0:
             raise ValueError(
                 "There must be at least one prompt. Received: no prompts"
             )
-        self.order = np.arange(count)
+        self.order = np.arange(len(self.table))
 
     @property
     def num_batches(self):
-        left = len(self.order) - self._passed_over
+        left = len(self.order) - self._num_skipped
         return -(-left // self.prompts_per_batch)
 
     @property
@@ -187,22 +187,22 @@ class PromptBatches(keras.utils.PyDataset):
     def on_epoch_begin(self):
         self._load()
         if self.start_epoch is not None:
-            self._passed_over = self.start_epoch(self)
+            self._num_skipped = self.start_epoch(self)
         if self.order_seed is not None:
             generator = np.random.default_rng(self.order_seed())
             self.order = generator.permutation(self.order)
             if len(self.encoder.buckets) > 1:
-                self._bring_buckets_together(generator)
+                self._group_by_bucket(generator)
 
-    def _bring_buckets_together(self, generator):
-        """Makes whole batches of prompts of one bucket, in random order.
+    def _group_by_bucket(self, generator):
+        """Makes full batches of prompts of one bucket, in random order.
 
-        What is left of a bucket moves on to the next longer one, so that only
-        the very last batch may be smaller.
+        The prompts that remain of a bucket move to the next longer one, so
+        that only the very last batch may be smaller.
         """
-        size, prompts = self.prompts_per_batch, self.columns["token_ids"]
+        size, prompts = self.prompts_per_batch, self.table.token_ids
         buckets = np.array(
-            [self.encoder.bucket(len(prompts[row])) for row in self.order]
+            [self.encoder.bucket(len(prompts[i])) for i in self.order]
         )
         batches, waiting = [], np.array([], self.order.dtype)
         for bucket in self.encoder.buckets:
@@ -214,19 +214,19 @@ class PromptBatches(keras.utils.PyDataset):
         self.order = np.concatenate([*shuffled, waiting])
 
     def __getitem__(self, index):
-        start = self._passed_over + index * self.prompts_per_batch
-        rows = self.order[start : start + self.prompts_per_batch].tolist()
-        token_ids = [self.columns["token_ids"][row] for row in rows]
-        return self.encoder.to_batch(token_ids, rows, self.rows_per_batch)
+        start = self._num_skipped + index * self.prompts_per_batch
+        indices = self.order[start : start + self.prompts_per_batch].tolist()
+        token_ids = [self.table.token_ids[i] for i in indices]
+        return self.encoder.to_batch(token_ids, indices, self.rows_per_batch)
 
     def fingerprint(self):
-        """A number that tells other prompts apart."""
-        flat = [token for ids in self.columns["token_ids"] for token in ids]
+        """A number that differs for other prompts."""
+        flat = [token for ids in self.table.token_ids for token in ids]
         return zlib.crc32(np.array(flat, "int32").tobytes()) % 2**31
 
-    def take(self, rows):
-        """Returns `(prompts, columns)` of the given row numbers."""
-        return take(self.columns, rows)
+    def take(self, indices):
+        """Returns a `PromptTable` of the prompts of the given indices."""
+        return self.table.take(indices)
 
 
 def to_batches(data, encoder, batch_size=None, order_seed=None):
@@ -234,7 +234,7 @@ def to_batches(data, encoder, batch_size=None, order_seed=None):
 
     Args:
         data: list or array of str or of conversations, dict of columns,
-            already tokenised prompts (see `to_columns`), rows (see
+            already tokenized prompts (see `to_table`), rows (see
             `read_rows`), or batches of columns: a `tf.data.Dataset`, a
             grain data set, a PyTorch `DataLoader`, a `keras.utils.PyDataset`
             or another iterable that can be iterated again.
@@ -247,15 +247,15 @@ def to_batches(data, encoder, batch_size=None, order_seed=None):
         a `PromptBatches`, or a `PromptStream` for an endless data set.
 
     Raises:
-        TypeError, ValueError: see `to_columns` and `PromptEncoder`.
+        TypeError, ValueError: see `to_table` and `PromptEncoder`.
     """
     if isinstance(data, (PromptBatches, PromptStream)):
         return data
     data = read_rows(data)
     if _is_in_memory(data):
-        columns = to_columns(data)
+        table = to_table(data)
         size = 32 if batch_size is None else batch_size
-        return PromptBatches(lambda: columns, encoder, size, order_seed)
+        return PromptBatches(lambda: table, encoder, size, order_seed)
     if batch_size is not None:
         raise ValueError(
             "`batch_size` must not be given for a data set: it comes in "
@@ -264,9 +264,12 @@ def to_batches(data, encoder, batch_size=None, order_seed=None):
     batches = _rewindable(data)
     if _is_endless(batches):
         return PromptStream(batches, encoder)
-    first = to_columns(next(iter(batches), {"prompts": []}))
-    size = max(len(next(iter(first.values()))), 1)
-    return PromptBatches(lambda: _concatenate(batches), encoder, size)
+    first = to_table(next(iter(batches), []))
+    return PromptBatches(
+        lambda: concatenate(map(to_table, batches)),
+        encoder,
+        max(len(first), 1),
+    )
 
 
 def _is_in_memory(data):
@@ -310,11 +313,3 @@ def _is_endless(batches):
     if hasattr(batches, "cardinality"):
         return int(batches.cardinality()) == -1
     return False
-
-
-def _concatenate(batches):
-    columns = collections.defaultdict(list)
-    for batch in batches:
-        for name, column in to_columns(batch).items():
-            columns[name].extend(column)
-    return dict(columns)

@@ -1,4 +1,4 @@
-"""Rows from files, data sets and tables, as a dict of columns."""
+"""Rows of files, data sets and tables, as a dict of columns."""
 
 import json
 import os
@@ -6,15 +6,15 @@ import sys
 
 import keras
 
-from keras_bond.data.columns import as_text
-from keras_bond.data.columns import to_list
+from keras_bond.data.table import as_text
+from keras_bond.data.table import to_list
 
 # Attributes of a tf.data, Hugging Face or tfds data set that no column has.
 SIGNS_OF_DATA_SETS = ("element_spec", "column_names", "dataset_info")
 
 
 def read_rows(data):
-    """Reads what holds single rows whole; leaves everything else as it is.
+    """Reads data of single rows as columns; returns all other data unchanged.
 
     Args:
         data: path of a JSONL file (`.jsonl`), a list of dicts, a data set of
@@ -50,7 +50,7 @@ def is_path(data):
 
 
 def read_jsonl(path):
-    """Reads a file with one JSON object a line; empty lines do not count.
+    """Reads a file with one JSON object per line, skipping empty lines.
 
     Args:
         path: str or path.
@@ -59,7 +59,7 @@ def read_jsonl(path):
         list of dict.
 
     Raises:
-        ValueError: naming the line that is no JSON object.
+        ValueError: naming the line that is not a JSON object.
     """
     rows = []
     with open(path, "rb") as file:
@@ -70,17 +70,17 @@ def read_jsonl(path):
 
 
 def prompts_from(data, prompt=None, template=None, columns=None):
-    """Picks prompts and columns out of a data set with names of its own.
+    """Takes prompts and columns from a data set with column names of its own.
 
-    Reads the data once and whole, so columns that nobody needs are better left
-    out. The result is what `fit`, `evaluate` and `generate` take.
+    The data are read into memory once, so leave out columns that the reward
+    does not need. `fit`, `evaluate` and `generate` take the result.
 
     Args:
         data: a `tf.data.Dataset` as `tfds.load` returns it or a
             `tfds.data_source`, a grain or Hugging Face data set, path of a
             JSONL file, list of dicts or dict of columns; batched or not.
         prompt: str. The column of the prompts.
-        template: str, in place of `prompt`: the prompt with columns in braces,
+        template: str, instead of `prompt`: the prompt with columns in braces,
             as for `str.format`.
         columns: list of str. The columns to keep for the reward. Defaults to
             all but `prompt`.
@@ -89,7 +89,7 @@ def prompts_from(data, prompt=None, template=None, columns=None):
         dict of lists: `"prompts"`, and the kept columns under their names.
 
     Raises:
-        TypeError: if the data are no rows of columns.
+        TypeError: if the data do not consist of rows of columns.
         ValueError: if a column does not exist, the data are empty or endless,
             or not exactly one of `prompt` and `template` is given.
 
@@ -150,7 +150,7 @@ def _read_all(data):
 def _check_ends(endless):
     if endless:
         raise ValueError(
-            "`data` must end, for all of it is read: leave `.repeat()` out, "
+            "`data` must end, because all of it is read: remove `.repeat()` "
             "and set `epochs`. Received: an endless data set"
         )
 
@@ -224,12 +224,12 @@ def _parse(line, path, number):
         row = json.loads(line.decode("utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
-            "A .jsonl file must have one JSON object a line. Received: line "
+            "A .jsonl file must have one JSON object per line. Received: line "
             f"{number} of {path}, {error}"
         ) from None
     if not isinstance(row, dict):
         raise ValueError(
-            "A .jsonl file must have one JSON object a line, such as "
+            "A .jsonl file must have one JSON object per line, such as "
             f'{{"prompt": "..."}}. Received: line {number} of {path}, {row!r}'
         )
     return row
@@ -238,6 +238,11 @@ def _parse(line, path, number):
 def _transpose(rows):
     names = list(rows[0]) if rows else ["prompts"]
     for i, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise TypeError(
+                "All rows must be dicts, with a value for each column. "
+                f"Received: {row!r} of type {type(row).__name__} as row {i}"
+            )
         if set(row) != set(names):
             raise ValueError(
                 "All rows must have the same columns. Received: "

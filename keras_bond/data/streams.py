@@ -1,31 +1,30 @@
-"""Batches of prompts that never end."""
+"""Endless batches of prompts."""
 
 import collections
 import threading
 
 import keras
 
-from keras_bond.data.columns import to_columns
-from keras_bond.data.rows import check_spreads
-from keras_bond.data.rows import take
+from keras_bond.data import lengths
+from keras_bond.data.table import to_table
 
-# How many batches a stream remembers: data loaders run ahead of the step.
+# How many batches a stream keeps: data loaders run ahead of the step.
 STREAM_MEMORY = 64
 
 
 class PromptStream(keras.utils.PyDataset):
-    """Prompts without an end, in batches: needs `steps_per_epoch`.
+    """Batches of prompts without an end, which need `steps_per_epoch`.
 
     Args:
-        batches: iterable of batches, see `to_columns`.
+        batches: iterable of batches, see `to_table`.
         encoder: a `PromptEncoder`.
 
     Attributes:
-        steps_per_epoch: int, batches an epoch, or `None` where Keras counts.
-        start_epoch: callable that is told of each epoch, with this stream, and
-            returns how many prompts of the stream to pass over, or `None`.
-        left_of_epoch: callable that takes the prompts of a whole epoch and
-            returns how many of them are still to come.
+        steps_per_epoch: int, batches per epoch, or `None` where Keras counts.
+        start_epoch: callable that is given this stream at the start of each
+            epoch and returns how many of its prompts to skip, or `None`.
+        left_of_epoch: callable that takes the number of prompts of a whole
+            epoch and returns how many of them are still to come.
     """
 
     is_endless = True
@@ -56,7 +55,7 @@ class PromptStream(keras.utils.PyDataset):
         return self.steps_per_epoch * self.prompts_per_batch
 
     def fingerprint(self):
-        """A number that tells other prompts apart: there is none here."""
+        """Always 0: a stream cannot be told from others before it is read."""
         return 0
 
     def on_epoch_begin(self):
@@ -83,25 +82,23 @@ class PromptStream(keras.utils.PyDataset):
                 self._next_index += 1
             while index >= self._next_index:
                 self._advance()
-            columns = self._recent[index]
-        count = len(columns["token_ids"])
+            table = self._recent[index]
         first = index * self._batch_size
-        rows = list(range(first, first + count))
-        token_ids = columns["token_ids"]
-        return self.encoder.to_batch(token_ids, rows, self._batch_size)
+        indices = list(range(first, first + len(table)))
+        return self.encoder.to_batch(table.token_ids, indices, self._batch_size)
 
     def _advance(self):
-        columns = self.encoder.add_token_ids(to_columns(next(self._iterator)))
+        table = self.encoder.add_token_ids(to_table(next(self._iterator)))
         if self._batch_size is None:
-            self._batch_size = len(columns["token_ids"])
-            check_spreads(self._batch_size)
-        self._recent[self._next_index] = columns
+            self._batch_size = len(table)
+            lengths.check_sharding(self._batch_size)
+        self._recent[self._next_index] = table
         self._next_index += 1
         while len(self._recent) > STREAM_MEMORY:
             self._recent.popitem(last=False)
 
-    def take(self, rows):
-        """Returns `(prompts, columns)` of the given row numbers."""
-        index = rows[0] // self._batch_size
-        first = index * self._batch_size
-        return take(self._recent[index], [row - first for row in rows])
+    def take(self, indices):
+        """Returns a `PromptTable` of the given indices, all of one batch."""
+        batch = indices[0] // self._batch_size
+        first = batch * self._batch_size
+        return self._recent[batch].take([i - first for i in indices])

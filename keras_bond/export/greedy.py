@@ -5,7 +5,7 @@ import contextlib
 import numpy as np
 from keras import ops
 
-from keras_bond.data import TextCodec
+from keras_bond.data.tokenizer import TextTokenizer
 
 
 def record_completions(policy, job):
@@ -16,7 +16,7 @@ def record_completions(policy, job):
         job["max_new_tokens"],
         job["stop_token_ids"],
     )
-    texts = TextCodec(policy.preprocessor).decode(completions)
+    texts = TextTokenizer(policy.preprocessor).decode(completions)
     for example, ids, text in zip(job["examples"], completions, texts):
         example["completion_ids"] = ids
         example["completion"] = text

@@ -3,8 +3,8 @@
 import os
 
 from keras_bond.export import checks
-from keras_bond.export.beside import workshop
-from keras_bond.export.beside import written_beside
+from keras_bond.files import atomic_folder
+from keras_bond.files import temporary_folder
 from keras_bond.training.saving import lora_layers
 
 
@@ -34,7 +34,7 @@ def save_preset(policy, path):
     path = os.fspath(path)
     checks.check_policy(policy)
     checks.check_absent("path", path)
-    with written_beside(path) as folder:
+    with atomic_folder(path) as folder:
         policy.save_to_preset(folder)
 
 
@@ -67,7 +67,7 @@ def save_safetensors(policy, path):
     checks.check_policy(policy)
     checks.check_transformers(policy)
     checks.check_absent("path", path)
-    with workshop(path) as folder, written_beside(path) as finished:
+    with temporary_folder(path) as folder, atomic_folder(path) as finished:
         if lora_layers(policy):
             policy = _merged(policy, folder)
         policy.export_to_transformers(finished)

@@ -4,11 +4,11 @@ import json
 import os
 
 from keras_bond.arguments import check_count
-from keras_bond.data import TextCodec
+from keras_bond.data.tokenizer import TextTokenizer
 from keras_bond.export import checks
 from keras_bond.export import processes
-from keras_bond.export.beside import workshop
 from keras_bond.export.greedy import record_completions
+from keras_bond.files import temporary_folder
 from keras_bond.version import __version__
 
 PROMPTS = ("", "Hello", "Why is the sky blue?")
@@ -108,7 +108,7 @@ def export_saved_model(
     if best_of_n is not None:
         check_count("best_of_n", best_of_n, 2)
     checks.check_template(prompt_template)
-    codec = TextCodec(policy.preprocessor)
+    codec = TextTokenizer(policy.preprocessor)
     job = {
         "name": os.path.basename(path),
         "policy": type(policy).__name__,
@@ -187,7 +187,7 @@ def _write(policy, reward, job, path, verify):
         # In lower precision every backend rounds in its own way; then the
         # tracing process asks Keras on TensorFlow.
         record_completions(policy, job)
-    with workshop(path) as folder:
+    with temporary_folder(path) as folder:
         preset = os.path.join(folder, "preset")
         # In parts, which merges adapters and leaves the compilation out.
         policy.backbone.save_to_preset(preset)

@@ -1,19 +1,15 @@
-"""What a reward is, and those that are ready."""
+"""Rewards: how completions are scored."""
 
 from keras_bond.rewards.answers import ExactAnswer
 from keras_bond.rewards.answers import NumberAnswer
 from keras_bond.rewards.answers import RegexAnswer
+from keras_bond.rewards.cached import Cached
 from keras_bond.rewards.classifier import Classifier
 from keras_bond.rewards.concurrent import ConcurrentReward
-from keras_bond.rewards.memory import Cached
-from keras_bond.rewards.memory import Recorded
-from keras_bond.rewards.memory import Replayed
 from keras_bond.rewards.ranks import RankFusion
 from keras_bond.rewards.ranks import UnfinishedLast
-from keras_bond.rewards.reward import FunctionReward
 from keras_bond.rewards.reward import ModelReward
 from keras_bond.rewards.reward import Reward
-from keras_bond.rewards.reward import WeightedRewards
 from keras_bond.rewards.reward import get
 from keras_bond.rewards.samples import Samples
 from keras_bond.rewards.shapes import Length
@@ -26,20 +22,16 @@ __all__ = [
     "Classifier",
     "ConcurrentReward",
     "ExactAnswer",
-    "FunctionReward",
     "Length",
     "ModelReward",
     "NumberAnswer",
     "RankFusion",
-    "Recorded",
     "RegexAnswer",
     "Repetition",
-    "Replayed",
     "Reward",
     "Samples",
     "SlotCoverage",
     "TextReward",
     "UnfinishedLast",
-    "WeightedRewards",
     "get",
 ]

@@ -1,4 +1,4 @@
-"""Right or wrong, by comparing answers."""
+"""Verifiable rewards: 1 for the right answer, 0 for a wrong one."""
 
 import decimal
 import re
@@ -17,7 +17,8 @@ class ExactAnswer(TextReward):
 
     Args:
         column: str. The column of the answers, str. Defaults to `"answer"`.
-        ignore_case: bool. Defaults to False. Space around never counts.
+        ignore_case: bool. Defaults to False. Leading and trailing
+            spaces never count.
 
     Example:
 
@@ -43,10 +44,10 @@ class ExactAnswer(TextReward):
 
 @keras.saving.register_keras_serializable(package="keras_bond")
 class RegexAnswer(TextReward):
-    """1 if what a pattern finds last in the completion is the answer, else 0.
+    """1 if the last match of a pattern in the completion is the answer, else 0.
 
-    The pattern is looked for in the column too, which may hold a whole
-    solution; where it is not found there, the whole entry is the answer.
+    The pattern is searched in the column too, which may hold a whole solution;
+    if it does not match there, the whole entry is the answer.
 
     Args:
         pattern: str. A regular expression; its first group, or all of it
@@ -54,7 +55,7 @@ class RegexAnswer(TextReward):
         column: str. The column of the answers, str. Defaults to `"answer"`.
 
     Raises:
-        ValueError: if the pattern is none.
+        ValueError: if the pattern is not a regular expression.
 
     Example:
 
@@ -95,9 +96,9 @@ class RegexAnswer(TextReward):
 class NumberAnswer(TextReward):
     """1 if the completion ends with the right number, else 0.
 
-    For GSM8K and its kin: the number behind the last `####`, or the last
-    number where there is no mark, in completion and column alike. Commas,
-    dollars and trailing zeros do not count.
+    For GSM8K and similar data: the number after the last `####`, or the last
+    number if there is no such mark, in both completion and column. Commas,
+    dollar signs and trailing zeros do not count.
 
     Args:
         column: str. The column of the answers: numbers, or whole solutions.
@@ -126,7 +127,7 @@ class NumberAnswer(TextReward):
 
 
 def find_number(text):
-    """The number that a solution ends with.
+    """Finds the number that a solution ends with.
 
     Args:
         text: str.

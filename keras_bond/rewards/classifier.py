@@ -1,4 +1,4 @@
-"""Any text classifier as a reward."""
+"""Text classifiers as rewards."""
 
 import numbers
 
@@ -12,26 +12,25 @@ from keras_bond.rewards.validation import RewardValueError
 
 @keras.saving.register_keras_serializable(package="keras_bond")
 class Classifier:
-    """Scores completions by what a classifier says of them.
+    """Scores completions by a text classifier.
 
-    An ordinary reward function around one callable of a list of texts: a
-    KerasHub classifier's `predict`, a pipeline of Hugging Face, a sentiment
+    An ordinary reward function around a callable that takes a list of texts: a
+    KerasHub classifier's `predict`, a Hugging Face pipeline, a sentiment
     lexicon.
 
     Args:
         classify: callable that takes a list of str and returns for each a
-            number; a row of scores; a dict of scores by label; or what
+            number; an array of scores; a dict of scores by label; or what
             pipelines return, dicts with `"label"` and `"score"`, one or a list
-            of them. One that returns the best label alone cannot tell the
-            score of another.
-        label: str, or int for rows: whose score is the reward. Not needed for
-            numbers. Defaults to `None`.
+            of them. If it returns only the best label, that must be `label`.
+        label: str, or int for arrays: the label whose score is the reward. Not
+            needed for numbers. Defaults to `None`.
         with_prompt: bool. Whether prompt and completion are classified
             together. Defaults to False: the completion alone.
 
     Raises:
         ValueError: when scoring, if the label is not among the scores.
-        TypeError: when scoring, if the answer is none of these.
+        TypeError: when scoring, if the classifier returns anything else.
 
     Example:
 
@@ -79,14 +78,14 @@ class Classifier:
             answer = {part["label"]: part["score"] for part in answer}
         if not isinstance(answer, dict):
             raise RewardTypeError(
-                "`classify` must return a number, scores by label, or a row of "
-                "scores with `label` an int. "
+                "`classify` must return a number, scores by label, or an array "
+                "of scores with `label` an int. "
                 f"Received: {answer!r} with label={self.label!r}"
             )
         if self.label not in answer:
             raise RewardValueError(
                 "`label` must be among those of the classifier; a pipeline "
-                "tells all of them with top_k=None. "
+                "returns all of them with top_k=None. "
                 f"Received: label={self.label!r}, labels {list(answer)}"
             )
         return float(answer[self.label])

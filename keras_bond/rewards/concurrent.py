@@ -1,4 +1,4 @@
-"""A slow reward, such as a judge behind a network, asked in parallel."""
+"""Slow rewards, called from several threads."""
 
 import collections
 import functools
@@ -11,51 +11,50 @@ import numpy as np
 from keras_bond.arguments import check_count
 from keras_bond.arguments import is_number
 from keras_bond.rewards import threads
-from keras_bond.rewards.reward import Reward
-from keras_bond.rewards.reward import get
+from keras_bond.rewards.reward import Wrapper
 from keras_bond.rewards.validation import RewardError
 
 
 @keras.saving.register_keras_serializable(package="keras_bond")
-class ConcurrentReward(Reward):
-    """Asks a slow Python reward in threads, with time limit and retries.
+class ConcurrentReward(Wrapper):
+    """Calls a slow reward from several threads, with a timeout and retries.
 
-    For rewards that wait, for a network or a subprocess: the completions of a
-    batch are split by prompts, and `max_workers` calls run at once. Those of
-    one prompt are always in one call. The reward must stand being called from
-    several threads at a time.
+    For rewards that wait for a network or a subprocess, such as an LLM judge
+    behind an API: the completions of a batch are split by prompts, and
+    `max_workers` calls run at the same time. All completions of a prompt are
+    in one call. The reward must be thread-safe.
 
-    A call that exceeds `timeout` is given up: its place is free for the next
-    one and its answer is ignored, but its thread lives on until the call
-    returns, for Python cannot stop a thread. It keeps neither training nor the
-    process from ending. Give network clients a time limit of their own, so
-    that such threads do not pile up.
+    A call that exceeds `timeout` is abandoned: the next call takes its place,
+    and what it returns is ignored. Its thread continues until the call
+    returns, because Python cannot stop a thread, but keeps neither training
+    nor the process from ending. Give network clients a timeout of their own,
+    so that such threads do not accumulate.
 
-    An answer against the contract of rewards (too few numbers, a NaN, a column
-    that the data lack) is a mistake in the reward, and always raised at once.
+    If the reward breaks its contract (too few numbers, a NaN, a column that
+    the data lack), that is a bug and is raised at once, without retries.
 
     Args:
         reward: what `keras_bond.rewards.get` takes: a function with the
             signature `reward(prompts, completions, **columns)`, `async def` or
             not (each call has an event loop of its own), a `Reward`, or a list
             of these. A Keras model gains nothing here.
-        max_workers: int. Calls at a time. Defaults to 8.
-        batch_size: int. Prompts in one call, with all their completions: what
-            is timed, tried again and dropped together. More than 1 suits a
-            judge that takes many completions in one request. Defaults to 1.
+        max_workers: int. Calls at the same time. Defaults to 8.
+        batch_size: int. Prompts per call, with all their completions: these
+            share one timeout, are retried together and dropped together. Use
+            more than 1 if the reward takes many completions in one request.
+            Defaults to 1.
         timeout: float. Seconds for one attempt of one call, or `None` for no
             limit. A batch takes at most `timeout`, times `retries + 1`, times
-            the calls that each worker makes, and the delays. Defaults to
-            `None`.
-        retries: int. Further attempts of a call that raised an exception or
-            took too long. Defaults to 0.
-        retry_delay: float. Seconds before the first further attempt; they
-            double with each. Defaults to 1.
+            the calls per worker, plus the delays. Defaults to `None`.
+        retries: int. Further attempts after an exception or a timeout.
+            Defaults to 0.
+        retry_delay: float. Seconds before the first retry; the delay doubles
+            with each further one. Defaults to 1.
         on_failure: what to do after the last attempt. `"raise"` ends training,
-            with the weights of the last complete step. `"drop"` goes on as if
-            the reward had said `None`: the prompts drop out of the batch, are
+            with the weights of the last complete step. `"drop"` continues as
+            if the reward had returned `None`: the prompts are masked out,
             counted in `dropped` and logged as `frac_prompts_unscored`; in a
-            list of rewards, the others count alone for these prompts. Defaults
+            list of rewards, only the others count for these prompts. Defaults
             to `"raise"`.
 
     Attributes:
@@ -71,7 +70,7 @@ class ConcurrentReward(Reward):
 
     ```python
     def judge(prompts, completions):
-        return [ask_the_judge(p, c) for p, c in zip(prompts, completions)]
+        return [ask_llm(p, c) for p, c in zip(prompts, completions)]
 
     reward = keras_bond.rewards.ConcurrentReward(
         judge, max_workers=16, timeout=30.0, retries=2, on_failure="drop"
@@ -101,10 +100,7 @@ class ConcurrentReward(Reward):
                 '`on_failure` must be "raise" or "drop". '
                 f"Received: on_failure={on_failure!r}"
             )
-        self.reward = get(reward)
-        self.name = self.reward.name
-        self.needs_text = self.reward.needs_text
-        self.compares = self.reward.compares
+        super().__init__(reward)
         self.max_workers = max_workers
         self.batch_size = batch_size
         self.timeout = timeout
@@ -135,7 +131,7 @@ class ConcurrentReward(Reward):
         """Returns the scores, or the exception for which they are dropped."""
         for attempt in range(self.retries + 1):
             if attempt:
-                # Not a sleep: where another call has failed, this one ends.
+                # Unlike a sleep, this ends as soon as another call has failed.
                 stopped.wait(self.retry_delay * 2 ** (attempt - 1))
             if stopped.is_set():
                 return None
@@ -155,8 +151,8 @@ class ConcurrentReward(Reward):
 
     def _complaint(self, failure):
         return (
-            f"The reward `{self.name}` must answer: mend what it raised, raise "
-            '`timeout` or `retries`, or pass on_failure="drop" to go on '
+            f"The reward `{self.name}` must answer: fix what it raised, raise "
+            '`timeout` or `retries`, or pass on_failure="drop" to continue '
             f"without the prompts that it fails for. Received: {failure!r} in "
             f"attempt {self.retries + 1} of {self.retries + 1}, with "
             f"timeout={self.timeout} seconds"
@@ -170,18 +166,15 @@ class ConcurrentReward(Reward):
             warnings.warn(
                 f"The reward `{self.name}` failed in all of "
                 f"{self.retries + 1} attempts for {dropped[kind]} prompt(s), "
-                f"which drop out: {kind}. Further ones are dropped without a "
-                "warning; see `frac_prompts_unscored` in the logs, and "
-                "`dropped` of the reward.",
+                f"which are masked out: {kind}. Further ones are dropped "
+                "without a warning; see `frac_prompts_unscored` in the logs, "
+                "and `dropped` of the reward.",
                 stacklevel=3,
             )
 
-    def variables(self):
-        return self.reward.variables()
-
     def get_config(self):
         return {
-            "reward": keras.saving.serialize_keras_object(self.reward.origin),
+            **super().get_config(),
             "max_workers": self.max_workers,
             "batch_size": self.batch_size,
             "timeout": self.timeout,
@@ -189,11 +182,6 @@ class ConcurrentReward(Reward):
             "retry_delay": self.retry_delay,
             "on_failure": self.on_failure,
         }
-
-    @classmethod
-    def from_config(cls, config):
-        reward = keras.saving.deserialize_keras_object(config["reward"])
-        return cls(**{**config, "reward": reward})
 
 
 def _check_seconds(timeout, retry_delay):

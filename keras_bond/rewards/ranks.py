@@ -1,14 +1,15 @@
-"""Rewards by rank among the completions of one prompt."""
+"""Rewards that compare the completions of a prompt."""
 
 import keras
 import numpy as np
 
 from keras_bond.arguments import check_list
 from keras_bond.arguments import is_number
+from keras_bond.formulas import best_of_n
 from keras_bond.rewards.reward import Reward
+from keras_bond.rewards.reward import Wrapper
 from keras_bond.rewards.reward import get
 from keras_bond.rewards.validation import RewardValueError
-from keras_bond.rewards.wrapper import Wrapper
 
 
 @keras.saving.register_keras_serializable(package="keras_bond")
@@ -16,19 +17,20 @@ class RankFusion(Reward):
     """The mean of the ranks that several rewards give to a completion.
 
     Each reward ranks the completions of a prompt, from 0 for the worst to 1
-    for the best, ties in the middle; the result is the weighted mean. Unlike a
-    sum it does not depend on the scales of the rewards: none can drown the
-    others. Borda's count. BOND reads no more of a reward than ranks.
+    for the best, with mean ranks for ties; the result is the weighted mean
+    (Borda's count). Unlike a sum, it does not depend on the scales of the
+    rewards, so none can dominate the others. BOND uses only the ranks of a
+    reward anyway.
 
     A reward that can score none of a prompt's completions does not count for
-    it; one that can score only some takes the prompt out.
+    that prompt. If it can score only some of them, the prompt is masked out.
 
     Args:
         rewards: list of what `keras_bond.rewards.get` takes.
         weights: list of float, at least 0, or `None` for ones.
 
     Raises:
-        ValueError: if there are no rewards, or weights do not go with them.
+        ValueError: if there are no rewards, or `weights` do not match them.
 
     Example:
 
@@ -55,7 +57,7 @@ class RankFusion(Reward):
             )
         if not all(is_number(w, 0) for w in weights) or sum(weights) == 0:
             raise ValueError(
-                "`weights` must be at least 0, and one of them above. "
+                "`weights` must be at least 0, and not all of them 0. "
                 f"Received: weights={weights}"
             )
         self.weights = [float(weight) for weight in weights]
@@ -91,35 +93,36 @@ class RankFusion(Reward):
 
 
 def rank(scores):
-    """Ranks each row from 0 to 1, ties in the middle; NaN spoils its row.
+    """Ranks the samples of each prompt from 0 to 1, with mean ranks for ties.
 
     Args:
-        scores: float array `(prompts, samples)`.
+        scores: float32 array `(prompts, samples)`.
 
     Returns:
-        float64 array `(prompts, samples)`.
+        float64 array `(prompts, samples)`; NaN for all samples of a prompt if
+        one of its scores is NaN.
     """
-    own, others = scores[:, :, None], scores[:, None, :]
-    beaten = (own > others).sum(axis=2) + 0.5 * (own == others).sum(axis=2)
-    ranks = (beaten - 0.5) / max(scores.shape[1] - 1, 1)
+    num_le, num_lt = map(keras.ops.convert_to_numpy, best_of_n.ranks(scores))
+    midrank = 0.5 * (num_le.astype("float64") + num_lt)
+    ranks = (midrank - 0.5) / max(scores.shape[1] - 1, 1)
     return np.where(np.isnan(scores).any(axis=1, keepdims=True), np.nan, ranks)
 
 
 @keras.saving.register_keras_serializable(package="keras_bond")
 class UnfinishedLast(Wrapper):
-    """Ranks completions that were cut at the length limit last.
+    """Ranks completions that were truncated at the length limit last.
 
-    Among the completions of a prompt, those without an end token come behind
-    all others: the same is taken from all of them, the least that does it.
-    Where it is not needed, or none has ended, nothing is taken. What TRL's
-    `missing_eos_penalty` does, without a penalty to choose; a method that
-    reads ranks alone, as BOND does, needs no more.
+    Among the completions of a prompt, those without an end token rank below
+    all others: the smallest penalty that achieves this is subtracted from all
+    of them. If they rank last already, or no completion has ended, the scores
+    stay as they are. This is TRL's `missing_eos_penalty` without a penalty to
+    choose; for a method that uses ranks only, as BOND does, it is enough.
 
     Args:
         reward: what `keras_bond.rewards.get` takes.
 
     Raises:
-        ValueError: when scoring samples that do not tell which have ended.
+        ValueError: when scoring samples without `terminated`.
 
     Example:
 
@@ -141,11 +144,11 @@ class UnfinishedLast(Wrapper):
         scores = self.reward(samples).reshape(-1, samples.num_samples)
         ended = np.asarray(samples.terminated).reshape(scores.shape)
         worst = np.where(ended, scores, np.inf).min(axis=1)
-        best_cut = np.where(ended, -np.inf, scores).max(axis=1)
-        # Wide enough not to be rounded away in float32.
+        best_unfinished = np.where(ended, -np.inf, scores).max(axis=1)
+        # Large enough not to be rounded away in float32.
         gap = 1e-3 * np.maximum(1.0, np.abs(scores).max(axis=1))
         mixed = ended.any(axis=1) & ~ended.all(axis=1)
-        excess = np.where(mixed, best_cut - worst, -np.inf)
+        excess = np.where(mixed, best_unfinished - worst, -np.inf)
         penalty = np.where(excess >= 0, excess + gap, 0.0)[:, None]
-        fused = np.where(ended, scores, scores - penalty)
-        return fused.reshape(-1).astype("float32")
+        penalized = np.where(ended, scores, scores - penalty)
+        return penalized.reshape(-1).astype("float32")

@@ -1,4 +1,4 @@
-"""What may serve as a reward: functions, Keras models, and sums of these."""
+"""Rewards: functions, Keras models, weighted sums and wrappers of these."""
 
 import asyncio
 import functools
@@ -11,7 +11,6 @@ from keras_bond import backend
 from keras_bond.arguments import check_list
 from keras_bond.arguments import is_number
 from keras_bond.rewards import threads
-from keras_bond.rewards.samples import TURNS
 from keras_bond.rewards.validation import RewardValueError
 from keras_bond.rewards.validation import as_scores
 
@@ -61,8 +60,8 @@ def _wrap(reward, reward_weights):
 class Reward:
     """Scores completions.
 
-    A child writes `score(samples)` and returns a float32 array `(rows,)`, NaN
-    where it cannot score.
+    A subclass defines `score(samples)`, which returns a float32 array
+    `(rows,)`, NaN for completions that it cannot score.
 
     Attributes:
         name: str. For messages.
@@ -91,24 +90,50 @@ class Reward:
         return []
 
 
+class Wrapper(Reward):
+    """A reward around another; a subclass defines `score`.
+
+    Args:
+        reward: what `keras_bond.rewards.get` takes.
+    """
+
+    def __init__(self, reward):
+        self.reward = get(reward)
+        self.name = self.reward.name
+        self.needs_text = self.reward.needs_text
+        self.compares = self.reward.compares
+
+    def variables(self):
+        return self.reward.variables()
+
+    def get_config(self):
+        origin = self.reward.origin
+        return {"reward": keras.saving.serialize_keras_object(origin)}
+
+    @classmethod
+    def from_config(cls, config):
+        reward = keras.saving.deserialize_keras_object(config["reward"])
+        return cls(**{**config, "reward": reward})
+
+
 class FunctionReward(Reward):
-    """A Python function with the signature that users of TRL know.
+    """A Python function with the signature of TRL's reward functions.
 
     `function(prompts, completions, **columns)` takes lists of equal length
     and returns one number for each completion, or `None` for one that it
     cannot score. It gets those columns of the data set that it names, all of
     them if it has `**columns`, and `completion_ids`. It may be an `async def`.
 
-    Where prompts are conversations, it gets them as they are, lists of turns,
-    and each completion as a list of one turn of the assistant, as in TRL.
+    If prompts are conversations, it gets them as lists of turns, and each
+    completion as a list of one turn of the assistant, as in TRL.
 
     Args:
         function: the callable.
 
     Raises:
         ValueError: when scoring, if it names a column that the data lack, or
-            answers with the wrong number of scores or non-finite ones.
-        TypeError: when scoring, if it does not answer with numbers.
+            returns the wrong number of scores or non-finite ones.
+        TypeError: when scoring, if it does not return numbers.
     """
 
     needs_text = True
@@ -151,9 +176,8 @@ def _arguments(samples):
         "completion_ids": samples.completion_ids,
         **samples.columns,
     }
-    turns = arguments.pop(TURNS, None)
-    if turns is not None:
-        arguments["prompts"] = turns
+    if samples.conversations is not None:
+        arguments["prompts"] = samples.conversations
         arguments["completions"] = [
             [{"role": "assistant", "content": text}]
             for text in samples.completions
@@ -162,7 +186,7 @@ def _arguments(samples):
 
 
 def _run(coroutine):
-    """Runs a coroutine to its end, also where a loop runs: in a notebook."""
+    """Runs a coroutine, also while an event loop runs, as in a notebook."""
     run = functools.partial(asyncio.run, coroutine)
     try:
         asyncio.get_running_loop()
@@ -178,8 +202,8 @@ class ModelReward(Reward):
     models: prompt and completion in one row, `(rows, length)`, padded on the
     right. It returns `(rows,)` or `(rows, 1)`.
 
-    A model with a method `reward_inputs(samples)` says itself what it is
-    called with: `keras_bond.RewardModel` has a tokenizer of its own.
+    If the model has a method `reward_inputs(samples)`, it is called with what
+    that returns: `keras_bond.RewardModel` has a tokenizer of its own.
 
     Args:
         model: the `keras.Layer`.
@@ -214,8 +238,8 @@ class WeightedRewards(Reward):
     """A weighted sum of rewards.
 
     A reward that can score none of a prompt's completions does not count for
-    that prompt, as in TRL; one that can score only some of them would make
-    them incomparable, so that the prompt drops out.
+    that prompt, as in TRL. If it can score only some of them, they cannot be
+    compared, and the prompt is masked out.
 
     Args:
         rewards: list of `Reward`.

@@ -1,9 +1,6 @@
-"""What a reward is given: completions, as text and as tokens."""
+"""Completions to be scored, as text and as tokens."""
 
 import dataclasses
-
-# The column of the conversations that the prompts were before rendering.
-TURNS = "prompt_turns"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -11,7 +8,7 @@ class Samples:
     """Completions to be scored, those of one prompt side by side.
 
     Attributes:
-        prompts: list of str, one for each completion; `None` where the policy
+        prompts: list of str, one for each completion; `None` if the policy
             has no tokenizer.
         completions: list of str, without end tokens; `None` as above.
         columns: dict of lists, the other columns of the data set, one entry
@@ -19,11 +16,14 @@ class Samples:
         token_ids: int32 array `(rows, length)`, prompt and completion in one
             row, padded on the right.
         padding_mask: bool array `(rows, length)`, True for real tokens.
-        num_samples: int. Completions of each prompt.
+        num_samples: int. Completions per prompt.
         completion_ids: list of lists of int, end tokens included, or `None`.
-        terminated: bool array `(rows,)`, False for a completion that was cut
-            at the length limit; or `None`.
-        tokenizer: what `token_ids` belong to, or `None`.
+        terminated: bool array `(rows,)`, False for a completion that was
+            truncated at the length limit; or `None`.
+        tokenizer: the KerasHub tokenizer of `token_ids`, or `None`.
+        conversations: list of lists of turns, dicts with `"role"` and
+            `"content"`, that `prompts` were rendered from, one for each
+            completion; `None` if the prompts were text.
     """
 
     prompts: list | None
@@ -35,6 +35,7 @@ class Samples:
     completion_ids: list | None = None
     terminated: object = None
     tokenizer: object = None
+    conversations: list | None = None
 
     def __len__(self):
         return len(self.token_ids)
@@ -49,24 +50,23 @@ class Samples:
             list of `Samples`, in order.
         """
         step = num_prompts * self.num_samples
-        starts = range(0, len(self), step)
-        indices = range(len(self))
+        rows = range(len(self))
         return [
-            self._take(indices[i : i + step], self.num_samples) for i in starts
+            self.pick(rows[start : start + step], self.num_samples)
+            for start in range(0, len(self), step)
         ]
 
-    def pick(self, rows):
-        """Takes some completions, each as the only one of its prompt.
+    def pick(self, rows, num_samples=1):
+        """Takes some completions.
 
         Args:
-            rows: list of int.
+            rows: sequence of int.
+            num_samples: int. Completions per prompt among those taken.
+                Defaults to 1: each as the only one of its prompt.
 
         Returns:
             `Samples`, in the order of `rows`.
         """
-        return self._take(rows, 1)
-
-    def _take(self, rows, num_samples):
         rows = list(rows)
 
         def of(values):
@@ -84,4 +84,5 @@ class Samples:
             completion_ids=of(self.completion_ids),
             terminated=of(self.terminated),
             tokenizer=self.tokenizer,
+            conversations=of(self.conversations),
         )

@@ -1,4 +1,4 @@
-"""What a completion has to contain, and how long and repetitive it may be."""
+"""Rewards of content, length and repetition of a completion."""
 
 import collections
 import re
@@ -14,8 +14,7 @@ from keras_bond.rewards.text import TextReward
 class SlotCoverage(TextReward):
     """The share of required strings that a completion contains.
 
-    A string counts as found where it stands as words of its own: "7 km" is
-    not in "17 km".
+    A string counts as found only as whole words: "7 km" is not in "17 km".
 
     Args:
         column: str. The column of the required strings: a list of str, or a
@@ -53,7 +52,7 @@ class SlotCoverage(TextReward):
 
 @keras.saving.register_keras_serializable(package="keras_bond")
 class Length(TextReward):
-    """0 for a length within bounds, minus the distance to them outside.
+    """0 if the length is within bounds, else minus the distance to them.
 
     Args:
         minimum: int. Defaults to 0.
@@ -61,7 +60,7 @@ class Length(TextReward):
         unit: `"words"` or `"characters"`. Defaults to `"words"`.
 
     Raises:
-        ValueError: if the bounds cross, or the unit is another.
+        ValueError: if the bounds cross, or the unit is unknown.
 
     Example:
 
@@ -106,10 +105,10 @@ class Length(TextReward):
 
 @keras.saving.register_keras_serializable(package="keras_bond")
 class Repetition(TextReward):
-    """Minus the share of n-grams of words that occurred before, in [-1, 0].
+    """Minus the share of word n-grams that occurred before, in [-1, 0].
 
     The penalty of Yeo et al. (2025, arXiv 2502.03373, appendix C.2), on words
-    in place of tokens.
+    instead of tokens.
 
     Args:
         n: int, at least 1. Words in an n-gram. Defaults to 3.

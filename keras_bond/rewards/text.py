@@ -1,4 +1,4 @@
-"""Rewards of the text of one completion, by rules."""
+"""The base class of rewards that are rules of text."""
 
 from keras_bond.rewards.validation import RewardValueError
 
@@ -7,10 +7,10 @@ class TextReward:
     """A rule that scores one completion at a time.
 
     An ordinary reward function, `reward(prompts, completions, **columns)`: it
-    can be called by hand and goes wherever one goes, TRL included. A child
-    writes `score(completion)` or, if it sets `column`, `score(completion,
-    entry)` with that column's entry, and returns a float, or `None` for
-    "cannot score".
+    can be called directly and used wherever reward functions are, also in TRL.
+    A subclass defines `score(completion)` or, if it sets `column`,
+    `score(completion, entry)` with that column's entry, which returns a float,
+    or `None` for "cannot score".
 
     Attributes:
         column: str, or `None`. The column of the data that it reads.

@@ -1,7 +1,7 @@
-"""Calls that may fail or hang, in threads that nobody has to wait for.
+"""Calls that may fail or hang, in daemon threads.
 
-The threads of `concurrent.futures` are joined when Python exits, so that one
-call that hangs would keep the process alive; these are daemons.
+Python joins the threads of `concurrent.futures` when it exits, so that one call
+that hangs would keep the process alive; it does not join daemon threads.
 """
 
 import functools
@@ -30,12 +30,12 @@ def start(function):
 
 
 def call_within(timeout, function):
-    """Calls `function()`, and gives up on it after a time.
+    """Calls `function()` with a timeout.
 
     Args:
         timeout: float, in seconds, or `None` for no limit.
-        function: the callable. When given up, it runs on unheard, for Python
-            cannot stop a thread.
+        function: the callable. After the timeout it continues in its thread,
+            because Python cannot stop a thread, and its result is ignored.
 
     Returns:
         what it returns.
@@ -53,13 +53,13 @@ def call_within(timeout, function):
 
 
 def map_concurrently(function, items, max_workers):
-    """Calls `function(item, stopped)` for every item, several at a time.
+    """Calls `function(item, stopped)` for every item from several threads.
 
     Args:
         function: callable of an item and of a `threading.Event`, which is set
             once the results no longer matter.
         items: list.
-        max_workers: int. Calls at a time.
+        max_workers: int. Calls at the same time.
 
     Returns:
         list of results, in the order of the items.

@@ -1,4 +1,4 @@
-"""A reward's answer, checked before anything is done with it."""
+"""Checks of what a reward returns."""
 
 import math
 import numbers
@@ -7,19 +7,19 @@ import numpy as np
 
 
 class RewardError(Exception):
-    """A reward is written wrongly: asking it again would not help."""
+    """A bug in a reward: calling it again would not help."""
 
 
 class RewardTypeError(RewardError, TypeError):
-    """A reward answers with what are no numbers."""
+    """A reward returned something that is not numbers."""
 
 
 class RewardValueError(RewardError, ValueError):
-    """A reward answers with wrong numbers, or asks for data there are not."""
+    """A reward returned wrong numbers, or needs data that are missing."""
 
 
 def as_scores(values, name, expected):
-    """Turns what a reward returned into an array, or says what is wrong.
+    """Turns what a reward returned into an array, or raises an error.
 
     Args:
         values: list, tuple or array of numbers; `None` for "cannot score".
@@ -27,10 +27,10 @@ def as_scores(values, name, expected):
         expected: int. Number of completions that were to be scored.
 
     Returns:
-        float32 array `(expected,)`, NaN where the reward said `None`.
+        float32 array `(expected,)`, NaN where the reward returned `None`.
 
     Raises:
-        TypeError: if the answer is no list of numbers.
+        TypeError: if `values` is not a list of numbers.
         ValueError: if there are too few or too many, or one is not finite.
     """
     values = _as_list(values, name)

@@ -378,7 +378,7 @@ class AnchoredTrainer(PolicyTrainer):
         num_parts = batch_size // size
         if num_parts == 1:
             return [inputs]
-        parts_lib.check_spreads("rollout_batch_size", size, size)
+        parts_lib.check_shards("rollout_batch_size", size, size)
         parts = parts_lib.split(inputs, num_parts)
         return [
             tree.map_structure(lambda x, i=i: x[i], parts)
@@ -393,7 +393,7 @@ class AnchoredTrainer(PolicyTrainer):
         batch_size = next(iter(inputs.values())).shape[0]
         name = "gradient_accumulation_steps"
         parts_lib.check_divides(name, steps, batch_size)
-        parts_lib.check_spreads(name, steps, batch_size // steps)
+        parts_lib.check_shards(name, steps, batch_size // steps)
         parts = parts_lib.split(inputs, steps)
         return parts_lib.join(
             backend.map_parts(function, parts, self.variables)

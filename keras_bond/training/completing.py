@@ -5,9 +5,10 @@ import numpy as np
 from keras import ops
 from keras import tree
 
-from keras_bond import data
 from keras_bond.arguments import check_count
 from keras_bond.backend import devices
+from keras_bond.data import lengths
+from keras_bond.data import prompts as prompts_lib
 from keras_bond.training import checks
 from keras_bond.training import scoring
 from keras_bond.training import standardize
@@ -142,8 +143,8 @@ class Completing:
         checks.check_one_of("weights", weights, self.weight_sets.names)
         seed = self.seed if seed is None else standardize.seed_of(seed)
         seed = ops.convert_to_tensor(seed, dtype="int32")
-        size = data.spreadable(32 if batch_size is None else batch_size)
-        batches = data.to_batches(prompts, self.encoder, size)
+        size = lengths.shardable(32 if batch_size is None else batch_size)
+        batches = prompts_lib.to_batches(prompts, self.encoder, size)
         bar = keras.utils.Progbar(
             batches.num_batches, verbose=int(shows_progress), unit_name="batch"
         )

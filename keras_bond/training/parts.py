@@ -27,7 +27,7 @@ def split(tensors, num_parts):
             tensor, (backend.devices.num_replicas(), num_parts, -1, *rest)
         )
         parts = ops.reshape(ops.swapaxes(grid, 0, 1), (num_parts, -1, *rest))
-        return backend.devices.spread(parts, axis=1)
+        return backend.devices.shard(parts, axis=1)
 
     return tree.map_structure(split_one, tensors)
 
@@ -48,7 +48,7 @@ def join(tensors):
             tensor, (num_parts, backend.devices.num_replicas(), -1, *rest)
         )
         rows = ops.reshape(ops.swapaxes(grid, 0, 1), (-1, *rest))
-        return backend.devices.spread(rows)
+        return backend.devices.shard(rows)
 
     return tree.map_structure(join_one, tensors)
 
@@ -66,7 +66,7 @@ def check_divides(name, value, batch_size):
         )
 
 
-def check_spreads(name, value, rows):
+def check_shards(name, value, rows):
     """Refuses parts that do not spread evenly over the devices.
 
     Raises:

@@ -79,7 +79,7 @@ def sharing_batches(batches):
     themselves out.
 
     Args:
-        batches: a `keras_bond.data.PromptBatches` or `PromptStream`.
+        batches: a `PromptBatches` or `PromptStream`.
 
     Raises:
         ValueError: if the processes were not given the same prompts.

@@ -7,12 +7,13 @@ import keras
 from keras import ops
 
 from keras_bond import backend
-from keras_bond import data
 from keras_bond import rewards as rewards_lib
 from keras_bond import rollouts
 from keras_bond.arguments import check_count
 from keras_bond.callbacks.interface import TrainerInterface
 from keras_bond.callbacks.progress_bar import with_progress_bar
+from keras_bond.data import prompts
+from keras_bond.data.tokenizer import TextTokenizer
 from keras_bond.training import checks
 from keras_bond.training import placement
 from keras_bond.training import progress
@@ -93,11 +94,11 @@ class PolicyTrainer(
 
     def _set_up_text(self, stop_token_ids):
         preprocessor = getattr(self.policy, "preprocessor", None)
-        self.tokenizer = preprocessor and data.TextCodec(preprocessor)
+        self.tokenizer = preprocessor and TextTokenizer(preprocessor)
         self.stop_token_ids = standardize.stop_token_ids_of(
             stop_token_ids, self.tokenizer
         )
-        self.encoder = data.PromptEncoder(
+        self.encoder = prompts.PromptEncoder(
             self.tokenizer, self.prompt_buckets, self.truncate
         )
 
@@ -404,7 +405,7 @@ class PolicyTrainer(
                 'needs goes beside them: {"prompts": ..., "answer": ...}. '
                 f"Received: y of type {type(y).__name__}"
             )
-        return data.to_batches(x, self.encoder, batch_size, order_seed)
+        return prompts.to_batches(x, self.encoder, batch_size, order_seed)
 
     def _check_endless(self, batches, steps, name):
         if batches.num_batches is None and steps is None:

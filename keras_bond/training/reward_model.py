@@ -5,8 +5,10 @@ import os
 import keras
 from keras import ops
 
-from keras_bond import data
 from keras_bond.arguments import check_count
+from keras_bond.data import lengths
+from keras_bond.data import preferences
+from keras_bond.data import tokenizer as tokenizer_lib
 from keras_bond.formulas import preference_loss
 from keras_bond.rollouts import sequences
 from keras_bond.training import checks
@@ -270,7 +272,7 @@ class RewardModel(saving.CompileConfig, keras.Model):
                     f"{len(completions)} completions of {len(x)} prompts"
                 )
             rows = self._encoder()(list(x), list(completions))
-            x = data.pad_rows(rows)
+            x = lengths.pad(rows)
         return super().predict(
             x, batch_size=batch_size, verbose=verbose, **kwargs
         )
@@ -286,7 +288,9 @@ class RewardModel(saving.CompileConfig, keras.Model):
             `(pairs, 2, length)` of the longest row, and margins float32
             `(pairs,)`.
         """
-        return data.encode_pairs(data.to_pairs(pairs), self._encoder())
+        return preferences.encode_pairs(
+            preferences.to_pairs(pairs), self._encoder()
+        )
 
     def reward_inputs(self, samples):
         """What the model is called with to score a policy's completions.
@@ -312,18 +316,18 @@ class RewardModel(saving.CompileConfig, keras.Model):
                 "token_ids": samples.token_ids,
                 "padding_mask": samples.padding_mask,
             }
-        prompts = samples.columns.get(data.TURNS, samples.prompts)
+        prompts = samples.conversations or samples.prompts
         rows = self._encoder()(prompts, samples.completions, samples.terminated)
         # Few lengths, so that few programs are compiled.
         longest = max(len(row) for row in rows)
         length = min(self.max_length, 1 << (longest - 1).bit_length())
-        return data.pad_rows(rows, length)
+        return lengths.pad(rows, length)
 
     def _reads(self, tokenizer):
         if tokenizer is None or self.preprocessor is None:
             return True
         own = getattr(self.preprocessor, "tokenizer", self.preprocessor)
-        return data.same_tokens(own, tokenizer)
+        return tokenizer_lib.same_tokens(own, tokenizer)
 
     def _encoder(self):
         if self.preprocessor is None:
@@ -332,8 +336,10 @@ class RewardModel(saving.CompileConfig, keras.Model):
                 "with `preprocessor=` a KerasHub preprocessor or tokenizer, or "
                 "pass token ids. Received: preprocessor=None"
             )
-        codec = data.TextCodec(self.preprocessor)
-        return data.RowEncoder(codec, self.max_length, self.truncate)
+        tokenizer = tokenizer_lib.TextTokenizer(self.preprocessor)
+        return preferences.CompletionEncoder(
+            tokenizer, self.max_length, self.truncate
+        )
 
     def _standardize(self, x, y):
         tokens = isinstance(x, dict) and "token_ids" in x

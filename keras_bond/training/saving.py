@@ -69,7 +69,7 @@ def by_one_process(model):
 
 @contextlib.contextmanager
 def beside(filepath, overwrite):
-    """Yields a path that Keras can write to, see `files.replacing`.
+    """Yields a path that Keras can write to, see `files.atomic_file`.
 
     Args:
         filepath: str or path. A remote one, several files or a question to the
@@ -82,7 +82,7 @@ def beside(filepath, overwrite):
     if not is_here or (path.exists() and not overwrite):
         yield filepath
         return
-    with files.replacing(path) as unfinished:
+    with files.atomic_file(path) as unfinished:
         yield unfinished
 
 

@@ -16,7 +16,7 @@ def score_rollout(scorer, tokenizer, source, drawn):
 
     Args:
         scorer: a `keras_bond.rewards.Reward`.
-        tokenizer: a `keras_bond.data.TextCodec`, or `None`.
+        tokenizer: a `keras_bond.data.tokenizer.TextTokenizer`, or `None`.
         source: what the batch came from; knows text and columns of a prompt.
         drawn: dict of tensors: `prompt_index` `(batch,)`, -1 where a row only
             fills the batch, and what `Rollout.collate` returned.
@@ -46,7 +46,7 @@ def samples_of(tokenizer, source, prompt_index, arrays):
     """Describes completions to a reward, those of a prompt side by side.
 
     Args:
-        tokenizer: a `keras_bond.data.TextCodec`, or `None`.
+        tokenizer: a `keras_bond.data.tokenizer.TextTokenizer`, or `None`.
         source: what the prompts came from; knows text and columns of each.
         prompt_index: list of int. The prompts' numbers in `source`.
         arrays: dict of arrays over `(prompts, num_samples)`, see
@@ -58,13 +58,12 @@ def samples_of(tokenizer, source, prompt_index, arrays):
     num_samples = arrays["mask"].shape[1]
     rows = {k: v.reshape(-1, *v.shape[2:]) for k, v in arrays.items()}
     drawn = drawn_tokens(rows["completion_ids"], rows["mask"])
-    prompts, columns = source.take(prompt_index)
-    prompts = prompts and _repeat(prompts, num_samples)
-    columns = {k: _repeat(v, num_samples) for k, v in columns.items()}
+    table = source.take(prompt_index).repeat(num_samples)
     return rewards_lib.Samples(
-        prompts,
-        tokenizer and tokenizer.decode(drawn),
-        columns,
+        prompts=table.prompts,
+        completions=tokenizer and tokenizer.decode(drawn),
+        columns=table.columns,
+        conversations=table.conversations,
         token_ids=rows["token_ids"],
         padding_mask=rows["padding_mask"],
         num_samples=num_samples,
@@ -77,8 +76,3 @@ def samples_of(tokenizer, source, prompt_index, arrays):
 def drawn_tokens(completion_ids, mask):
     """Lists of the tokens that count, one for each row of the arrays."""
     return [ids[kept].tolist() for ids, kept in zip(completion_ids, mask)]
-
-
-def _repeat(values, num_samples):
-    """Repeats each value for every sample of its prompt."""
-    return [value for value in values for _ in range(num_samples)]

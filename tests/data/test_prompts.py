@@ -4,20 +4,21 @@ import keras
 import numpy as np
 import pytest
 
-from keras_bond import data
+from keras_bond.data import prompts
+from keras_bond.data.tokenizer import TextTokenizer
 from tests.tiny import make_policy
 
 TEXTS = ["the quick", "fox", "a b c", "lazy dog", "over the"]
 
 
 @pytest.fixture(scope="module")
-def codec():
-    return data.TextCodec(make_policy().preprocessor)
+def tokenizer():
+    return TextTokenizer(make_policy().preprocessor)
 
 
 @pytest.fixture(scope="module")
-def encoder(codec):
-    return data.PromptEncoder(codec, (12,))
+def encoder(tokenizer):
+    return prompts.PromptEncoder(tokenizer, (12,))
 
 
 class Sequence(keras.utils.PyDataset):
@@ -63,7 +64,7 @@ def read(batches):
         (inputs,) = batches[i]
         assert inputs["prompt_ids"].shape == (batches.prompts_per_batch, 12)
         rows = inputs["prompt_index"][inputs["prompt_index"] >= 0].tolist()
-        texts += batches.take(rows)[0]
+        texts += batches.take(rows).prompts
     return texts
 
 
@@ -71,7 +72,7 @@ def read(batches):
 def test_every_source_gives_the_same_prompts(encoder, name):
     source = SOURCES[name]()
     in_memory = name in ("list", "array", "columns", "trl columns")
-    batches = data.to_batches(source, encoder, 3 if in_memory else None)
+    batches = prompts.to_batches(source, encoder, 3 if in_memory else None)
     assert batches.num_batches == 2 and batches.prompts_per_batch == 3
     for _ in range(2):
         batches.on_epoch_begin()
@@ -80,59 +81,60 @@ def test_every_source_gives_the_same_prompts(encoder, name):
 
 def test_rows_that_fill_the_last_batch_are_marked(encoder):
     """A smaller batch would compile everything anew."""
-    batches = data.to_batches(TEXTS, encoder, 3)
+    batches = prompts.to_batches(TEXTS, encoder, 3)
     assert batches[1][0]["prompt_index"].tolist() == [3, 4, -1]
-    assert data.to_batches(TEXTS, encoder, 32).prompts_per_batch == 5
+    assert prompts.to_batches(TEXTS, encoder, 32).prompts_per_batch == 5
 
 
-def test_shuffling_keeps_text_columns_and_tokens_together(encoder, codec):
+def test_shuffling_keeps_text_columns_and_tokens_together(encoder, tokenizer):
     seeds = iter([(1, 0), (1, 5), (1, 0)])
     columns = {"prompts": TEXTS, "answer": list("abcde")}
-    batches = data.to_batches(columns, encoder, 5, lambda: next(seeds))
+    batches = prompts.to_batches(columns, encoder, 5, lambda: next(seeds))
     orders = []
     for _ in range(3):
         batches.on_epoch_begin()
         (inputs,) = batches[0]
-        prompts, others = batches.take(inputs["prompt_index"].tolist())
-        decoded = codec.decode(inputs["prompt_ids"])
-        assert decoded == prompts and sorted(prompts) == sorted(TEXTS)
-        assert [TEXTS["abcde".index(a)] for a in others["answer"]] == prompts
-        orders.append(prompts)
+        table = batches.take(inputs["prompt_index"].tolist())
+        decoded, texts = tokenizer.decode(inputs["prompt_ids"]), table.prompts
+        assert decoded == texts and sorted(texts) == sorted(TEXTS)
+        answers = table.columns["answer"]
+        assert [TEXTS["abcde".index(a)] for a in answers] == texts
+        orders.append(texts)
     assert orders[0] == orders[2] != orders[1]
 
 
 def test_endless_data_are_streamed_and_can_start_again(encoder):
-    stream = data.to_batches(tf_dataset(repeat=True), encoder)
+    stream = prompts.to_batches(tf_dataset(repeat=True), encoder)
     assert stream.num_batches is None
     texts = []
     for i in [0, 1, 2, 0]:
         rows = stream[i][0]["prompt_index"]
-        texts += stream.take(rows[rows >= 0].tolist())[0]
+        texts += stream.take(rows[rows >= 0].tolist()).prompts
     assert texts == TEXTS + TEXTS[:3] + TEXTS[:3]
 
 
-def test_tokenised_prompts_are_taken_as_they_are(encoder, codec):
+def test_tokenized_prompts_are_taken_as_they_are(encoder, tokenizer):
     ids = np.zeros((2, 8), "int32")
-    for row, tokens in zip(ids, codec.encode(["fox", "a b c"])):
+    for row, tokens in zip(ids, tokenizer.encode(["fox", "a b c"])):
         row[: len(tokens)] = tokens
     columns = {"token_ids": ids, "padding_mask": ids > 0}
-    (inputs,) = data.to_batches(columns, encoder, 2)[0]
+    (inputs,) = prompts.to_batches(columns, encoder, 2)[0]
     np.testing.assert_array_equal(inputs["prompt_ids"][:, :8], ids)
-    batches = data.to_batches(columns, encoder, 2)
-    assert batches.take([0, 1])[0] == ["fox", "a b c"]
+    batches = prompts.to_batches(columns, encoder, 2)
+    assert batches.take([0, 1]).prompts == ["fox", "a b c"]
 
 
-def test_truncation_keeps_the_start_token_and_the_end(codec):
-    encoder = data.PromptEncoder(codec, (4,), truncate="left")
-    (tokens,) = codec.encode(["the quick brown fox"])
-    (inputs,) = data.to_batches(["the quick brown fox"], encoder)[0]
+def test_truncation_keeps_the_start_token_and_the_end(tokenizer):
+    encoder = prompts.PromptEncoder(tokenizer, (4,), truncate="left")
+    (tokens,) = tokenizer.encode(["the quick brown fox"])
+    (inputs,) = prompts.to_batches(["the quick brown fox"], encoder)[0]
     assert inputs["prompt_ids"][0].tolist() == [tokens[0], *tokens[-3:]]
 
 
-def test_text_survives_and_special_tokens_do_not(codec):
-    ids = codec.encode(["the quick", ""])
-    assert codec.decode([[*ids[0], 1, 4, 0], ids[1]]) == ["the quick", ""]
-    assert codec.stop_token_ids() == (1, 4)
+def test_text_survives_and_special_tokens_do_not(tokenizer):
+    ids = tokenizer.encode(["the quick", ""])
+    assert tokenizer.decode([[*ids[0], 1, 4, 0], ids[1]]) == ["the quick", ""]
+    assert tokenizer.stop_token_ids() == (1, 4)
 
 
 @pytest.mark.parametrize(
@@ -170,17 +172,17 @@ def test_text_survives_and_special_tokens_do_not(codec):
 )
 def test_what_is_no_prompt_is_refused(encoder, source, batch_size, error, text):
     with pytest.raises(error, match=text):
-        data.to_batches(source, encoder, batch_size)
+        prompts.to_batches(source, encoder, batch_size)
 
 
 def test_unbatched_data_are_refused(encoder):
     with pytest.raises(TypeError, match="batch"):
-        data.to_batches(tf_dataset().unbatch(), encoder)
+        prompts.to_batches(tf_dataset().unbatch(), encoder)
 
 
 def test_strings_need_a_tokenizer():
     with pytest.raises(ValueError, match="no tokenizer"):
-        data.to_batches(TEXTS, data.PromptEncoder(None, (12,)))
+        prompts.to_batches(TEXTS, prompts.PromptEncoder(None, (12,)))
 
 
 def test_buckets_cover_their_prompts_and_fill_batches():
@@ -190,10 +192,10 @@ def test_buckets_cover_their_prompts_and_fill_batches():
     """
     generator = np.random.default_rng(0)
     lengths = generator.integers(1, 13, 50)
-    prompts = [[5] * length for length in lengths]
-    encoder = data.PromptEncoder(None, (4, 8, 12))
-    batches = data.to_batches(
-        {"token_ids": prompts}, encoder, 4, order_seed=lambda: 3
+    token_ids = [[5] * length for length in lengths]
+    encoder = prompts.PromptEncoder(None, (4, 8, 12))
+    batches = prompts.to_batches(
+        {"token_ids": token_ids}, encoder, 4, order_seed=lambda: 3
     )
     batches.on_epoch_begin()
     rows, shapes, orders = [], [], []
@@ -213,9 +215,9 @@ def test_buckets_cover_their_prompts_and_fill_batches():
 
 
 def test_unshuffled_prompts_keep_their_order_whatever_the_buckets():
-    encoder = data.PromptEncoder(None, (2, 6))
-    prompts = [[5] * length for length in (1, 6, 2, 1)]
-    batches = data.to_batches({"token_ids": prompts}, encoder, 2)
+    encoder = prompts.PromptEncoder(None, (2, 6))
+    token_ids = [[5] * length for length in (1, 6, 2, 1)]
+    batches = prompts.to_batches({"token_ids": token_ids}, encoder, 2)
     batches.on_epoch_begin()
     assert [batches[i][0]["prompt_index"].tolist() for i in (0, 1)] == [
         [0, 1],

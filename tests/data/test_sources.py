@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 
 from keras_bond import data
+from keras_bond.data import prompts as prompts_lib
+from keras_bond.data import table as table_lib
+from keras_bond.data.tokenizer import TextTokenizer
 from tests.tiny import PROMPTS
 from tests.tiny import make_policy
 
@@ -162,17 +165,18 @@ def test_the_columns_of_every_row_stay_beside_its_prompt(path):
     named = [{**row, "prompt": row["question"]} for row in ROWS]
     renamed = path.parent / "named.jsonl"
     renamed.write_text("".join(json.dumps(row) + "\n" for row in named))
-    encoder = data.PromptEncoder(
-        data.TextCodec(make_policy().preprocessor), (99,)
+    encoder = prompts_lib.PromptEncoder(
+        TextTokenizer(make_policy().preprocessor), (99,)
     )
     source = data.prompts_from(tfds_data_source(path), "question")
     for prompts in (source, named, renamed, str(renamed)):
-        batches = data.to_batches(prompts, encoder, 5, lambda: 1)
+        batches = prompts_lib.to_batches(prompts, encoder, 5, lambda: 1)
         batches.on_epoch_begin()
         rows = batches[0][0]["prompt_index"].tolist()
-        texts, columns = batches.take(rows)
-        assert sorted(texts) == sorted(COLUMNS["question"])
-        assert columns["answer"] == [answers[text] for text in texts]
+        table = batches.take(rows)
+        assert sorted(table.prompts) == sorted(COLUMNS["question"])
+        assert table.columns["answer"] == [answers[p] for p in table.prompts]
+        assert table.conversations is None
 
 
 TURNS = [
@@ -209,17 +213,19 @@ def test_conversations_are_prompts(tmp_path, source):
         prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
         prompts = pytest.importorskip("datasets").Dataset.from_list(rows)
-    codec = data.TextCodec(make_policy().preprocessor)
-    encoder = data.PromptEncoder(codec, (400,))
-    batches = data.to_batches(prompts, encoder, 2)
-    texts, columns = batches.take([0, 1])
+    tokenizer = TextTokenizer(make_policy().preprocessor)
+    encoder = prompts_lib.PromptEncoder(tokenizer, (400,))
+    batches = prompts_lib.to_batches(prompts, encoder, 2)
+    table = batches.take([0, 1])
+    texts = table.prompts
     assert texts == [data.render_chat(chat) for chat in chats]
-    assert columns[data.TURNS] == chats
+    assert table.conversations == chats
+    assert set(table.columns) <= {"n"}
     (inputs,) = batches[0]
     length = inputs["prompt_lengths"][1]
-    expected = codec.encode(texts)[1]
+    expected = tokenizer.encode(texts)[1]
     assert inputs["prompt_ids"][1, :length].tolist() == expected
-    end = codec.end_of_turn_token_id()
+    end = tokenizer.end_of_turn_token_id()
     assert expected.count(end) == 3 and expected[0] == 2
 
 
@@ -258,6 +264,12 @@ BAD_SOURCES = {
         {},
         ValueError,
         r"Received: \['q'\] in row 1",
+    ),
+    "mixed": (
+        lambda path: [{"question": "a"}, None],
+        {},
+        TypeError,
+        "NoneType as row 1",
     ),
     "column": (str, {"prompt": "q"}, ValueError, "'q', columns .'answer'"),
     "kept": (str, {"columns": ["a"]}, ValueError, "'a', columns .'answer'"),
@@ -310,4 +322,32 @@ def test_what_is_no_conversation_is_named(turns, error, text):
 
 def test_strings_among_conversations_are_named():
     with pytest.raises(TypeError, match="all of them conversations"):
-        data.to_columns([TURNS, "Hi"])
+        table_lib.to_table([TURNS, "Hi"])
+
+
+def test_a_column_may_be_called_conversations():
+    """As in ShareGPT's data: it is no prompt, and goes to the reward."""
+    table = table_lib.to_table({"prompt": ["a"], "conversations": [TURNS]})
+    assert table.conversations is None
+    assert table.columns == {"conversations": [TURNS]}
+
+
+def test_batches_of_one_data_set_have_the_same_columns():
+    """Pins: columns that lose their prompts where a batch has fewer."""
+    encoder = prompts_lib.PromptEncoder(None, (9,))
+    whole = {"token_ids": [[5], [6]], "n": [1, 2]}
+    batches = prompts_lib.to_batches(iter_again([whole, whole]), encoder)
+    assert batches.take([0, 3]).columns == {"n": [1, 2]}
+    ragged = iter_again([whole, {"token_ids": [[7]]}])
+    with pytest.raises(ValueError, match="All batches must have the same col"):
+        prompts_lib.to_batches(ragged, encoder)
+
+
+def iter_again(batches):
+    """Batches that are neither a list nor exhausted after one epoch."""
+
+    class Batches:
+        def __iter__(self):
+            return iter(batches)
+
+    return Batches()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import keras_bond
+from keras_bond.data.tokenizer import TextTokenizer
 from tests.export.rewards import make_reward
 from tests.tiny import PROMPTS
 from tests.tiny import make_policy
@@ -62,7 +63,7 @@ class Served:
         return [self.template.replace("{prompt}", p) for p in prompts]
 
     def encode(self, prompts):
-        codec = keras_bond.data.TextCodec(self.policy.preprocessor)
+        codec = TextTokenizer(self.policy.preprocessor)
         return codec.encode(self.texts(prompts))
 
 

@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from keras_bond.data import TextCodec
+from keras_bond.data.tokenizer import TextTokenizer
 from keras_bond.export.serving.text import GraphText
 from tests.tiny import make_policy
 
@@ -25,7 +25,7 @@ STRINGS = [
 
 @pytest.fixture(scope="module")
 def codec():
-    return TextCodec(make_policy().preprocessor)
+    return TextTokenizer(make_policy().preprocessor)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import pytest
 from keras import ops
 
 import keras_bond
+from keras_bond.data.tokenizer import TextTokenizer
 from tests.export.conftest import LENGTHS
 from tests.tiny import PROMPTS
 
@@ -97,7 +98,7 @@ def test_scores_are_log_probabilities(model):
 def test_scores_of_text_are_those_of_its_tokens(served):
     prompts, completions = ["fox", "the quick"], ["jumps over", ""]
     answer = served.ask("score", prompts=prompts, completions=completions)
-    codec = keras_bond.data.TextCodec(served.policy.preprocessor)
+    codec = TextTokenizer(served.policy.preprocessor)
     rows = [row[1:] for row in codec.encode(completions)]
     ids = served.encode(prompts)
     width = max(map(len, ids))

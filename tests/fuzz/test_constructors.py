@@ -145,7 +145,7 @@ SMALL = {
     rewards.Repetition: ["n"],
     rewards.ExactAnswer: ["column"],
     rewards.RegexAnswer: ["pattern", "column"],
-    rewards.Cached: ["reward", "max_size"],
+    rewards.Cached: ["reward"],
     rewards.Classifier: ["classify", "label"],
     rewards.RankFusion: ["rewards", "weights"],
     rewards.UnfinishedLast: ["reward"],

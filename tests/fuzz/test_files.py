@@ -1,6 +1,8 @@
-"""Files that were cut, are foreign or newer, or want to run code."""
+"""Files that are truncated, foreign or newer, or contain code to run."""
 
+import contextlib
 import json
+import sqlite3
 import zipfile
 
 import keras
@@ -52,8 +54,7 @@ def saved(tmp_path_factory):
     rows = [{"prompt": f"question {i}", "answer": str(i)} for i in range(5)]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "rows.jsonl").write_text(lines)
-    recorded = rewards.Recorded(length_reward, folder / "scores.jsonl")
-    recorded(some_samples())
+    rewards.Cached(length_reward, folder / "scores.sqlite")(some_samples())
     keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(3)]).save(
         folder / "other.keras"
     )
@@ -144,21 +145,18 @@ def test_damaged_lines(saved, damage):
 @examples(60)
 @given(damages())
 def test_damaged_scores(saved, damage):
-    path = spoiled(saved, "scores.jsonl", damage)
-    scores, _ = result_or_named_error(
-        lambda: rewards.Replayed(path)(some_samples())
-    )
-    assert scores is None or list(scores) == [1, 2, 3]
-    # What a new run appends is whole, and a file of another kind is left.
+    """Right scores or an error that names the file, which is left as it is."""
+    path = spoiled(saved, "scores.sqlite", damage)
     before = path.read_bytes()
-    _, error = result_or_named_error(
-        lambda: rewards.Recorded(length_reward, path)(some_samples())
-    )
-    if error is not None:
-        assert path.read_bytes() == before
-        return
-    last = path.read_bytes().splitlines()[-3:]
-    assert [json.loads(line)["score"] for line in last] == [1, 2, 3]
+    for reward in (None, length_reward):
+        scores, error = result_or_named_error(
+            lambda reward=reward: rewards.Cached(reward, path)(some_samples())
+        )
+        if error is None:
+            assert list(scores) == [1, 2, 3]
+            before = None
+        else:
+            assert path.name in str(error) and path.read_bytes() == before
 
 
 @examples(60)
@@ -189,12 +187,19 @@ def test_damaged_runs(tmp_path_factory, damage, name):
     assert not list(folder.glob("*unfinished*"))
 
 
-def test_a_file_of_another_kind_keeps_its_last_line(tmp_path):
+def test_a_file_of_another_kind_stays_as_it_is(tmp_path):
     path = tmp_path / "notes.txt"
-    path.write_text("dear diary,\nno line break follows")
-    with pytest.raises(ValueError, match="must be a new file or one that"):
-        rewards.Recorded(length_reward, path)(some_samples())
-    assert path.read_text() == "dear diary,\nno line break follows"
+    path.write_text("dear diary, " * 100)
+    with pytest.raises(ValueError, match="one that `Cached` wrote.*notes.txt"):
+        rewards.Cached(length_reward, path)
+    assert path.read_text() == "dear diary, " * 100
+    path = tmp_path / "other.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE scores (key, score)")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="of another kind"):
+        rewards.Cached(length_reward, path)
+    assert path.read_bytes() == before
 
 
 def rewritten(source, target, change, part="config.json"):

@@ -9,6 +9,7 @@ from hypothesis import strategies
 import keras_bond
 from keras_bond import data
 from keras_bond import rewards
+from keras_bond.data import prompts as prompts_lib
 from keras_bond.rewards import Samples
 from tests.fuzz.outcomes import JUNK
 from tests.fuzz.outcomes import examples
@@ -86,7 +87,7 @@ def bond():
 @given(PROMPT_DATA, BATCH_SIZES)
 def test_batches_hold_every_prompt_once(bond, prompts, batch_size):
     def read():
-        batches = data.to_batches(prompts, bond.encoder, batch_size)
+        batches = prompts_lib.to_batches(prompts, bond.encoder, batch_size)
         return batches, [batches[i][0] for i in range(batches.num_batches)]
 
     read_batches, _ = result_or_named_error(read)

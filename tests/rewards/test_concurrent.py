@@ -20,6 +20,7 @@ import pytest
 import keras_bond
 from keras_bond import rewards
 from keras_bond.rewards import ConcurrentReward
+from keras_bond.rewards.reward import FunctionReward
 from tests.numeric import values_of
 from tests.tiny import COMPILED_QUICKLY
 from tests.tiny import PROMPTS
@@ -420,7 +421,7 @@ def test_a_saved_run_keeps_it(tmp_path):
     def local(prompts, completions):
         return [0.0] * len(prompts)
 
-    for lost in (local, rewards.FunctionReward(number)):
+    for lost in (local, FunctionReward(number)):
         make_bond(ConcurrentReward(lost)).save(tmp_path / "lost.keras")
         with pytest.warns(UserWarning, match="reward could not be loaded"):
             keras.saving.load_model(tmp_path / "lost.keras")

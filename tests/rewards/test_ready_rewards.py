@@ -1,7 +1,6 @@
-"""Ready rewards: rules, classifiers, ranks, and scores that are kept."""
+"""Ready rewards: rules, classifiers and ranks."""
 
 import json
-import math
 
 import keras
 import numpy as np
@@ -9,32 +8,13 @@ import pytest
 
 import keras_bond
 from keras_bond import rewards
-from tests.numeric import values_of
+from tests.rewards.samples import samples
 from tests.tiny import COMPILED_QUICKLY
 from tests.tiny import PROMPTS
 from tests.tiny import length_reward
 from tests.tiny import make_policy
 
 keras.saving.register_keras_serializable(package="tests")(length_reward)
-
-
-def samples(completions, num_samples=None, columns=None, terminated=None):
-    """One prompt, or several with `num_samples` each."""
-    count = len(completions)
-    num_samples = num_samples or count
-    width = max(map(len, completions))
-    ids = np.array(
-        [[ord(c) for c in text.ljust(width)] for text in completions]
-    )
-    return rewards.Samples(
-        prompts=[f"p{i // num_samples}" for i in range(count)],
-        completions=completions,
-        columns=columns or {},
-        token_ids=ids.astype("int32"),
-        padding_mask=np.arange(width) < [[len(t)] for t in completions],
-        num_samples=num_samples,
-        terminated=None if terminated is None else np.array(terminated),
-    )
 
 
 def ask(reward, *completions, **entries):
@@ -190,135 +170,7 @@ def test_unfinished_completions_rank_last():
         rewards.UnfinishedLast(length_reward)(samples(["a"]))
 
 
-class Counting:
-    def __init__(self):
-        self.asked = []
-
-    def __call__(self, prompts, completions, **columns):
-        self.asked.append(list(zip(prompts, completions)))
-        return [None if c == "?" else float(len(c)) for c in completions]
-
-
-def test_a_cache_asks_for_each_completion_once():
-    judge = Counting()
-    cached = rewards.Cached(judge)
-    texts = ["a", "bb", "a", "bb", "a", "ccc"]
-    expected = [1, 2, 1, 2, 1, 3]
-    assert cached(samples(texts, num_samples=3)).tolist() == expected
-    assert sorted(judge.asked[0]) == [
-        ("p0", "a"),
-        ("p0", "bb"),
-        ("p1", "a"),
-        ("p1", "bb"),
-        ("p1", "ccc"),
-    ]
-    assert cached(samples(texts, num_samples=3)).tolist() == expected
-    assert len(judge.asked) == 1
-    assert (cached.misses, cached.hits) == (5, 7)
-    columns = {"answer": list("xyzxyz")}
-    cached(samples(texts, 3, columns))
-    assert len(judge.asked) == 2
-
-
-def test_a_cache_forgets_what_is_old_and_what_failed():
-    judge = Counting()
-    cached = rewards.Cached(judge, max_size=2)
-    for texts in (["a"], ["b"], ["c"], ["c"], ["a"], ["?"], ["?"]):
-        cached(samples(texts))
-    asked = [text for batch in judge.asked for _, text in batch]
-    assert asked == ["a", "b", "c", "a", "?", "?"]
-
-
-@pytest.mark.parametrize(
-    "reward",
-    [
-        lambda: rewards.RankFusion([length_reward]),
-        lambda: [length_reward, length_reward],
-        lambda: rewards.UnfinishedLast(length_reward),
-        lambda: rewards.ConcurrentReward(rewards.RankFusion([length_reward])),
-    ],
-)
-def test_a_cache_refuses_what_compares(reward):
-    with pytest.raises(ValueError, match="must score each completion by"):
-        rewards.Cached(reward())
-
-
-def make_bond(reward):
-    bond = keras_bond.JBond(
-        make_policy(scale=2.0),
-        reward,
-        max_prompt_length=12,
-        max_completion_length=5,
-        seed=1,
-    )
-    rate = keras.optimizers.schedules.ExponentialDecay(1e-2, 1000, 1.0)
-    bond.compile(keras.optimizers.SGD(rate), **COMPILED_QUICKLY)
-    return bond
-
-
-def test_a_run_repeats_bit_for_bit_without_its_reward(tmp_path):
-    """With a judge that says something else each time it is asked."""
-    generator = np.random.default_rng(0)
-
-    def judge(prompts, completions):
-        return generator.normal(size=len(prompts)).tolist()
-
-    path = tmp_path / "scores.jsonl"
-    bond = make_bond(rewards.Recorded(judge, path))
-    logs = bond.fit(PROMPTS, batch_size=4, epochs=2, verbose=0).history
-    again = make_bond(rewards.Replayed(path))
-    assert again.fit(PROMPTS, batch_size=4, epochs=2, verbose=0).history == logs
-    for a, b in zip(values_of(bond.variables), values_of(again.variables)):
-        np.testing.assert_array_equal(a, b)
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert len(rows) == 2 * len(PROMPTS) * 3
-    assert {row["prompt"] for row in rows} == set(PROMPTS)
-    with pytest.raises(ValueError, match="must hold every completion"):
-        again.fit(["fox fox", "lazy fox"], verbose=0)
-
-
-def test_a_file_that_was_cut_is_read_and_continued(tmp_path):
-    path = tmp_path / "scores.jsonl"
-    part = samples(["a", "bb", "ccc"])
-    rewards.Recorded(length_reward, path)(part)
-    path.write_bytes(path.read_bytes()[:-20])
-    replayed = rewards.Replayed(path)
-    assert replayed(samples(["a", "bb"])).tolist() == [1, 2]
-    with pytest.raises(ValueError, match="completion='ccc'"):
-        replayed(part)
-    rewards.Recorded(length_reward, path)(part)
-    assert len(path.read_text().splitlines()) == 5
-    assert rewards.Replayed(path)(part).tolist() == [1, 2, 3]
-
-
-def test_answers_come_again_in_their_order(tmp_path):
-    """A judge that changes its mind, within a batch and between batches."""
-    path = tmp_path / "scores.jsonl"
-    answers = iter(range(6))
-    judge = rewards.Recorded(
-        lambda prompts, completions: [float(next(answers)) for _ in prompts],
-        path,
-    )
-    parts = [samples(["a", "b", "a"]), samples(["b", "a", "a"])]
-    given = [judge(part).tolist() for part in parts]
-    replayed = rewards.Replayed(path)
-    assert given == [[0, 1, 2], [3, 4, 5]]
-    assert [replayed(part).tolist() for part in parts] == given
-    assert replayed(parts[0]).tolist() == [5, 3, 5]
-
-
-def test_scores_that_were_not_given_are_replayed_too(tmp_path):
-    path = tmp_path / "scores.jsonl"
-    part = samples(["?", "a"])
-    scores = rewards.Recorded(Counting(), path)(part)
-    np.testing.assert_array_equal(scores, [np.nan, 1])
-    np.testing.assert_array_equal(rewards.Replayed(path)(part), scores)
-    assert math.isnan(scores[0])
-
-
-def test_all_come_back_from_their_configs(tmp_path):
-    path = tmp_path / "scores.jsonl"
-    path.write_text("")
+def test_all_come_back_from_their_configs():
     ready = [
         rewards.ExactAnswer("gold", ignore_case=True),
         rewards.RegexAnswer("(a)", column="gold"),
@@ -329,9 +181,7 @@ def test_all_come_back_from_their_configs(tmp_path):
         rewards.Classifier(length_reward, "good", with_prompt=True),
         rewards.RankFusion([length_reward, rewards.Length(1)], [2.0, 1.0]),
         rewards.UnfinishedLast(length_reward),
-        rewards.Cached(rewards.Length(1), max_size=7),
-        rewards.Recorded(length_reward, path),
-        rewards.Replayed(path),
+        rewards.Cached(rewards.Length(1)),
     ]
     for reward in ready:
         config = json.loads(
@@ -346,7 +196,7 @@ def trl_length(prompts, completions, completion_ids, **kwargs):
     """As people write them for TRL, for conversations."""
     assert all(turns[-1]["role"] == "user" for turns in prompts)
     assert all(len(ids) > 0 for ids in completion_ids)
-    assert "prompt_turns" not in kwargs
+    assert set(kwargs) == {"bonus"}
     contents = [completion[0]["content"] for completion in completions]
     return [float(len(c) + n) for c, n in zip(contents, kwargs["bonus"])]
 
@@ -379,8 +229,8 @@ def test_trl_rewards_of_conversations_are_used_unchanged():
 def test_rewards_of_trl_itself():
     trl = pytest.importorskip("trl.rewards")
     think = rewards.get(trl.think_format_reward)
-    part = samples(["<think>a</think>b", "b"])
-    part.columns["prompt_turns"] = [[{"role": "user", "content": "p"}]] * 2
+    turns = [[{"role": "user", "content": "p"}]] * 2
+    part = samples(["<think>a</think>b", "b"], conversations=turns)
     assert think(part).tolist() == [1, 0]
 
 
@@ -398,7 +248,6 @@ def test_a_missing_column_of_a_ready_reward_is_named():
         (lambda: rewards.Repetition(0), "`n` must be an integer"),
         (lambda: rewards.RankFusion([]), "at least one reward"),
         (lambda: rewards.RankFusion([length_reward], [0.0]), "`weights` must"),
-        (lambda: rewards.Cached(length_reward, 0), "`max_size` must be"),
     ],
 )
 def test_wrong_arguments_are_refused(make, text):

@@ -11,6 +11,7 @@ from keras import ops
 
 import keras_bond
 from keras_bond import rewards
+from keras_bond.data import lengths
 from tests.numeric import values_of
 from tests.tiny import PROMPTS
 from tests.tiny import make_policy
@@ -333,7 +334,7 @@ def test_it_is_the_reward_of_a_policy(own_tokenizer):
         cut = model._encoder()(
             samples.prompts, samples.completions, [False] * len(ended)
         )
-        unfinished = model.predict(keras_bond.data.pad_rows(cut))
+        unfinished = model.predict(lengths.pad(cut))
         expected = np.where(ended, expected, unfinished)
     else:
         expected = model.predict(

@@ -5,7 +5,7 @@ import tensorflow_text as tf_text
 
 
 class GraphText:
-    """What `keras_bond.data.TextCodec` does, in TensorFlow operations.
+    """`keras_bond.data.tokenizer.TextTokenizer` in TensorFlow operations.
 
     Args:
         proto: bytes. The SentencePiece model.

@@ -17,15 +17,18 @@ def same_tokens(tokenizer, other):
     )
 
 
-class TextCodec:
+class TextTokenizer:
     """Encodes prompts and decodes completions.
 
-    Works on KerasHub's tokenizer directly, not on the preprocessor: that one
-    cuts a long prompt without a word, and Gemma 3's needs TensorFlow.
+    Works on KerasHub's tokenizer directly, not on the preprocessor, which
+    truncates long prompts silently and, for Gemma 3, needs TensorFlow.
 
     Args:
         preprocessor: the `preprocessor` of a KerasHub `CausalLM`, or a
-            tokenizer.
+            KerasHub tokenizer.
+
+    Attributes:
+        tokenizer: the KerasHub tokenizer.
     """
 
     def __init__(self, preprocessor):
@@ -36,10 +39,10 @@ class TextCodec:
 
     @property
     def start(self):
-        """list of int. What stands before every prompt.
+        """list of int. The tokens before every prompt.
 
-        Asked for when it is needed: the tokenizer of a model that is being
-        loaded has no vocabulary yet.
+        Looked up at each use: the tokenizer of a model that is being loaded
+        has no vocabulary yet.
         """
         start = getattr(self.tokenizer, "start_token_id", None)
         return [start] if self.adds_start and start is not None else []
@@ -49,7 +52,7 @@ class TextCodec:
         return [[*self.start, *ids] for ids in self.encode_bare(prompts)]
 
     def encode_bare(self, texts):
-        """As `encode`, without the start token: texts that go on."""
+        """As `encode`, without the start token: for texts that continue."""
         if not texts:
             return []
         token_ids = self.tokenizer(list(texts))
@@ -57,18 +60,20 @@ class TextCodec:
             token_ids = token_ids.to_list()
         return [[int(i) for i in ids] for ids in token_ids]
 
-    def decode(self, rows):
-        """Turns lists of token ids into strings, special tokens left out."""
+    def decode(self, token_ids):
+        """Turns lists of token ids into strings without special tokens."""
         special = self.special_token_ids()
-        kept = [[int(i) for i in row if int(i) not in special] for row in rows]
-        # Tokenizers disagree about empty rows, so these never reach them.
-        texts = iter(self._detokenize([row for row in kept if row]))
-        return [next(texts) if row else "" for row in kept]
+        kept = [
+            [int(i) for i in ids if int(i) not in special] for ids in token_ids
+        ]
+        # Tokenizers disagree about empty lists, so these never reach them.
+        texts = iter(self._detokenize([ids for ids in kept if ids]))
+        return [next(texts) if ids else "" for ids in kept]
 
-    def _detokenize(self, rows):
-        if not rows:
+    def _detokenize(self, token_ids):
+        if not token_ids:
             return []
-        texts = self.tokenizer.detokenize(rows)
+        texts = self.tokenizer.detokenize(token_ids)
         if hasattr(texts, "numpy"):
             texts = texts.numpy()
         texts = np.asarray(texts, dtype=object).reshape(-1).tolist()
@@ -82,11 +87,11 @@ class TextCodec:
         }
 
     def stop_token_ids(self):
-        """The ids that end a completion, as `CausalLM.generate` has them.
+        """The ids that end a completion, as in `CausalLM.generate`.
 
-        The end token, the second one of Llama 3, and Gemma's end of turn where
-        the vocabulary really has it: `token_to_id` answers with the id of the
-        unknown token where it has not.
+        The end token, the second one of Llama 3, and Gemma's end of turn if
+        the vocabulary has it: `token_to_id` would return the id of the unknown
+        token if not.
         """
         stops = {self.tokenizer.end_token_id}
         stops.add(getattr(self.tokenizer, "end_token2_id", None))
@@ -94,7 +99,7 @@ class TextCodec:
         return tuple(sorted(stop for stop in stops if stop is not None))
 
     def end_of_turn_token_id(self):
-        """The id of Gemma's end of turn, `None` where there is none."""
+        """The id of Gemma's end of turn, `None` if there is none."""
         vocabulary = self.tokenizer.get_vocabulary()
         if END_OF_TURN in vocabulary:
             return vocabulary.index(END_OF_TURN)

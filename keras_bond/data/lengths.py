@@ -1,0 +1,59 @@
+"""Lengths of token ids and sizes of batches: truncating, padding, sharding."""
+
+import keras
+import numpy as np
+
+from keras_bond import backend
+
+
+def truncate_left(token_ids, length, start):
+    """Keeps the end of a text that is too long, after its start token.
+
+    Args:
+        token_ids: list of int, more than `length`.
+        length: int. Tokens to keep, the start token included.
+        start: list of int. The start token, or nothing.
+
+    Returns:
+        list of int.
+    """
+    return [*start, *token_ids[len(token_ids) - length + len(start) :]]
+
+
+def pad(token_ids, length=None):
+    """Pads token ids on the right.
+
+    Args:
+        token_ids: list of lists of int, at least one.
+        length: int. Defaults to that of the longest list.
+
+    Returns:
+        dict of arrays `(batch, length)`: `token_ids` int32, `padding_mask`
+        bool.
+    """
+    lengths = np.array([len(ids) for ids in token_ids])
+    length = lengths.max() if length is None else length
+    padded = keras.utils.pad_sequences(token_ids, length, padding="post")
+    padding_mask = np.arange(length)[None, :] < lengths[:, None]
+    return {"token_ids": padded, "padding_mask": padding_mask}
+
+
+def check_sharding(batch_size):
+    """Raises an error if a batch cannot be sharded evenly over the devices.
+
+    Raises:
+        ValueError: naming the batch size and the number of shards.
+    """
+    shards = backend.devices.num_replicas()
+    if batch_size % shards:
+        raise ValueError(
+            "`batch_size` must be a multiple of the number of shards into "
+            "which the distribution splits a batch: choose "
+            f"batch_size={shardable(batch_size)}, or a mesh with a shorter "
+            f"batch axis. Received: batch_size={batch_size}, {shards} shards"
+        )
+
+
+def shardable(batch_size):
+    """The next larger batch size that can be sharded evenly over devices."""
+    return batch_size + -batch_size % backend.devices.num_replicas()

@@ -1,0 +1,232 @@
+"""Prompts of any kind as one table: text, conversations, token ids, columns."""
+
+import dataclasses
+import numbers
+
+import numpy as np
+
+from keras_bond.data.chat import is_chat
+from keras_bond.data.chat import render_chat
+
+PROMPT_NAMES = ("prompts", "prompt")
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptTable:
+    """Prompts with what belongs to them, one entry for each prompt.
+
+    Attributes:
+        prompts: list of str, or `None` where there are token ids only.
+        token_ids: list of lists of int, or `None` before tokenizing.
+        conversations: list of lists of turns that `prompts` were rendered
+            from, or `None`.
+        columns: dict of lists, the other columns of the data set.
+    """
+
+    prompts: list | None = None
+    token_ids: list | None = None
+    conversations: list | None = None
+    columns: dict = dataclasses.field(default_factory=dict)
+
+    def __len__(self):
+        return len(self.token_ids if self.prompts is None else self.prompts)
+
+    def take(self, indices):
+        """Returns a `PromptTable` of the prompts of the given indices."""
+        return self._map(lambda column: [column[i] for i in indices])
+
+    def repeat(self, times):
+        """Returns a `PromptTable` with every entry `times` times in a row."""
+        return self.take([i for i in range(len(self)) for _ in range(times)])
+
+    def names(self):
+        """Sorted list of str. The names of what the table holds."""
+        fields = ("prompts", "token_ids", "conversations")
+        kept = [name for name in fields if getattr(self, name) is not None]
+        return sorted([*kept, *self.columns])
+
+    def _map(self, function):
+        def of(column):
+            return None if column is None else function(column)
+
+        return PromptTable(
+            of(self.prompts),
+            of(self.token_ids),
+            of(self.conversations),
+            {name: of(column) for name, column in self.columns.items()},
+        )
+
+
+def concatenate(tables):
+    """Joins `PromptTable`s with the same columns.
+
+    Raises:
+        ValueError: if one has a column that another lacks.
+    """
+    tables = [table for table in tables if len(table)]
+    names = [table.names() for table in tables]
+    if any(these != names[0] for these in names):
+        other = next(these for these in names if these != names[0])
+        raise ValueError(
+            "All batches must have the same columns. "
+            f"Received: {other} in one batch, {names[0]} in the first"
+        )
+
+    def join(columns):
+        columns = list(columns)
+        if not columns or columns[0] is None:
+            return None
+        return [value for column in columns for value in column]
+
+    columns = tables[0].columns if tables else {}
+    return PromptTable(
+        join(table.prompts for table in tables) if tables else [],
+        join(table.token_ids for table in tables),
+        join(table.conversations for table in tables),
+        {k: join(table.columns[k] for table in tables) for k in columns},
+    )
+
+
+def to_table(data):
+    """Reads one batch or one whole in-memory data set.
+
+    Args:
+        data: list of str, array of str, or dict of columns with `"prompts"`
+            (or `"prompt"`, as TRL names it), or with `"token_ids"` and
+            optionally `"padding_mask"` for prompts that are tokenized already.
+            A prompt may be a conversation, see `render_chat`. Other columns
+            are kept for the reward.
+
+    Returns:
+        a `PromptTable` with `prompts`, or with `token_ids` where the data have
+        them.
+
+    Raises:
+        TypeError: if prompts are not strings.
+        ValueError: if there are none, a column is missing, or lengths differ.
+    """
+    if not isinstance(data, dict):
+        data = {"prompts": data}
+    columns = {name: to_list(name, column) for name, column in data.items()}
+    columns = _name_prompts(columns)
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(
+            "All columns must have one entry for each prompt. "
+            f"Received: columns of lengths {lengths}"
+        )
+    if "token_ids" in columns:
+        token_ids = _strip_padding(
+            columns.pop("token_ids"), columns.pop("padding_mask", None)
+        )
+        prompts = columns.pop("prompts", None)
+        return PromptTable(prompts, token_ids, columns=columns)
+    prompts = columns.pop("prompts")
+    if prompts and all(is_chat(prompt) for prompt in prompts):
+        texts = [render_chat(prompt) for prompt in prompts]
+        return PromptTable(texts, conversations=prompts, columns=columns)
+    _check_strings(prompts)
+    return PromptTable(prompts, columns=columns)
+
+
+def _check_strings(prompts):
+    for i, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise TypeError(
+                "Prompts must be strings, all of them conversations (lists of "
+                "dicts with `role` and `content`), or token ids in a dict with "
+                f'"token_ids". Received: {prompt!r} of type '
+                f"{type(prompt).__name__} as prompt {i}"
+            )
+
+
+def to_list(name, column):
+    """Turns a column of any kind into a list; bytes become str.
+
+    Raises:
+        TypeError: if it is a single value, or does not hold values.
+    """
+    if isinstance(column, (str, bytes)):
+        raise TypeError(
+            f"`{name}` must be a list, with one entry for each prompt: "
+            f"[{column!r}]. Received: {column!r}"
+        )
+    if hasattr(column, "numpy"):
+        column = column.numpy()
+    if hasattr(column, "__array__"):
+        column = np.asarray(column)
+        if column.ndim == 0:
+            raise TypeError(
+                f"`{name}` must have a batch axis: call `.batch(batch_size)` "
+                f"on the data set. Received: {column!r}"
+            )
+        column = list(column) if column.ndim > 1 else column.tolist()
+    if not isinstance(column, (list, tuple)):
+        raise TypeError(
+            "Prompts must be a list or array of strings, a dict of columns, "
+            "a tf.data or grain data set, or an iterable of batches. "
+            f"Received: {column!r} of type {type(column).__name__}"
+        )
+    return [as_text(value) for value in column]
+
+
+def as_text(value):
+    """Decodes bytes, TensorFlow's kind of strings; returns others unchanged.
+
+    Raises:
+        ValueError: if they are not UTF-8.
+    """
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"Text must be UTF-8. Received: {value[:80]!r}, {error}"
+        ) from None
+
+
+def _name_prompts(columns):
+    if "token_ids" in columns:
+        return columns
+    for name in PROMPT_NAMES:
+        if name in columns:
+            prompts = columns.pop(name)
+            return {"prompts": prompts, **columns}
+    raise ValueError(
+        'A dict of columns must have "prompts" (strings) or "token_ids". '
+        f"Received: columns {sorted(columns)}"
+    )
+
+
+def _strip_padding(padded, masks):
+    """Turns padded token ids into lists of the real ones."""
+    padded = [_token_ids(ids, i) for i, ids in enumerate(padded)]
+    if masks is None:
+        return padded
+    stripped = []
+    for i, (ids, mask) in enumerate(zip(padded, masks)):
+        mask = np.asarray(mask, bool)
+        length = int(mask.sum())
+        if mask.shape != (len(ids),) or not mask[:length].all():
+            raise ValueError(
+                "Tokenized prompts must be padded on the right, with one entry "
+                "of `padding_mask` for each token. Received: padding_mask="
+                f"{mask.astype(int).tolist()} for the {len(ids)} tokens of "
+                f"prompt {i}"
+            )
+        stripped.append(ids[:length])
+    return stripped
+
+
+def _token_ids(values, i):
+    ids = values.tolist() if hasattr(values, "tolist") else values
+    whole = isinstance(ids, (list, tuple)) and all(
+        isinstance(token_id, numbers.Integral) for token_id in ids
+    )
+    if not whole:
+        raise TypeError(
+            "`token_ids` must hold a list of integers for each prompt. "
+            f"Received: token_ids[{i}]={values!r}"
+        )
+    return [int(token_id) for token_id in ids]
