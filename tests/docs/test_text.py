@@ -34,7 +34,7 @@ TEXTS = [
 GONE = re.compile(
     r"\bRecorded\b|\bReplayed\b|CompletionsLog|BestOfNReport"
     r"|RewardOveroptimi|keras_bond report|kl_estimator|compile\(sampler="
-    r"|\b(?:forward|backward|quantiles|ties|baseline)=|best_of_n/|\bgold/"
+    r"|\b(?:forward|backward|quantiles|ties)=|best_of_n/|\bgold/"
 )
 MAX_README_LINES = 170
 PUBLIC = {
