@@ -112,7 +112,7 @@ def figure_5(curves):
     )
     yield larger(
         5,
-        "the EMA ends at a lower KL to the start (refresh > EMA)",
+        "the EMA ends at a lower KL (refresh > EMA)",
         last(refresh["kl_start"]),
         last(ema["kl_start"]),
     )

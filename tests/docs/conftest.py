@@ -1,4 +1,4 @@
-"""What a reader of the documentation has at hand, made small."""
+"""Tiny models and data under the names that the documentation uses."""
 
 import json
 import pathlib
@@ -18,13 +18,14 @@ from tests.tiny import make_policy
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+README = ROOT / "README.md"
+PAGES = [README, *sorted(DOCS.glob("*.md"))]
 GOLDEN = (ROOT / "tests" / "golden" / "public_api.txt").read_text()
 FENCE = re.DOTALL | re.MULTILINE
 LENGTHS = {"max_prompt_length": 24, "max_completion_length": 5}
 ONLY_JAX = pytest.mark.skipif(
     keras.config.backend() != "jax",
-    reason="there is one site; what it calls is tested on every backend",
+    reason="the site is the same on every backend; what it calls is tested",
 )
 
 
@@ -39,7 +40,7 @@ def bond():
 
 @pytest.fixture
 def names(bond, tmp_path, monkeypatch):
-    """What code takes for granted: a policy, prompts, rewards, files."""
+    """What the code assumes: a policy, prompts, rewards, files."""
     monkeypatch.chdir(tmp_path)
     for model in (keras_hub.models.Gemma3CausalLM, keras_hub.models.CausalLM):
         monkeypatch.setattr(
@@ -60,7 +61,6 @@ def names(bond, tmp_path, monkeypatch):
     lines = "".join(json.dumps(pair) + "\n" for pair in pairs)
     (tmp_path / "preferences.jsonl").write_text(lines)
     (tmp_path / "prompts.txt").write_text("\n".join(9 * PROMPTS))
-    rng = np.random.default_rng(0)
     yield {
         "keras": keras,
         "keras_hub": keras_hub,
@@ -76,11 +76,10 @@ def names(bond, tmp_path, monkeypatch):
         "reward": length_reward,
         "judge": length_reward,
         "another_judge": length_reward,
+        "another_reward": length_reward,
         "my_reward": length_reward,
         "reward_model": length_reward,
         "ask_the_judge": lambda prompt, completion: len(completion),
         "small_backbone": make_policy(num_layers=1, seed=1).backbone,
-        "start": rng.normal(size=(9, 64)),
-        "after": rng.normal(size=(9, 16)),
     }
     keras.distribution.set_distribution(None)

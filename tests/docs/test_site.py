@@ -1,4 +1,4 @@
-"""The site: it builds, says what is there, and needs no other site."""
+"""The site builds, describes the public names, and needs no other site."""
 
 import inspect
 import os
@@ -44,7 +44,7 @@ def described(page):
 
 
 def test_every_public_name_is_described(site):
-    """A module of the same name takes the place of a function: not that."""
+    """A function must not be hidden by the module of the same name."""
     names = {line.partition("(")[0] for line in GOLDEN.splitlines()}
     texts = {}
     for page in (site / "api").glob("*.html"):
@@ -54,7 +54,7 @@ def test_every_public_name_is_described(site):
         assert "<p>" in texts[name], f"{name} has no text"
 
 
-def test_methods_that_one_calls_are_described(site):
+def test_methods_that_users_call_are_described(site):
     texts = described(site / "api" / "trainers.html")
     for method in ("fit", "evaluate", "generate", "draw_scored"):
         assert "<p>" in texts[method]

@@ -1,4 +1,4 @@
-"""The text of the pages: what it names, quotes and links to is there."""
+"""What the text of the pages names, quotes and links to exists."""
 
 import inspect
 import operator
@@ -13,6 +13,7 @@ from tests.docs.conftest import GOLDEN
 from tests.docs.conftest import LENGTHS
 from tests.docs.conftest import ONLY_JAX
 from tests.docs.conftest import PAGES
+from tests.docs.conftest import README
 from tests.docs.conftest import ROOT
 from tests.tiny import PROMPTS
 from tests.tiny import length_reward
@@ -20,12 +21,22 @@ from tests.tiny import make_policy
 
 pytestmark = ONLY_JAX
 
+CHANGELOG = ROOT / "CHANGELOG.md"
 TEXTS = [
     *PAGES,
+    CHANGELOG,
     ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
     ROOT / "examples" / "notebooks" / "README.md",
     *sorted(DOCS.glob("api/*.md")),
 ]
+# Public names that were removed; `tests/test_words.py` lists words.
+GONE = re.compile(
+    r"\bRecorded\b|\bReplayed\b|CompletionsLog|BestOfNReport"
+    r"|RewardOveroptimi|keras_bond report|kl_estimator|compile\(sampler="
+    r"|\b(?:forward|backward|quantiles|ties)=|best_of_n/|\bgold/"
+)
+MAX_README_LINES = 170
 PUBLIC = {
     name: getattr(module, name)
     for module in (keras_bond, keras_bond.callbacks, keras_bond.rewards)
@@ -41,7 +52,7 @@ def test_every_logged_number_is_explained(bond):
         keras_bond.Bond(
             policy,
             length_reward,
-            quantiles="learned",
+            estimator="learned",
             reference=True,
             **LENGTHS,
         ),
@@ -52,20 +63,19 @@ def test_every_logged_number_is_explained(bond):
     judge = keras_bond.RewardModel(policy)
     logged |= {metric.name for metric in judge.metrics}
     watching = [
-        keras_bond.callbacks.BestOfNReport(PROMPTS, verbose=0),
-        keras_bond.callbacks.RewardOveroptimisation(
-            PROMPTS, length_reward, verbose=0
-        ),
+        keras_bond.callbacks.HeldOut(
+            PROMPTS, gold_reward=length_reward, verbose=0
+        )
     ]
     bond.reward = length_reward
     history = bond.fit(PROMPTS, callbacks=watching, verbose=0).history
-    assert {"kl_ref", "best_of_n/kl", "gold/reward"} < set(history)
+    assert {"kl_ref", "held_out/kl", "held_out/gold_reward"} < set(history)
     for name in logged | set(history):
         assert f"| `{name}`" in page or f", `{name}`" in page, name
 
 
 def test_messages_that_are_explained_exist():
-    """Quoted symptoms are what the package says, but for numbers."""
+    """Quoted symptoms are messages of the package, except for numbers."""
     page = (DOCS / "troubleshooting.md").read_text()
     quoted = re.findall(r'^\|[^|]*?"([^"|]{20,})"', page, re.MULTILINE)
     sources = " ".join(
@@ -86,7 +96,7 @@ def test_settings_that_are_explained_exist():
         *inspect.signature(keras_bond.callbacks.AnchorEMA).parameters,
         "batch_size",
     }
-    table = page.split("## What each does")[1].split("\n## ")[0]
+    table = page.split("## What each setting does")[1].split("\n## ")[0]
     first_cells = re.findall(r"^\| ([^|]*) \|", table, re.MULTILINE)
     named = re.findall(r"`(\w+)`", " ".join(first_cells))
     assert len(named) >= 6
@@ -94,7 +104,7 @@ def test_settings_that_are_explained_exist():
 
 
 def code_in_text(page):
-    """What stands between backticks, and not in a block."""
+    """The text between backticks, outside of blocks."""
     text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=FENCE)
     return re.findall(r"`([^`\n]+)`", text)
 
@@ -126,7 +136,7 @@ def test_files_that_are_named_exist():
 
 
 def test_links_work_in_the_repository():
-    """Those of `docs/` on the site are checked by `mkdocs build --strict`."""
+    """`mkdocs build --strict` checks the links within the site."""
     links = [
         (page, link.partition("#")[0])
         for page in TEXTS
@@ -135,3 +145,17 @@ def test_links_work_in_the_repository():
     assert len(links) > 60
     for page, link in links:
         assert not link or (page.parent / link).exists(), f"{page}: {link}"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in TEXTS if page != CHANGELOG],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_pages_name_nothing_that_is_gone(page):
+    text = page.read_text("utf-8").replace("policy.compile(sampler=", "")
+    assert not GONE.findall(text)
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text("utf-8").splitlines()) < MAX_README_LINES

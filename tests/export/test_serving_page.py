@@ -1,4 +1,4 @@
-"""The requests of the README, word for word but for the ports."""
+"""The requests of docs/serving.md, word for word except for the ports."""
 
 import importlib.util
 import json
@@ -20,9 +20,9 @@ DOCKER_SCRIPT = ROOT / "integration" / "serving" / "serve_docker.py"
 
 
 def blocks(language):
-    """The code blocks of the README's part about serving."""
-    text = (ROOT / "README.md").read_text().split("## Serve it")[1]
-    text = text.split("\n## ")[0]
+    """The code blocks of the page before what explains the export."""
+    text = (ROOT / "docs" / "serving.md").read_text()
+    text = text.split("\n## What the export does")[0]
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
