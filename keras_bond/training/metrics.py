@@ -113,15 +113,17 @@ def update_loss(metrics, batch, loss, is_good):
     """Logs the loss as Keras's own steps do: weighted by the prompts.
 
     Args:
-        metrics: list of `keras.metrics.Metric`, those of the model.
+        metrics: list of `keras.metrics.Metric`, those of the model, without a
+            loss before it is compiled.
         batch: dict of tensors, see `update`.
         loss: float scalar tensor.
         is_good: bool scalar tensor.
     """
     weight = ops.cast(ops.logical_and(batch["present"], is_good), "float32")
     loss = ops.where(is_good, loss, 0.0)
-    tracker = next(metric for metric in metrics if metric.name == "loss")
-    tracker.update_state(loss, sample_weight=ops.sum(weight))
+    for metric in metrics:
+        if metric.name == "loss":
+            metric.update_state(loss, sample_weight=ops.sum(weight))
 
 
 def values_of(batch, log_probs):

@@ -54,7 +54,7 @@ def join(tensors):
 
 
 def check_divides(name, value, batch_size):
-    """Refuses parts into which a batch does not divide.
+    """Raises an error for parts into which a batch does not divide.
 
     Raises:
         ValueError: naming the argument and the batch.
@@ -67,7 +67,7 @@ def check_divides(name, value, batch_size):
 
 
 def check_shards(name, value, rows):
-    """Refuses parts that do not spread evenly over the devices.
+    """Raises an error for parts that do not spread evenly over the devices.
 
     Raises:
         ValueError: naming the argument and the devices.
