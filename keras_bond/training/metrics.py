@@ -110,7 +110,7 @@ def update(trackers, batch, log_probs, terms, is_good=True):
 
 
 def update_loss(metrics, batch, loss, is_good):
-    """Logs the loss as Keras's own steps do: weighted by the prompts.
+    """Logs the loss, weighted by the prompts that it is the mean of.
 
     Args:
         metrics: list of `keras.metrics.Metric`, those of the model, without a
@@ -119,7 +119,7 @@ def update_loss(metrics, batch, loss, is_good):
         loss: float scalar tensor.
         is_good: bool scalar tensor.
     """
-    weight = ops.cast(ops.logical_and(batch["present"], is_good), "float32")
+    weight = ops.cast(ops.logical_and(batch["valid"], is_good), "float32")
     loss = ops.where(is_good, loss, 0.0)
     for metric in metrics:
         if metric.name == "loss":
