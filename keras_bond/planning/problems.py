@@ -2,12 +2,12 @@
 
 import types
 
+from keras_bond.backend import parts
 from keras_bond.planning.entries import ROLLOUT
 from keras_bond.planning.entries import entries_of
 from keras_bond.planning.report import peaks_of
 from keras_bond.planning.report import readable
 from keras_bond.training import checks
-from keras_bond.training import parts
 
 LEARNING = ("learning",)
 

@@ -9,10 +9,10 @@ import warnings
 import keras
 import numpy as np
 
+from keras_bond.rewards.reward import RewardTypeError
+from keras_bond.rewards.reward import RewardValueError
 from keras_bond.rewards.reward import Wrapper
 from keras_bond.rewards.store import ScoreStore
-from keras_bond.rewards.validation import RewardTypeError
-from keras_bond.rewards.validation import RewardValueError
 
 PLAIN = (str, bytes, int, float, type(None))
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")

@@ -5,9 +5,9 @@ import numbers
 import keras
 import numpy as np
 
+from keras_bond.rewards.reward import RewardTypeError
+from keras_bond.rewards.reward import RewardValueError
 from keras_bond.rewards.text import as_texts
-from keras_bond.rewards.validation import RewardTypeError
-from keras_bond.rewards.validation import RewardValueError
 
 
 @keras.saving.register_keras_serializable(package="keras_bond")

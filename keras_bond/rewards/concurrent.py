@@ -11,8 +11,8 @@ import numpy as np
 from keras_bond.arguments import check_count
 from keras_bond.arguments import is_number
 from keras_bond.rewards import threads
+from keras_bond.rewards.reward import RewardError
 from keras_bond.rewards.reward import Wrapper
-from keras_bond.rewards.validation import RewardError
 
 
 @keras.saving.register_keras_serializable(package="keras_bond")

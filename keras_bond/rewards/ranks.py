@@ -7,9 +7,9 @@ from keras_bond.arguments import check_list
 from keras_bond.arguments import is_number
 from keras_bond.formulas import best_of_n
 from keras_bond.rewards.reward import Reward
+from keras_bond.rewards.reward import RewardValueError
 from keras_bond.rewards.reward import Wrapper
 from keras_bond.rewards.reward import get
-from keras_bond.rewards.validation import RewardValueError
 
 
 @keras.saving.register_keras_serializable(package="keras_bond")

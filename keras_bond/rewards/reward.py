@@ -1,8 +1,11 @@
-"""Rewards: functions, Keras models, weighted sums and wrappers of these."""
+"""Rewards, the samples that they score, and checks of what they return."""
 
 import asyncio
+import dataclasses
 import functools
 import inspect
+import math
+import numbers
 
 import keras
 import numpy as np
@@ -11,8 +14,127 @@ from keras_bond import backend
 from keras_bond.arguments import check_list
 from keras_bond.arguments import is_number
 from keras_bond.rewards import threads
-from keras_bond.rewards.validation import RewardValueError
-from keras_bond.rewards.validation import as_scores
+
+# What of a rollout the rewards are told.
+DRAWN = ("completion_ids", "mask", "terminated", "token_ids", "padding_mask")
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Completions to be scored, those of one prompt side by side.
+
+    Attributes:
+        prompts: list of str, one for each completion; `None` if the policy
+            has no tokenizer.
+        completions: list of str, without end tokens; `None` as above.
+        columns: dict of lists, the other columns of the data set, one entry
+            for each completion.
+        token_ids: int32 array `(rows, length)`, prompt and completion in one
+            row, padded on the right.
+        padding_mask: bool array `(rows, length)`, True for real tokens.
+        num_samples: int. Completions per prompt.
+        completion_ids: list of lists of int, end tokens included, or `None`.
+        terminated: bool array `(rows,)`, False for a completion that was
+            truncated at the length limit; or `None`.
+        tokenizer: the KerasHub tokenizer of `token_ids`, or `None`.
+        conversations: list of lists of turns, dicts with `"role"` and
+            `"content"`, that `prompts` were rendered from, one for each
+            completion; `None` if the prompts were text.
+    """
+
+    prompts: list | None
+    completions: list | None
+    columns: dict
+    token_ids: object
+    padding_mask: object
+    num_samples: int
+    completion_ids: list | None = None
+    terminated: object = None
+    tokenizer: object = None
+    conversations: list | None = None
+
+    @classmethod
+    def of_rollout(cls, drawn, table, tokenizer):
+        """Describes the completions of a rollout.
+
+        Args:
+            drawn: dict of arrays over `(prompts, num_samples)`, those of
+                `DRAWN`, see `keras_bond.rollouts.Rollout.collate`.
+            table: a `keras_bond.data.table.PromptTable` of the prompts.
+            tokenizer: a `keras_bond.data.tokenizer.TextTokenizer`, or `None`.
+
+        Returns:
+            a `Samples`, those of a prompt side by side.
+        """
+        num_samples = drawn["mask"].shape[1]
+        rows = {k: v.reshape(-1, *v.shape[2:]) for k, v in drawn.items()}
+        completion_ids = [
+            ids[kept].tolist()
+            for ids, kept in zip(rows["completion_ids"], rows["mask"])
+        ]
+        table = table.repeat(num_samples)
+        return cls(
+            prompts=table.prompts,
+            completions=tokenizer and tokenizer.decode(completion_ids),
+            columns=table.columns,
+            token_ids=rows["token_ids"],
+            padding_mask=rows["padding_mask"],
+            num_samples=num_samples,
+            completion_ids=completion_ids,
+            terminated=rows["terminated"],
+            tokenizer=tokenizer and tokenizer.tokenizer,
+            conversations=table.conversations,
+        )
+
+    def __len__(self):
+        return len(self.token_ids)
+
+    def split(self, num_prompts):
+        """Splits into parts that keep the completions of a prompt together.
+
+        Args:
+            num_prompts: int. Prompts in a part; the last may have fewer.
+
+        Returns:
+            list of `Samples`, in order.
+        """
+        step = num_prompts * self.num_samples
+        rows = range(len(self))
+        return [
+            self.pick(rows[start : start + step], self.num_samples)
+            for start in range(0, len(self), step)
+        ]
+
+    def pick(self, rows, num_samples=1):
+        """Takes some completions.
+
+        Args:
+            rows: sequence of int.
+            num_samples: int. Completions per prompt among those taken.
+                Defaults to 1: each as the only one of its prompt.
+
+        Returns:
+            `Samples`, in the order of `rows`.
+        """
+        rows = list(rows)
+
+        def of(values):
+            if values is None or hasattr(values, "shape"):
+                return None if values is None else values[rows]
+            return [values[row] for row in rows]
+
+        return Samples(
+            prompts=of(self.prompts),
+            completions=of(self.completions),
+            columns={name: of(column) for name, column in self.columns.items()},
+            token_ids=of(self.token_ids),
+            padding_mask=of(self.padding_mask),
+            num_samples=num_samples,
+            completion_ids=of(self.completion_ids),
+            terminated=of(self.terminated),
+            tokenizer=self.tokenizer,
+            conversations=of(self.conversations),
+        )
 
 
 def get(reward, reward_weights=None):
@@ -284,3 +406,82 @@ class WeightedRewards(Reward):
 
     def variables(self):
         return [v for reward in self.rewards for v in reward.variables()]
+
+
+class RewardError(Exception):
+    """A bug in a reward: calling it again would not help."""
+
+
+class RewardTypeError(RewardError, TypeError):
+    """A reward returned something that is not numbers."""
+
+
+class RewardValueError(RewardError, ValueError):
+    """A reward returned wrong numbers, or needs data that are missing."""
+
+
+def as_scores(values, name, expected):
+    """Turns what a reward returned into an array, or raises an error.
+
+    Args:
+        values: list, tuple or array of numbers; `None` for "cannot score".
+        name: str. Name of the reward, for messages.
+        expected: int. Number of completions that were to be scored.
+
+    Returns:
+        float32 array `(expected,)`, NaN where the reward returned `None`.
+
+    Raises:
+        TypeError: if `values` is not a list of numbers.
+        ValueError: if there are too few or too many, or one is not finite.
+    """
+    values = _as_list(values, name)
+    if len(values) != expected:
+        raise RewardValueError(
+            f"The reward `{name}` must return one number for each completion. "
+            f"Received: {len(values)} numbers for {expected} completions"
+        )
+    return np.array(
+        [_as_score(value, name, i) for i, value in enumerate(values)],
+        dtype="float32",
+    )
+
+
+def _as_list(values, name):
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+    if not isinstance(values, (str, bytes, dict)):
+        if not isinstance(values, (list, tuple)) and hasattr(
+            values, "__array__"
+        ):
+            values = np.asarray(values)
+            values = values.reshape(-1) if values.ndim else values
+            values = values.tolist()
+        if isinstance(values, (list, tuple)):
+            return list(values)
+    raise RewardTypeError(
+        f"The reward `{name}` must return a list or an array with one number "
+        "for each completion. "
+        f"Received: {values!r} of type {type(values).__name__}"
+    )
+
+
+def _as_score(value, name, i):
+    if value is None:
+        return math.nan
+    if hasattr(value, "item"):
+        value = value.item()
+    if not isinstance(value, numbers.Real):
+        raise RewardTypeError(
+            f"The reward `{name}` must return numbers, or None for a "
+            "completion that it cannot score. "
+            f"Received: {value!r} of type {type(value).__name__} for "
+            f"completion {i}"
+        )
+    if not math.isfinite(value):
+        raise RewardValueError(
+            f"The reward `{name}` must return finite numbers; return None for "
+            "a completion that it cannot score. "
+            f"Received: {value} for completion {i}"
+        )
+    return float(value)

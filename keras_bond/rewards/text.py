@@ -1,6 +1,6 @@
 """The base class of rewards that are rules of text."""
 
-from keras_bond.rewards.validation import RewardValueError
+from keras_bond.rewards.reward import RewardValueError
 
 
 class TextReward:

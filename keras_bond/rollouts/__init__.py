@@ -1,7 +1,7 @@
 """From prompts to completions: layout, random numbers, drawing, reading."""
 
 from keras_bond.rollouts.decoder import Decoder
-from keras_bond.rollouts.head import Head
+from keras_bond.rollouts.network import Head
 from keras_bond.rollouts.random_numbers import uniform
 from keras_bond.rollouts.reader import Reader
 from keras_bond.rollouts.reader import completion_hidden

@@ -3,9 +3,9 @@
 from keras import ops
 
 from keras_bond import formulas
-from keras_bond.rollouts import layers
+from keras_bond.rollouts import network
 from keras_bond.rollouts import sequences
-from keras_bond.rollouts.head import Head
+from keras_bond.rollouts.network import Head
 
 
 class Reader:
@@ -119,7 +119,7 @@ def completion_hidden(
         "padding_mask": positions[None, :] < lengths[:, None],
     }
     blocks = policy.backbone.transformer_layers if rematerialize else []
-    with layers.flattened(policy), layers.rematerialized(blocks):
+    with network.flattened(policy), network.rematerialized(blocks):
         hidden = policy.backbone(inputs, training=False)
     return sequences.completion_window(
         hidden, prompt_lengths, completion_ids.shape[1], shift=-1

@@ -13,20 +13,24 @@
 between the last two.
 """
 
+import numpy as np
 from keras import ops
 from keras import tree
 
 from keras_bond import backend
 from keras_bond import formulas
 from keras_bond.arguments import check_count
+from keras_bond.backend import devices
+from keras_bond.backend import parts as parts_lib
 from keras_bond.callbacks import anchor as anchor_rules
+from keras_bond.rewards.reward import DRAWN
+from keras_bond.rewards.reward import Samples
 from keras_bond.training import metrics
-from keras_bond.training import parts as parts_lib
 from keras_bond.training.policy_trainer import PolicyTrainer
 
 # What the network reads: prompts, and completions of them.
 COMPLETIONS = ("prompt_ids", "prompt_lengths", "completion_ids", "mask")
-# What only drawing and scoring need of a batch.
+# What only drawing and rewards need of a batch.
 NOT_LEARNED_FROM = (
     "prompt_index",
     "index_in_batch",
@@ -187,7 +191,7 @@ class AnchoredTrainer(PolicyTrainer):
             hidden = None if training else self.reader.hidden(samples)
             scored = {}
             for name in self.weight_sets.others:
-                with self.using(name):
+                with self.weight_sets.using(name):
                     other = self.reader.hidden(samples)
                     log_probs = self.reader.log_probs(samples, other)
                 scored[f"{name}_log_probs"] = log_probs
@@ -207,6 +211,34 @@ class AnchoredTrainer(PolicyTrainer):
         return self.run_stage(
             _stage_name("score_with_anchor", training), score, batch
         )
+
+    def score(self, drawn, training):
+        """Scores all completions of a rollout in one call of the reward.
+
+        Where several processes train together, each scores its own rows.
+
+        Args:
+            drawn: dict of tensors: the prompts and what `draw` returned.
+            training: bool. Which data set the prompts are from.
+
+        Returns:
+            dict of tensors: `rewards`, `present` and `valid`, see `collect`.
+        """
+        source = self._sources["train" if training else "test"]
+        prompt_index = devices.to_host(drawn["prompt_index"])
+        present = prompt_index >= 0
+        num_samples = drawn["mask"].shape[1]
+        rewards = np.full((len(present), num_samples), np.nan, "float32")
+        if present.any():
+            arrays = {k: devices.to_host(drawn[k])[present] for k in DRAWN}
+            table = source.take(prompt_index[present].tolist())
+            samples = Samples.of_rollout(arrays, table, self.tokenizer)
+            scores = self._scorer(samples)
+            rewards[present] = scores.reshape(-1, num_samples)
+        valid = np.isfinite(rewards).all(axis=1)
+        rewards[~valid] = 0.0
+        scored = {"rewards": rewards, "present": present, "valid": valid}
+        return {k: devices.to_device(v) for k, v in scored.items()}
 
     def targets(self, batch):
         """Decides what is learned from the rewards of a batch.
@@ -292,7 +324,9 @@ class AnchoredTrainer(PolicyTrainer):
         self.log_step(batch, outputs, loss, is_good)
         self._count(batch, is_good)
         variables = self.policy.trainable_variables
-        updated = self.anchor.follow(variables, self.optimizer.iterations)
+        updated = self.weight_sets.anchor.follow(
+            variables, self.optimizer.iterations
+        )
         self.trackers["train/updated_fraction"].update_state(
             metrics.moved_fraction(variables, watched),
             sample_weight=ops.cast(updated, "float32"),
@@ -401,7 +435,7 @@ class AnchoredTrainer(PolicyTrainer):
 
     def compile(self, optimizer="adam", **kwargs):
         super().compile(optimizer=optimizer, **kwargs)
-        self.anchor.updates_seen.assign(self.num_updates())
+        self.weight_sets.anchor.updates_seen.assign(self.num_updates())
 
     compile.__doc__ = PolicyTrainer.compile.__doc__
 

@@ -9,8 +9,9 @@ from keras_bond.arguments import check_count
 from keras_bond.backend import devices
 from keras_bond.data import lengths
 from keras_bond.data import prompts as prompts_lib
+from keras_bond.rewards.reward import DRAWN
+from keras_bond.rewards.reward import Samples
 from keras_bond.training import checks
-from keras_bond.training import scoring
 from keras_bond.training import standardize
 
 
@@ -66,7 +67,7 @@ class Completing:
             list of str, one for each prompt; of lists of `num_samples` str if
             that is above 1. Lists of token ids where there is no tokenizer.
         """
-        _, arrays = self._draw_all(
+        samples = self._draw_all(
             prompts,
             num_samples,
             batch_size,
@@ -74,13 +75,9 @@ class Completing:
             seed,
             shows_progress=verbose in (1, "auto"),
         )
-        length = arrays["mask"].shape[-1]
-        completions = scoring.drawn_tokens(
-            arrays["completion_ids"].reshape(-1, length),
-            arrays["mask"].reshape(-1, length),
-        )
-        if self.tokenizer is not None:
-            completions = self.tokenizer.decode(completions)
+        completions = samples.completions
+        if self.tokenizer is None:
+            completions = samples.completion_ids
         if num_samples == 1:
             return completions
         starts = range(0, len(completions), num_samples)
@@ -107,12 +104,8 @@ class Completing:
             completions, those of a prompt side by side, and an array
             `(prompts, num_samples)`, NaN for what could not be scored.
         """
-        batches, arrays = self._draw_all(
+        samples = self._draw_all(
             prompts, num_samples, batch_size, weights, seed
-        )
-        prompt_index = list(range(len(arrays["mask"])))
-        samples = scoring.samples_of(
-            self.tokenizer, batches, prompt_index, arrays
         )
         return samples, self.score_samples(samples).reshape(-1, num_samples)
 
@@ -136,8 +129,7 @@ class Completing:
         """Draws completions of all prompts, batch by batch.
 
         Returns:
-            `(batches, arrays)`: the `PromptBatches`, and a dict of arrays over
-            `(prompts, num_samples)`, see `Rollout.collate`.
+            a `keras_bond.rewards.Samples`, those of a prompt side by side.
         """
         check_count("num_samples", num_samples, 1)
         checks.check_one_of("weights", weights, self.weight_sets.names)
@@ -166,11 +158,8 @@ class Completing:
             left = len(batches.order) - first
             drawn.append({k: v[:left] for k, v in self._fetch(arrays).items()})
             bar.update(i + 1)
-        names = scoring.DRAWN
-        return batches, {
-            name: np.concatenate([arrays[name] for arrays in drawn])
-            for name in names
-        }
+        drawn = {k: np.concatenate([part[k] for part in drawn]) for k in DRAWN}
+        return Samples.of_rollout(drawn, batches.table, self.tokenizer)
 
     def _draw(self, inputs, num_samples, weights, seed):
         stream = self.rollout.stream("generate", inputs["index_in_batch"], seed)

@@ -18,7 +18,6 @@ from keras_bond.training import checks
 from keras_bond.training import placement
 from keras_bond.training import progress
 from keras_bond.training import saving
-from keras_bond.training import scoring
 from keras_bond.training import standardize
 from keras_bond.training.completing import Completing
 from keras_bond.training.weight_sets import WeightSets
@@ -110,8 +109,9 @@ class PolicyTrainer(
             self.temperature,
         )
         self.head = rollouts.Head(self.policy, self.temperature)
-        self.rollout = rollouts.Rollout(self.decoder, self.using, self.seed)
-        self.reader = rollouts.Reader(self.policy, self.head, self.using)
+        using = self.weight_sets.using
+        self.rollout = rollouts.Rollout(self.decoder, using, self.seed)
+        self.reader = rollouts.Reader(self.policy, self.head, using)
 
     @property
     def reward(self):
@@ -426,21 +426,6 @@ class PolicyTrainer(
                 f"Received: {len(now)} trainable variables, "
                 f"{len(self._trained_ids)} when it was built"
             )
-
-    def score(self, drawn, training):
-        """Scores the completions of a rollout on the host.
-
-        Args:
-            drawn: dict of tensors: the prompts and what `draw` returned.
-            training: bool. Which data set the prompts are from.
-
-        Returns:
-            dict of tensors, see `scoring.score_rollout`.
-        """
-        source = self._sources["train" if training else "test"]
-        return scoring.score_rollout(
-            self._scorer, self.tokenizer, source, drawn
-        )
 
     def check_batch(self, batches):
         """Raises an error if batches of prompts cannot be learned from."""

@@ -9,7 +9,7 @@ from keras import ops
 import keras_bond
 from keras_bond import backend
 from keras_bond.planning.settings import Settings
-from keras_bond.rollouts.cache import CacheBuilder
+from keras_bond.rollouts.network import CacheBuilder
 from tests.tiny import length_reward
 from tests.tiny import make_policy
 
@@ -130,7 +130,9 @@ def test_logits_are_counted_at_once(monkeypatch):
     assert logits.bytes == 2 * 16 * 5 * vocabulary * 4
     logits = entry(keras_bond.plan(bond, 8, PLENTY), "logits, decoding")
     assert logits.bytes == 2 * 16 * vocabulary * 4
-    monkeypatch.setattr("keras_bond.rollouts.head.MOST_LOGITS", 20 * vocabulary)
+    monkeypatch.setattr(
+        "keras_bond.rollouts.network.MOST_LOGITS", 20 * vocabulary
+    )
     logits = entry(keras_bond.plan(bond, 8, PLENTY), "logits, learning")
     assert logits.bytes == 2 * 20 * vocabulary * 4
 

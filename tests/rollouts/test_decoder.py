@@ -8,7 +8,7 @@ from keras import tree
 
 from keras_bond import formulas
 from keras_bond import rollouts
-from keras_bond.rollouts.sampling import inverse_cdf_sample
+from keras_bond.rollouts.decoder import inverse_cdf_sample
 from tests.numeric import chi_square_p_value
 from tests.tiny import make_policy
 

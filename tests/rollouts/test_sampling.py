@@ -5,7 +5,7 @@ import pytest
 from keras import ops
 
 from keras_bond.rollouts import uniform
-from keras_bond.rollouts.sampling import inverse_cdf_sample
+from keras_bond.rollouts.decoder import inverse_cdf_sample
 from tests.numeric import chi_square_p_value
 
 LAST = 1 - 2.0**-24

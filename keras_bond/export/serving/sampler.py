@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_bond import formulas
-from keras_bond.rollouts.sampling import inverse_cdf_sample
+from keras_bond.rollouts.decoder import inverse_cdf_sample
 
 
 class RowSampler:

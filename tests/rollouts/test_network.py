@@ -8,8 +8,7 @@ from keras import ops
 from keras_bond import backend
 from keras_bond import formulas
 from keras_bond import rollouts
-from keras_bond.rollouts import head as head_lib
-from keras_bond.rollouts import layers
+from keras_bond.rollouts import network
 from tests.numeric import variable_gradients
 from tests.tiny import make_policy
 
@@ -53,7 +52,7 @@ def test_parts_change_neither_values_nor_gradients(
     policy = make_policy(family, scale=3.0)
     variables = policy.trainable_variables
     plain = variable_gradients(loss_of(policy), variables)
-    monkeypatch.setattr(head_lib, "MOST_LOGITS", most_logits)
+    monkeypatch.setattr(network, "MOST_LOGITS", most_logits)
     monkeypatch.setattr(
         rollouts.Head, "tokens_at_once", lambda self: 1 + most_logits // 60
     )
@@ -85,7 +84,7 @@ def test_replaced_calls_come_back_after_an_error():
     policy = make_policy()
     blocks = policy.backbone.transformer_layers
     before = [block.call for block in blocks]
-    with pytest.raises(KeyError), layers.rematerialized(blocks):
+    with pytest.raises(KeyError), network.rematerialized(blocks):
         assert [block.call for block in blocks] != before
         raise KeyError
     assert [block.call for block in blocks] == before
@@ -96,9 +95,9 @@ def test_no_more_logits_than_allowed_are_held(monkeypatch):
     policy = make_policy()
     head = rollouts.Head(policy)
     vocabulary = policy.backbone.vocabulary_size
-    monkeypatch.setattr(head_lib, "MOST_LOGITS", 100 * vocabulary)
+    monkeypatch.setattr(network, "MOST_LOGITS", 100 * vocabulary)
     assert head.tokens_at_once() == 100
-    monkeypatch.setattr(head_lib, "MOST_LOGITS", 1)
+    monkeypatch.setattr(network, "MOST_LOGITS", 1)
     assert head.tokens_at_once() == policy.backbone.hidden_dim
     policy.backbone.trainable = False
     assert head.tokens_at_once() == 1
@@ -160,7 +159,7 @@ def test_flat_products_change_nothing(monkeypatch, family):
     results, equations = [], set()
     for flat in (False, True):
         monkeypatch.setattr(backend, "prefers_flat_products", lambda f=flat: f)
-        with layers.flattened(policy):
+        with network.flattened(policy):
             names = {
                 layer.name
                 for layer in policy.backbone._flatten_layers()

@@ -7,7 +7,7 @@ each part: no row leaves its device.
 from keras import ops
 from keras import tree
 
-from keras_bond import backend
+from keras_bond.backend import devices
 
 
 def split(tensors, num_parts):
@@ -24,10 +24,10 @@ def split(tensors, num_parts):
     def split_one(tensor):
         rest = tensor.shape[1:]
         grid = ops.reshape(
-            tensor, (backend.devices.num_replicas(), num_parts, -1, *rest)
+            tensor, (devices.num_replicas(), num_parts, -1, *rest)
         )
         parts = ops.reshape(ops.swapaxes(grid, 0, 1), (num_parts, -1, *rest))
-        return backend.devices.shard(parts, axis=1)
+        return devices.shard(parts, axis=1)
 
     return tree.map_structure(split_one, tensors)
 
@@ -45,10 +45,10 @@ def join(tensors):
     def join_one(tensor):
         num_parts, _, *rest = tensor.shape
         grid = ops.reshape(
-            tensor, (num_parts, backend.devices.num_replicas(), -1, *rest)
+            tensor, (num_parts, devices.num_replicas(), -1, *rest)
         )
         rows = ops.reshape(ops.swapaxes(grid, 0, 1), (-1, *rest))
-        return backend.devices.shard(rows)
+        return devices.shard(rows)
 
     return tree.map_structure(join_one, tensors)
 
@@ -72,7 +72,7 @@ def check_shards(name, value, rows):
     Raises:
         ValueError: naming the argument and the devices.
     """
-    replicas = backend.devices.num_replicas()
+    replicas = devices.num_replicas()
     if rows % replicas:
         raise ValueError(
             f"`{name}` must leave every part with a multiple of {replicas} "
