@@ -56,7 +56,7 @@ class DensityRatio(estimators.Learned):
         return ops.pad(coefficients, [(0, 0), (p, 0)])
 
 
-def train(policy, rewards, steps, recipe=None, **settings):
+def train(policy, rewards, steps, copies=16, recipe=None, **settings):
     """Trains against a fixed anchor and returns the trainer.
 
     A `recipe` that the library does not have takes the place of its own.
@@ -77,7 +77,6 @@ def train(policy, rewards, steps, recipe=None, **settings):
         counts = (bond.num_policy_samples, bond.num_anchor_samples)
         bond.estimator = recipe(bond.best_of_n, *counts)
     bond.compile(keras.optimizers.Adam(rate))
-    copies = 16
     bond.fit(
         WORLD.prompts(copies * steps),
         batch_size=copies * WORLD.num_prompts,
@@ -130,7 +129,7 @@ def test_exact_quantiles_lead_to_the_exact_law(n, steps):
     The draws are the same on every backend. With p_le and p_lt swapped the
     distance for N = 2 stays at 0.16.
     """
-    policy, rewards = make_policy(num_layers=2), make_rewards()
+    policy, rewards = make_policy(), make_rewards()
     start = law(policy)
     assert min(distances(policy, start, rewards, n)) > 0.15
     quantiles = enumerable.quantile_logits(start, rewards)
@@ -138,6 +137,7 @@ def test_exact_quantiles_lead_to_the_exact_law(n, steps):
         policy,
         rewards,
         steps,
+        copies=8,
         best_of_n=n,
         estimator=enumerable.Table(WORLD, quantiles),
         recipe=DensityRatio,
