@@ -16,6 +16,10 @@ from keras import ops
 from scipy.stats import multinomial
 
 from keras_bond import formulas
+from keras_bond.formulas import averages
+from keras_bond.formulas import forward_kl
+from keras_bond.formulas import pooled
+from keras_bond.formulas import quantile_tables
 from keras_bond.training import estimators
 
 PAPER = {
@@ -169,7 +173,7 @@ def _backward_candidates():
     )
     kinds = [*counted, (2, EXACT, "midrank"), (4, EXACT, "midrank")]
     for (n, kind, ties), baseline in itertools.product(
-        kinds, formulas.BASELINES
+        kinds, averages.BASELINES
     ):
         if n > 2 and baseline != "mixed":
             continue
@@ -190,20 +194,22 @@ def forward_coefficients(choice, batch):
     p, kind = choice.num_policy_samples, choice.forward
     log_ratios, anchors = batch["log_ratios"], batch["rewards"][:, p:]
     if kind == "pooled":
-        return formulas.pooled_forward_coefficients(
+        return pooled.pooled_forward_coefficients(
             batch["rewards"], log_ratios, p
         )
     if kind == "best_sample":
         strict = choice.ties == "strict"
         lots = None if strict else batch["tie_breakers"][:, p:]
-        weights = formulas.best_sample_weights(anchors, choice.best_of_n, lots)
+        weights = forward_kl.best_sample_weights(
+            anchors, choice.best_of_n, lots
+        )
     elif kind == "density_ratio":
         ratio = ops.exp(exact_log_ratio(choice, batch)[:, p:])
         weights = ratio / choice.num_anchor_samples
     else:
         weights = formulas.best_of_n_weights(anchors, choice.best_of_n)
     if kind in ("control_variate", "density_ratio"):
-        weights = formulas.control_variate_coefficients(
+        weights = forward_kl.control_variate_coefficients(
             weights, log_ratios[:, p:], batch["valid"]
         )
     return ops.pad(weights, [(0, 0), (p, 0)])
@@ -213,19 +219,19 @@ def backward_coefficients(choice, batch):
     """The backward part of `Bond`'s gradient, `(prompts, P + k)`."""
     p, k = choice.num_policy_samples, choice.num_anchor_samples
     if choice.backward == "pooled":
-        return formulas.pooled_backward_coefficients(
+        return pooled.pooled_backward_coefficients(
             batch["rewards"], batch["log_ratios"], p, batch["valid"]
         )
     if choice.uses_model:
         rewards = exact_log_ratio(choice, batch)[:, :p]
     else:
         lots = batch["tie_breakers"]
-        counts = formulas.count_beaten(
+        counts = quantile_tables.count_beaten(
             batch["rewards"][:, :p],
             batch["rewards"][:, p:],
             (lots[:, :p], lots[:, p:]) if choice.ties == "random" else None,
         )
-        rewards = formulas.look_up(choice.tie_table(), *counts)
+        rewards = quantile_tables.look_up(choice.tie_table(), *counts)
     returns = formulas.backward_returns(rewards, batch["log_ratios"][:, :p])
     advantages = returns - formulas.baseline(
         returns, batch["valid"], choice.baseline

@@ -15,6 +15,7 @@ from estimator_moments import measure
 from keras import ops
 
 from keras_bond import formulas
+from keras_bond.formulas import divergences
 
 PROMPTS, VOCABULARY = 16, 8
 # Tokens, and KL of the policy to the anchor in nats a sequence: 0.19 is that
@@ -80,7 +81,7 @@ def loss(name, logits, anchor_logits, before, tokens):
     mask = jnp.ones(tokens.shape, bool)
     token_log_probs = formulas.token_log_probs(rows, tokens)
     if name == "full_vocabulary":
-        losses = formulas.full_vocabulary_kl_loss(
+        losses = divergences.full_vocabulary_kl_loss(
             formulas.token_kls(rows, anchor_rows), token_log_probs, mask
         )
         return jnp.sum(jnp.mean(losses, axis=1))
