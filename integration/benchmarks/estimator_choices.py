@@ -1,7 +1,8 @@
-"""Every estimator that `keras_bond.Bond` offers, as coefficients of samples.
+"""The estimators that are compared, as coefficients of samples.
 
-What is written here is what `Bond` does with a batch, without its network; a
-learned quantile model is stood in for by exact quantiles, its limit.
+A superset of what `keras_bond.Bond` offers, put together from
+`keras_bond.formulas`. Exact quantiles take the place of a learned quantile
+model, as its limit.
 """
 
 import dataclasses
@@ -16,17 +17,18 @@ from keras import ops
 from scipy.stats import multinomial
 
 from keras_bond import formulas
-from keras_bond.training import estimators
+from keras_bond.formulas import averages
+from keras_bond.formulas import forward_kl
+from keras_bond.formulas import pooled
+from keras_bond.formulas import quantile_tables
 
-PAPER = {
-    "best_of_n": 2,
-    "forward": "best_sample",
-    "backward": "policy_samples",
-    "quantiles": "pairs",
-    "ties": "random",
-    "baseline": "batch",
-    "kl_estimator": "log_ratio",
+TABLES = {
+    "pairs": quantile_tables.pairs_table,
+    "harmonic": quantile_tables.harmonic_table,
+    "monte_carlo": quantile_tables.monte_carlo_table,
 }
+TIES = ("random", "strict", "midrank")
+EXACT = "exact"
 POOLED = {
     "forward": "pooled",
     "backward": "pooled",
@@ -36,7 +38,6 @@ POOLED = {
 }
 # `jeffreys_beta` of the parts of the gradient.
 PARTS = {"forward": 0.0, "backward": 1.0, "whole": 0.5}
-EXACT = estimators.MODEL
 # The gradient of Jeffreys' divergence as a whole; the first is the paper's.
 RECIPES = {
     "paper": {},
@@ -63,36 +64,77 @@ RECIPES = {
 
 @dataclasses.dataclass(frozen=True)
 class Estimator:
-    """One estimator of one part of the gradient.
+    """One estimator of one part of the gradient; the paper's by default.
 
     Attributes:
         part: str, a key of `PARTS`.
         name: str.
-        choice: `keras_bond`'s `Estimators`.
+        num_policy_samples: int, P.
+        num_anchor_samples: int, k.
+        best_of_n: int. Denoted N in the paper.
+        forward: str, `"best_sample"`, `"order_statistics"`,
+            `"control_variate"`, `"density_ratio"` or `"pooled"`.
+        backward: str, `"policy_samples"` or `"pooled"`.
+        quantiles: str, a key of `TABLES` or `EXACT`.
+        ties: str, of `TIES`.
+        baseline: str, see `keras_bond.formulas.baseline`.
     """
 
     part: str
     name: str
-    choice: estimators.Estimators
+    num_policy_samples: int
+    num_anchor_samples: int
+    best_of_n: int = 2
+    forward: str = "best_sample"
+    backward: str = "policy_samples"
+    quantiles: str = "pairs"
+    ties: str = "random"
+    baseline: str = "batch"
 
     @property
     def split(self):
-        choice = self.choice
-        return choice.num_policy_samples, choice.num_anchor_samples
+        return self.num_policy_samples, self.num_anchor_samples
+
+    def fits(self):
+        """Whether the numbers of samples and N suit the choices."""
+        (p, k), n = self.split, self.best_of_n
+        counts = ("best_sample", "order_statistics", "control_variate")
+        return not (
+            (self.forward in counts and n > k)
+            or (n != 2 and "pooled" in (self.forward, self.backward))
+            or (n != 2 and self.quantiles == "pairs")
+            or (k < 2 and self.quantiles in ("pairs", "harmonic"))
+            or (p < 2 and self.baseline == "prompt")
+        )
+
+    def tie_table(self):
+        """Rewards by the numbers of anchor samples beaten and tied with."""
+        k, n = self.num_anchor_samples, self.best_of_n
+        table = TABLES[self.quantiles](k)
+        if self.ties != "strict":
+            return quantile_tables.tie_table(table, n)
+        # The printed `<` of eq. 17 and `<=` of eq. 10: a tie is a win.
+        return [
+            [
+                (n - 1) * table[c + t] if c + t <= k else 0.0
+                for t in range(k + 1)
+            ]
+            for c in range(k + 1)
+        ]
 
     def coefficients(self, batch):
         """Coefficients of `∇ log π` `(prompts, P + k)`, see `Bond`."""
         beta = PARTS[self.part]
         result = 0.0
         if beta < 1:
-            result += (1 - beta) * forward_coefficients(self.choice, batch)
+            result += (1 - beta) * forward_coefficients(self, batch)
         if beta > 0:
-            result += beta * backward_coefficients(self.choice, batch)
+            result += beta * backward_coefficients(self, batch)
         return result
 
     def exact(self, scene):
         """The gradient of the divergence itself."""
-        n = self.choice.best_of_n
+        n = self.best_of_n
         return self._mix(
             forward_gradient(scene, n),
             backward_gradient(scene, exact_returns(scene, n)),
@@ -100,10 +142,9 @@ class Estimator:
 
     def expected(self, scene):
         """What the estimator is meant to estimate; NaN where unknown."""
-        returns = expected_returns(self.choice, scene)
         return self._mix(
-            forward_gradient(scene, self.choice.best_of_n),
-            backward_gradient(scene, returns),
+            forward_gradient(scene, self.best_of_n),
+            backward_gradient(scene, expected_returns(self, scene)),
         )
 
     def _mix(self, forward, backward):
@@ -111,18 +152,8 @@ class Estimator:
         return forward if beta == 0 else (1 - beta) * forward + beta * backward
 
 
-def make(part, name, split, **settings):
-    """An estimator with the paper's settings but for the given ones."""
-    choice = estimators.Estimators(
-        num_policy_samples=split[0],
-        num_anchor_samples=split[1],
-        **{**PAPER, **settings},
-    )
-    return Estimator(part, name, choice)
-
-
-def offered(split):
-    """All estimators that go with P + k samples, as the library allows.
+def compared(split):
+    """All estimators that go with P + k samples.
 
     Args:
         split: pair of int, P and k.
@@ -135,14 +166,11 @@ def offered(split):
         *_backward_candidates(),
         *(("whole", name, settings) for name, settings in RECIPES.items()),
     ]
-    found = []
-    for part, name, settings in candidates:
-        try:
-            found.append(make(part, name, split, **settings))
-        except ValueError:
-            # The library refuses it, for instance Best-of-4 of 2 samples.
-            continue
-    return tuple(found)
+    made = (
+        Estimator(part, name, *split, **settings)
+        for part, name, settings in candidates
+    )
+    return tuple(estimator for estimator in made if estimator.fits())
 
 
 def _forward_candidates():
@@ -164,16 +192,14 @@ def _forward_candidates():
 
 
 def _backward_candidates():
-    counted = itertools.product(
-        (2, 4), ("pairs", "harmonic", "monte_carlo"), estimators.TIES
-    )
+    counted = itertools.product((2, 4), TABLES, TIES)
     kinds = [*counted, (2, EXACT, "midrank"), (4, EXACT, "midrank")]
     for (n, kind, ties), baseline in itertools.product(
-        kinds, formulas.BASELINES
+        kinds, averages.BASELINES
     ):
         if n > 2 and baseline != "mixed":
             continue
-        quantiles = "exact" if kind == EXACT else f"{kind}, {ties}"
+        quantiles = EXACT if kind == EXACT else f"{kind}, {ties}"
         settings = {
             "best_of_n": n,
             "forward": "density_ratio" if kind == EXACT else "best_sample",
@@ -185,82 +211,84 @@ def _backward_candidates():
     yield "backward", "pooled", POOLED
 
 
-def forward_coefficients(choice, batch):
-    """The forward part of `Bond`'s gradient, `(prompts, P + k)`."""
-    p, kind = choice.num_policy_samples, choice.forward
+def forward_coefficients(estimator, batch):
+    """The forward part of the gradient, `(prompts, P + k)`."""
+    (p, k), kind = estimator.split, estimator.forward
     log_ratios, anchors = batch["log_ratios"], batch["rewards"][:, p:]
     if kind == "pooled":
-        return formulas.pooled_forward_coefficients(
+        return pooled.pooled_forward_coefficients(
             batch["rewards"], log_ratios, p
         )
     if kind == "best_sample":
-        strict = choice.ties == "strict"
-        lots = None if strict else batch["tie_breakers"][:, p:]
-        weights = formulas.best_sample_weights(anchors, choice.best_of_n, lots)
+        tie_breakers = batch["tie_breakers"][:, p:]
+        weights = forward_kl.best_sample_weights(
+            anchors,
+            estimator.best_of_n,
+            None if estimator.ties == "strict" else tie_breakers,
+        )
     elif kind == "density_ratio":
-        ratio = ops.exp(exact_log_ratio(choice, batch)[:, p:])
-        weights = ratio / choice.num_anchor_samples
+        weights = ops.exp(exact_log_ratio(estimator, batch)[:, p:]) / k
     else:
-        weights = formulas.best_of_n_weights(anchors, choice.best_of_n)
+        weights = formulas.best_of_n_weights(anchors, estimator.best_of_n)
     if kind in ("control_variate", "density_ratio"):
-        weights = formulas.control_variate_coefficients(
+        weights = forward_kl.control_variate_coefficients(
             weights, log_ratios[:, p:], batch["valid"]
         )
     return ops.pad(weights, [(0, 0), (p, 0)])
 
 
-def backward_coefficients(choice, batch):
-    """The backward part of `Bond`'s gradient, `(prompts, P + k)`."""
-    p, k = choice.num_policy_samples, choice.num_anchor_samples
-    if choice.backward == "pooled":
-        return formulas.pooled_backward_coefficients(
+def backward_coefficients(estimator, batch):
+    """The backward part of the gradient, `(prompts, P + k)`."""
+    p, k = estimator.split
+    if estimator.backward == "pooled":
+        return pooled.pooled_backward_coefficients(
             batch["rewards"], batch["log_ratios"], p, batch["valid"]
         )
-    if choice.uses_model:
-        rewards = exact_log_ratio(choice, batch)[:, :p]
+    if estimator.quantiles == EXACT:
+        rewards = exact_log_ratio(estimator, batch)[:, :p]
     else:
-        lots = batch["tie_breakers"]
-        counts = formulas.count_beaten(
+        ties = batch["tie_breakers"]
+        counts = quantile_tables.count_beaten(
             batch["rewards"][:, :p],
             batch["rewards"][:, p:],
-            (lots[:, :p], lots[:, p:]) if choice.ties == "random" else None,
+            (ties[:, :p], ties[:, p:]) if estimator.ties == "random" else None,
         )
-        rewards = formulas.look_up(choice.tie_table(), *counts)
+        rewards = quantile_tables.look_up(estimator.tie_table(), *counts)
     returns = formulas.backward_returns(rewards, batch["log_ratios"][:, :p])
     advantages = returns - formulas.baseline(
-        returns, batch["valid"], choice.baseline
+        returns, batch["valid"], estimator.baseline
     )
     return ops.pad(advantages / p, [(0, 0), (0, k)])
 
 
-def exact_log_ratio(choice, batch):
+def exact_log_ratio(estimator, batch):
     return formulas.log_best_of_n_ratio(
-        batch["log_p_le"], batch["log_p_lt"], choice.best_of_n
+        batch["log_p_le"], batch["log_p_lt"], estimator.best_of_n
     )
 
 
-def expected_returns(choice, scene):
+def expected_returns(estimator, scene):
     """Exact expectation of the returns, by summing over all counts.
 
-    Of k anchor samples `(beaten, tied, better)` are multinomial; ties broken
-    at random make them binomial given the lot of the completion, over which a
-    quadrature integrates exactly.
+    Of k anchor samples `(beaten, tied, better)` are multinomial. Ties broken at
+    random make them binomial given the tie-breaker of the completion, over
+    which a quadrature integrates exactly.
 
     Returns:
         float array `(prompts, outcomes)`, NaN for pooled estimators, whose
         weights depend on all samples.
     """
-    if choice.backward == "pooled":
+    if estimator.backward == "pooled":
         return np.full_like(scene.policy, np.nan)
-    if choice.uses_model:
-        return exact_returns(scene, choice.best_of_n)
+    if estimator.quantiles == EXACT:
+        return exact_returns(scene, estimator.best_of_n)
     p_le, p_lt = quantiles(scene.anchor, scene.rewards)
-    table = np.array(choice.tie_table())
-    if choice.ties == "random":
+    table = np.array(estimator.tie_table())
+    if estimator.ties == "random":
         nodes, weights = np.polynomial.legendre.leggauss(12)
         rewards = sum(
-            weight / 2 * _mean_of_table(table, p_lt + lot * (p_le - p_lt), 0.0)
-            for lot, weight in zip((nodes + 1) / 2, weights)
+            weight / 2 * _mean_of_table(table, p_lt + u * (p_le - p_lt), 0.0)
+            for u, weight in zip((nodes + 1) / 2, weights)
         )
     else:
         rewards = _mean_of_table(table, p_lt, p_le - p_lt)

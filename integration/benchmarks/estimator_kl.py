@@ -10,8 +10,8 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from estimator_moments import make_sampler
-from estimator_moments import measure
+from estimator_gradients import make_sampler
+from estimator_gradients import measure
 from keras import ops
 
 from keras_bond import formulas
@@ -23,9 +23,9 @@ SETTINGS = ((16, 0.05), (16, 0.19), (16, 0.64), (64, 0.19))
 POLICY_SAMPLES = (1, 4)
 NAMES = (
     "log_ratio",
-    "centred_log_ratio, batch",
-    "centred_log_ratio, prompt",
-    "centred_log_ratio, mixed",
+    "centered_log_ratio, batch",
+    "centered_log_ratio, prompt",
+    "centered_log_ratio, mixed",
     "full_vocabulary",
 )
 
@@ -71,8 +71,30 @@ def draw_tokens(key, logits, count, length):
     return tuple(jnp.moveaxis(x, 0, -1) for x in drawn)
 
 
+def full_vocabulary_kl_loss(token_kls, token_log_probs, mask):
+    """Loss whose gradient is that of `KL(π ‖ π')` of sequences, tail included.
+
+    `Σ_t [KL_t + log π(y_t) · sg(Σ_{s>t} KL_s)]`: a token changes its own
+    divergence and, because it is drawn, those of all later tokens. Without
+    the second term, the tail, the gradient is biased.
+
+    Args:
+        token_kls: float tensor `(..., length)` with gradient, see `token_kls`.
+        token_log_probs: float tensor `(..., length)` with gradient.
+        mask: bool tensor `(..., length)`, True for the completion's tokens.
+
+    Returns:
+        float32 tensor `(...)`.
+    """
+    kls = ops.where(mask, token_kls, ops.zeros_like(token_kls))
+    log_probs = ops.where(mask, token_log_probs, ops.zeros_like(kls))
+    total = ops.sum(kls, axis=-1, keepdims=True)
+    tail = ops.stop_gradient(total - ops.cumsum(kls, axis=-1))
+    return ops.sum(kls + log_probs * tail, axis=-1)
+
+
 def loss(name, logits, anchor_logits, before, tokens):
-    """What `Bond` minimises for `kl_weight=1`, summed over prompts."""
+    """What `Bond` minimizes for `kl_weight=1`, summed over prompts."""
     rows, anchor_rows = (
         jnp.take_along_axis(table[:, None], before[..., None], axis=2)
         for table in (logits, anchor_logits)
@@ -80,7 +102,7 @@ def loss(name, logits, anchor_logits, before, tokens):
     mask = jnp.ones(tokens.shape, bool)
     token_log_probs = formulas.token_log_probs(rows, tokens)
     if name == "full_vocabulary":
-        losses = formulas.full_vocabulary_kl_loss(
+        losses = full_vocabulary_kl_loss(
             formulas.token_kls(rows, anchor_rows), token_log_probs, mask
         )
         return jnp.sum(jnp.mean(losses, axis=1))

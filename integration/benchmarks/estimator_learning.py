@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from estimator_choices import RECIPES
-from estimator_choices import make
+from estimator_choices import Estimator
 from estimator_world import Scene
 from estimator_world import ascent
-from estimator_world import best_of_n_law
+from estimator_world import best_of_n_distribution
 from estimator_world import draw
 from estimator_world import make_anchor
 from estimator_world import quantiles
@@ -56,7 +56,7 @@ def make_worlds(seeds):
                 "logits": logits,
                 "rewards": rewards,
                 "midrank": midrank,
-                "target": best_of_n_law(start, rewards, 2),
+                "target": best_of_n_distribution(start, rewards, 2),
             }
         )
     return {
@@ -177,7 +177,7 @@ def compete(name, split, moving, budgets, seed=0):
         and `sequences` taken `(JUDGING,)`, and `curve`, the chosen rate's
         `(JUDGING, steps)`; `target_win_rate` is that of Best-of-2.
     """
-    estimator = make("whole", name, split, **RECIPES[name])
+    estimator = Estimator("whole", name, *split, **RECIPES[name])
     worlds = make_worlds(range(seed, seed + CHOOSING + JUDGING))
     keys = jax.random.split(jax.random.key(seed), CHOOSING + JUDGING)
     steps = budgets[-1] // sum(split)

@@ -1,9 +1,9 @@
-"""Softmax policies over listed outcomes: exact laws, exact gradients, draws.
+"""Softmax policies over listed outcomes, with exact gradients.
 
 A prompt has a few outcomes, a policy one logit for each. The ascent direction
 of `Σ_i c_i log π(y_i)` is then `Σ_i c_i (e_{y_i} - π)`, and both divergences to
-the Best-of-N law have exact gradients. Those are NumPy in float64, on purpose
-without `keras_bond.formulas`; all arrays are `(prompts, outcomes)`.
+the Best-of-N distribution have exact gradients. Those are in NumPy and float64,
+on purpose without `keras_bond.formulas`; arrays are `(prompts, outcomes)`.
 """
 
 import typing
@@ -70,7 +70,7 @@ def make_scenes(seed=0):
     is_first[:, 0] = 1.0
 
     def towards_best_of_2(rewards, share):
-        ratio = best_of_n_law(anchor, rewards, 2) / anchor
+        ratio = best_of_n_distribution(anchor, rewards, 2) / anchor
         return Scene(softmax(logits + share * np.log(ratio)), anchor, rewards)
 
     return {
@@ -84,13 +84,13 @@ def make_scenes(seed=0):
 
 def quantiles(anchor, rewards):
     """`p_le` and `p_lt`, exact."""
-    mine, others = rewards[..., :, None], rewards[..., None, :]
-    p_le = ((others <= mine) * anchor[..., None, :]).sum(-1)
-    p_lt = ((others < mine) * anchor[..., None, :]).sum(-1)
+    own, others = rewards[..., :, None], rewards[..., None, :]
+    p_le = ((others <= own) * anchor[..., None, :]).sum(-1)
+    p_lt = ((others < own) * anchor[..., None, :]).sum(-1)
     return p_le, p_lt
 
 
-def best_of_n_law(anchor, rewards, n):
+def best_of_n_distribution(anchor, rewards, n):
     """Theorem 1 with ties at random: a tied group shares its mass."""
     p_le, p_lt = quantiles(anchor, rewards)
     return anchor * (p_le**n - p_lt**n) / (p_le - p_lt)
@@ -98,7 +98,7 @@ def best_of_n_law(anchor, rewards, n):
 
 def forward_gradient(scene, n):
     """Ascent of `-KL(π_BoN ‖ π)` in the logits: `π_BoN - π`."""
-    return best_of_n_law(scene.anchor, scene.rewards, n) - scene.policy
+    return best_of_n_distribution(scene.anchor, scene.rewards, n) - scene.policy
 
 
 def backward_gradient(scene, returns):
@@ -109,8 +109,8 @@ def backward_gradient(scene, returns):
 
 def exact_returns(scene, n):
     """`log π_BoN - log π`, whose gradient descends `KL(π ‖ π_BoN)`."""
-    law = best_of_n_law(scene.anchor, scene.rewards, n)
-    return np.log(law) - np.log(scene.policy)
+    target = best_of_n_distribution(scene.anchor, scene.rewards, n)
+    return np.log(target) - np.log(scene.policy)
 
 
 def draw(key, scene, num_policy_samples, num_anchor_samples):
@@ -127,11 +127,11 @@ def draw(key, scene, num_policy_samples, num_anchor_samples):
         `log_ratios`, exact `log_p_le` and `log_p_lt`, `tie_breakers`; and
         `valid` bool `(prompts,)`.
     """
-    mine, theirs, lots = jax.random.split(key, 3)
+    policy, anchor, ties = jax.random.split(key, 3)
     outcomes = jnp.concatenate(
         [
-            _pick(mine, scene.policy, num_policy_samples),
-            _pick(theirs, scene.anchor, num_anchor_samples),
+            _pick(policy, scene.policy, num_policy_samples),
+            _pick(anchor, scene.anchor, num_anchor_samples),
         ],
         axis=1,
     )
@@ -144,7 +144,7 @@ def draw(key, scene, num_policy_samples, num_anchor_samples):
     }
     return {
         "outcomes": outcomes,
-        "tie_breakers": jax.random.uniform(lots, outcomes.shape),
+        "tie_breakers": jax.random.uniform(ties, outcomes.shape),
         "valid": jnp.ones(outcomes.shape[0], bool),
         **{
             name: jnp.take_along_axis(values, outcomes, axis=1)

@@ -1,12 +1,12 @@
-"""Bias and variance of every estimator that `keras_bond.Bond` offers.
+"""Bias and variance of the estimators of `keras_bond.Bond`, and of others.
 
     python integration/benchmarks/estimators.py [--learning] [--draws 20000]
         [--splits 1+2 4+4 ...] [--output FOLDER]
 
-Simulates draws of small softmax policies whose laws and gradients are exact,
-and feeds them to the library's own formulas. Writes table.md, CSV files of the
-raw numbers and pictures. Fails if the mean of an estimator is not what it is
-meant to be; that happens by chance with a probability below 1e-4.
+Simulates draws of small softmax policies, whose distributions and gradients are
+exact, and passes them to the library's own formulas. Writes table.md, CSV files
+of the raw numbers and pictures. Fails if the mean of an estimator is not as
+expected; that happens by chance with a probability below 1e-4.
 """
 
 import argparse
@@ -44,10 +44,9 @@ def parse_arguments(argv=None):
 def main(argv=None):
     """Runs the benchmark; returns False where a mean is wrong."""
     arguments = parse_arguments(argv)
-    # Draws are vectorised and compiled by JAX.
+    # Draws are vectorized and compiled by JAX.
     os.environ["KERAS_BACKEND"] = "jax"
-    import estimator_plots
-    import estimator_tables
+    import estimator_report
 
     arguments.output.mkdir(parents=True, exist_ok=True)
     clock = time.perf_counter()
@@ -55,19 +54,19 @@ def main(argv=None):
     kl_records = simulate_kl(arguments)
     results = compete(arguments) if arguments.learning else []
     facts = {"command": command(arguments), "draws": arguments.draws}
-    facts.update(judge([*records, *scale_records, *kl_records]))
-    table = estimator_tables.report(
+    facts.update(check_means([*records, *scale_records, *kl_records]))
+    table = estimator_report.report(
         records, scale_records, kl_records, results, facts
     )
     (arguments.output / "table.md").write_text(table)
     write_csv(arguments.output / "gradients.csv", records)
     write_csv(arguments.output / "kl.csv", kl_records)
-    estimator_plots.plot_variances(
+    estimator_report.plot_variances(
         records, arguments.output / "variance_ratios.png"
     )
     if results:
         write_csv(arguments.output / "learning.csv", results)
-        estimator_plots.plot_learning(
+        estimator_report.plot_learning(
             results, arguments.output / "learning.png"
         )
     print(table)
@@ -126,7 +125,7 @@ def compete(arguments):
     return results
 
 
-def judge(records):
+def check_means(records):
     """Compares all z-scores with what chance allows (Bonferroni)."""
     import numpy as np
     import scipy.stats

@@ -2,8 +2,8 @@
 
     python integration/serving/stand_in.py served/my_policy/1
 
-The network half of the server is rebuilt for `predict`; the half that computes
-is the server's own, see `cpp_session`. It prints its ports when it is ready.
+The network interface of the server is rebuilt for `predict`; the model runs in
+a session without XLA, see `server_session`. Prints its ports when ready.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import pathlib
 import grpc
 import numpy as np
 import tensorflow as tf
-from cpp_session import CppSession
+from server_session import ServerSession
 from tensorflow_serving.apis import predict_pb2
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
@@ -105,7 +105,7 @@ def main():
     parser.add_argument("--grpc-port", type=int, default=8500)
     parser.add_argument("--rest-port", type=int, default=8501)
     arguments = parser.parse_args()
-    session = CppSession(arguments.model)
+    session = ServerSession(arguments.model)
     pool = concurrent.futures.ThreadPoolExecutor(1)
     server = grpc.server(pool)
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(

@@ -1,4 +1,4 @@
-"""Means over the prompts that could be scored, and baselines made of them."""
+"""Means over valid prompts, and the baselines of policy gradients."""
 
 from keras import ops
 
@@ -21,15 +21,15 @@ def masked_mean(values, mask):
 
 
 def leave_one_out_mean(values, mask):
-    """For each prompt the mean over the OTHER prompts: it adds no bias.
+    """Mean over the OTHER prompts, which adds no bias as a baseline.
 
     `B_i = (Σ_j m_j v_j - m_i v_i) / (Σ_j m_j - m_i)`, the baseline of BOND
-    (Sessa et al., arXiv 2407.14622, section 3.2). A prompt without others
-    gets 0.
+    (Sessa et al., ICLR 2025, arXiv 2407.14622, section 3.2). It is 0 for a
+    prompt without others.
 
     Args:
         values: float tensor `(batch,)`.
-        mask: bool tensor `(batch,)`, False for prompts that dropped out.
+        mask: bool tensor `(batch,)`, False for prompts to ignore.
 
     Returns:
         float32 tensor `(batch,)`.
@@ -41,17 +41,18 @@ def leave_one_out_mean(values, mask):
 
 
 def baseline(returns, mask, kind):
-    """What is subtracted from the return of a sample, independent of it.
+    """Baseline `B` of the returns, independent of the sample's own return.
 
-    - `"batch"`: the mean return of the other prompts, the paper's;
+    - `"batch"`: the mean return of the other prompts, as in BOND (Sessa et
+      al., ICLR 2025, arXiv 2407.14622, section 3.2);
     - `"prompt"`: the mean return of the prompt's other samples, as in RLOO
       (Ahmadian et al., 2024, arXiv 2402.14740);
-    - `"mixed"`: half of each. With one sample a prompt it is `"batch"`, with
-      one prompt it is `"prompt"`.
+    - `"mixed"`: the mean of the two. With one sample per prompt it is
+      `"batch"`, with one prompt it is `"prompt"`.
 
     Args:
         returns: float tensor `(batch, samples)`.
-        mask: bool tensor `(batch,)`, False for prompts that dropped out.
+        mask: bool tensor `(batch,)`, False for prompts to ignore.
         kind: str, one of `BASELINES`.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Exact Best-of-N statistics from one pool of independent samples a prompt.
+"""Best-of-N statistics from one pool of independent samples per prompt.
 
-A pool of M samples holds every Best-of-N with N <= M: averaging over all its
-subsets of size N (an order statistic) is unbiased and costs no new sample.
+A pool of M samples gives every Best-of-N with N <= M: the average over all
+subsets of size N (an order statistic) is unbiased and needs no new samples.
 """
 
 import math
@@ -10,7 +10,7 @@ from keras import ops
 
 
 def ranks(rewards):
-    """Counts, for each sample, the pool's samples below and not above it.
+    """Counts the samples of the pool below, and not above, each sample.
 
     Args:
         rewards: float tensor `(prompts, pool)`.
@@ -19,15 +19,16 @@ def ranks(rewards):
         `(num_le, num_lt)`, float32 tensors `(prompts, pool)`: the number of
         samples with reward `<=` (itself included) and `<` its own.
     """
-    mine = ops.expand_dims(rewards, -1)
+    own = ops.expand_dims(rewards, -1)
     others = ops.expand_dims(rewards, -2)
-    num_le = ops.sum(ops.cast(others <= mine, "float32"), axis=-1)
-    num_lt = ops.sum(ops.cast(others < mine, "float32"), axis=-1)
+    num_le = ops.sum(ops.cast(others <= own, "float32"), axis=-1)
+    num_lt = ops.sum(ops.cast(others < own, "float32"), axis=-1)
     return num_le, num_lt
 
 
 def subset_fraction(counts, pool, n):
-    """`C(count, n) / C(pool, n)`: the share of n-subsets drawn from `count`.
+    """`C(count, n) / C(pool, n)`: the share of n-subsets of the pool
+    that lie within `count` given samples.
 
     Args:
         counts: float tensor of integers in [0, pool].
@@ -44,15 +45,15 @@ def subset_fraction(counts, pool, n):
 
 
 def check_n(n, largest):
-    """Refuses an n that a pool cannot serve.
+    """Checks that a pool is large enough for Best-of-n.
 
     Raises:
         ValueError: if `n` is not in [1, largest].
     """
     if not 1 <= n <= largest:
         raise ValueError(
-            f"`n` must be between 1 and {largest}, which is what the pool "
-            f"serves: draw more samples a prompt. Received: n={n}"
+            f"`n` must be between 1 and {largest} for a pool of this size: "
+            f"draw more samples per prompt. Received: n={n}"
         )
 
 
@@ -80,9 +81,9 @@ def best_of_n_weights(rewards, n):
 
 
 def best_of_n_win_rate(rewards, n):
-    """How often the best of n beats ONE more sample, ties counting one half.
+    """Win rate of the best of n against one more sample, ties counting ½.
 
-    Unbiased: averages over all choices of n samples and one other of the
+    Unbiased: it averages over all choices of n samples and one other from the
     pool. Without ties it is `n / (n + 1)`.
 
     Args:
@@ -107,10 +108,10 @@ def best_of_n_kl(rewards, n):
     """`KL(π_BoN ‖ π_ref)` of theorem 1, ties broken at random, in nats.
 
     `E_BoN[log((p_le^N - p_lt^N) / (p_le - p_lt))]`, with the quantiles of the
-    pool put in for the exact ones. Without ties that is `log N - (N-1)/N` up
-    to about `(N / pool)² / 24`, which it is low by. Ties make the KL smaller
-    and the estimate random; its mean is then most often low, at worst by
-    about `0.4 N / pool`, where the best answers are as rare as 1 in N.
+    pool in place of the exact ones. Without ties the result is below
+    `log N - (N-1)/N` by about `(N / pool)² / 24`. Ties make the KL smaller and
+    the estimate random; its mean is then usually too low, at worst by about
+    `0.4 N / pool`, when about 1 answer in N is among the best.
 
     Args:
         rewards: float tensor `(prompts, pool)`.

@@ -1,4 +1,4 @@
-"""Divergences between laws: listed in full, or token by token."""
+"""Divergences between distributions: over listed outcomes, or per token."""
 
 from keras import ops
 
@@ -23,7 +23,7 @@ def kl_divergence(probs, other_probs):
 
 
 def jeffreys_divergence(probs, target_probs, jeffreys_beta=0.5):
-    """`(1-β) KL(target ‖ p) + β KL(p ‖ target)`, generalised Jeffreys (eq. 11).
+    """`(1-β) KL(target ‖ p) + β KL(p ‖ target)`, generalized Jeffreys (eq. 11).
 
     BOND (Sessa et al., ICLR 2025, arXiv 2407.14622).
 
@@ -43,8 +43,8 @@ def jeffreys_divergence(probs, target_probs, jeffreys_beta=0.5):
 def token_kls(logits, other_logits, temperature=1.0):
     """`KL(π(·|x, y_<t) ‖ π'(·|x, y_<t))` over the whole vocabulary.
 
-    The sum over a completion drawn from π is an unbiased estimate of the KL of
-    sequences, with far less variance than the log-ratio of the completion.
+    The sum over a completion drawn from π is an unbiased estimate of the
+    sequence KL, with far less variance than the completion's log-ratio.
 
     Args:
         logits: float tensor `(..., vocabulary)` of π.
@@ -52,7 +52,7 @@ def token_kls(logits, other_logits, temperature=1.0):
         temperature: float. Divides both. Defaults to 1.
 
     Returns:
-        float32 tensor `(...)`, in nats a token.
+        float32 tensor `(...)`, in nats per token.
     """
     log_probs, other_log_probs = (
         ops.log_softmax(ops.cast(x, "float32") / temperature, axis=-1)
@@ -60,25 +60,3 @@ def token_kls(logits, other_logits, temperature=1.0):
     )
     difference = log_probs - other_log_probs
     return ops.sum(ops.exp(log_probs) * difference, axis=-1)
-
-
-def full_vocabulary_kl_loss(token_kls, token_log_probs, mask):
-    """Loss whose gradient is that of `KL(π ‖ π')` of sequences, tail included.
-
-    `Σ_t [KL_t + log π(y_t) · sg(Σ_{s>t} KL_s)]`: a token changes its own
-    divergence, and by being drawn those of all later tokens. Without the
-    second, the tail term, the gradient is biased.
-
-    Args:
-        token_kls: float tensor `(..., length)` with gradient, see `token_kls`.
-        token_log_probs: float tensor `(..., length)` with gradient.
-        mask: bool tensor `(..., length)`, True for the completion's tokens.
-
-    Returns:
-        float32 tensor `(...)`.
-    """
-    kls = ops.where(mask, token_kls, ops.zeros_like(token_kls))
-    log_probs = ops.where(mask, token_log_probs, ops.zeros_like(kls))
-    total = ops.sum(kls, axis=-1, keepdims=True)
-    tail = ops.stop_gradient(total - ops.cumsum(kls, axis=-1))
-    return ops.sum(kls + log_probs * tail, axis=-1)

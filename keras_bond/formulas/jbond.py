@@ -10,11 +10,11 @@ LOG_16 = math.log(16.0)
 
 
 def is_penalized(rewards, anchor_rewards, tie_breakers=None):
-    """Tells which completions are worse than ALL anchor samples of the prompt.
+    """Which completions are worse than ALL anchor samples of their prompt.
 
-    Without tie-breakers equal rewards are not worse, the strict rule of
-    eq. 17. With them, independent uniform numbers, equal rewards are ordered
-    at random, which makes the completions strictly ordered as theorem 1 asks.
+    Without tie-breakers an equal reward is not worse, as in the strict rule of
+    eq. 17. Tie-breakers, independent uniform numbers, order equal rewards at
+    random, so that completions are strictly ordered as theorem 1 assumes.
 
     Args:
         rewards: float tensor `(batch, samples)`.
@@ -33,15 +33,15 @@ def jbond_reward(penalized):
     """`r_J(y) = -log 16 if r(y) < min(r(y1'), r(y2')) else 0` (eq. 17).
 
     With two anchor samples `E[r_J] = -log 16 (1 - p_le)²`, which equals
-    `log p_le` at the median: `p_le = 1/2`. Eq. 17 has a strict `<`; the `<=`
-    printed once in appendix A.4 is not followed. `pairs_table` is the same for
-    more anchor samples.
+    `log p_le` at the median: `p_le = 1/2`. Eq. 17 has a strict `<`, which is
+    followed here; appendix A.4 prints `<=` once. `pairs_table` in
+    `quantile_tables` generalizes the rule to more anchor samples.
 
     Args:
-        penalised: bool tensor, see `is_penalized`.
+        penalized: bool tensor, see `is_penalized`.
 
     Returns:
-        float32 tensor of the shape of `penalised`.
+        float32 tensor of the shape of `penalized`.
     """
     return -LOG_16 * ops.cast(penalized, "float32")
 
@@ -60,9 +60,9 @@ def best_sample(rewards, tie_breakers=None):
     if tie_breakers is None:
         return ops.argmax(rewards, axis=-1)
     highest = ops.max(rewards, axis=-1, keepdims=True)
-    contenders = ops.equal(rewards, highest)
-    lottery = ops.where(contenders, tie_breakers, -ops.ones_like(tie_breakers))
-    return ops.argmax(lottery, axis=-1)
+    is_highest = ops.equal(rewards, highest)
+    masked = ops.where(is_highest, tie_breakers, -ops.ones_like(tie_breakers))
+    return ops.argmax(masked, axis=-1)
 
 
 def backward_returns(backward_rewards, log_ratios):
@@ -72,7 +72,7 @@ def backward_returns(backward_rewards, log_ratios):
 
     Args:
         backward_rewards: float tensor `(batch, samples)`, an estimate of
-            `(N-1) r_BOND`, see `tie_table` and `log_best_of_n_ratio`.
+            `(N-1) r_BOND`, such as `log_best_of_n_ratio`.
         log_ratios: float tensor `(batch, samples)`, `log π - log π_anchor`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Which tokens of a completion count. Everywhere, `True` means keep."""
+"""Masks of completion tokens, in which `True` means keep."""
 
 from keras import ops
 
@@ -22,13 +22,13 @@ def is_any_of(token_ids, stop_token_ids):
 def completion_mask(completion_ids, stop_token_ids):
     """Marks the tokens of each completion, its end token included.
 
-    The end token is part of the completion: `log π(y)` contains the
-    probability of stopping. What follows it is junk. A completion that was cut
-    at the length limit has no end token, and none is invented.
+    The end token is part of the completion: `log π(y)` includes the
+    probability of stopping. Tokens after it are masked out. A completion that
+    was truncated at the length limit has no end token and is kept whole.
 
     Args:
-        completion_ids: int tensor `(rows, length)`, completions only, no
-            prompt: a stop token inside a prompt ends nothing.
+        completion_ids: int tensor `(rows, length)`, completions only: a
+            stop token inside a prompt ends nothing.
         stop_token_ids: tuple of int.
 
     Returns:
@@ -40,7 +40,7 @@ def completion_mask(completion_ids, stop_token_ids):
 
 
 def is_terminated(completion_ids, stop_token_ids):
-    """Tells which completions reached an end token.
+    """Which completions reached an end token.
 
     Args:
         completion_ids: int tensor `(rows, length)`.

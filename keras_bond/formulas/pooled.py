@@ -1,14 +1,14 @@
-"""All samples of a prompt serve both divergences to the Best-of-2 law.
+"""Pooled estimators: policy and anchor samples serve both divergences, N = 2.
 
-Once `log π` and `log π_anchor` of policy AND anchor samples are known, each
-sample can stand for either law by its balance-heuristic weight (Veach and
-Guibas, "Optimally combining sampling techniques", SIGGRAPH 1995). For N = 2,
+Given `log π` and `log π_anchor` of policy AND anchor samples, each sample can
+represent either distribution by its balance-heuristic weight (Veach and Guibas,
+"Optimally combining sampling techniques", SIGGRAPH 1995). For N = 2,
 where `π_Bo2(y) = 2 π_anchor(y) E_{y'}[1{y' < y} + ½ 1{y' = y}]`.
 """
 
 from keras import ops
 
-from keras_bond.formulas.forward import importance_ratios
+from keras_bond.formulas.forward_kl import importance_ratios
 from keras_bond.formulas.quantile_tables import harmonic_number
 
 
@@ -21,9 +21,9 @@ def wins(rewards):
     Returns:
         float32 tensor `(batch, samples, samples)`.
     """
-    mine, others = ops.expand_dims(rewards, -1), ops.expand_dims(rewards, -2)
-    beats = ops.cast(mine > others, "float32")
-    ties = ops.cast(ops.equal(mine, others), "float32")
+    own, others = ops.expand_dims(rewards, -1), ops.expand_dims(rewards, -2)
+    beats = ops.cast(own > others, "float32")
+    ties = ops.cast(ops.equal(own, others), "float32")
     return (beats + 0.5 * ties) * _others(rewards)
 
 
@@ -34,9 +34,9 @@ def _others(rewards):
 def pooled_forward_coefficients(rewards, log_ratios, num_policy_samples):
     """Coefficients of `∇ log π` that descend `KL(π_Bo2 ‖ π)`, unbiased.
 
-    Each ordered pair of samples estimates the Best-of-2 law, weighted by the
-    density of the mixture that all pairs are drawn from; a control variate
-    of mean 0 is subtracted.
+    Each ordered pair of samples estimates the Best-of-2 distribution, weighted
+    by the density of the mixture that all pairs are drawn from. A control
+    variate of mean 0 is subtracted.
 
     Args:
         rewards: float tensor `(batch, P + k)`, policy samples first.
@@ -49,23 +49,20 @@ def pooled_forward_coefficients(rewards, log_ratios, num_policy_samples):
     n, p = rewards.shape[1], num_policy_samples
     k = n - p
     ratios = importance_ratios(log_ratios)
-    mine, others = ops.expand_dims(ratios, -1), ops.expand_dims(ratios, -2)
-    density = (
-        p * (p - 1) * mine * others + p * k * (mine + others) + k * (k - 1)
-    )
-    # Samples of only one kind leave pairs whose density is the kind's own.
+    own, others = ops.expand_dims(ratios, -1), ops.expand_dims(ratios, -2)
+    density = p * (p - 1) * own * others + p * k * (own + others) + k * (k - 1)
     imitated = ops.sum(2.0 * wins(rewards) / density, axis=-1)
     return imitated - policy_weights(ratios, p) / n
 
 
 def policy_weights(ratios, num_policy_samples):
-    """`n ρ / (P ρ + k)`: how much each sample counts as one of the policy."""
+    """`n ρ / (P ρ + k)`: weight of each sample as a policy sample."""
     n, p = ratios.shape[1], num_policy_samples
     return ops.divide(n * ratios, p * ratios + (n - p))
 
 
 def pooled_returns(rewards, log_ratios, num_policy_samples):
-    """`R = H_c - H_K - log ρ` with counts weighted as anchor samples.
+    """`R = H_c - H_K - log ρ` with weighted counts.
 
     The harmonic log-quantile of a sample among all others, each counting as
     `n / (P ρ + k)` anchor samples.
@@ -98,7 +95,7 @@ def pooled_backward_coefficients(rewards, log_ratios, num_policy_samples, mask):
         rewards: float tensor `(batch, P + k)`, policy samples first.
         log_ratios: float tensor `(batch, P + k)`, `log π - log π_anchor`.
         num_policy_samples: int, P.
-        mask: bool tensor `(batch,)`, False for prompts that dropped out.
+        mask: bool tensor `(batch,)`, False for prompts to ignore.
 
     Returns:
         float32 tensor `(batch, P + k)`.

@@ -1,8 +1,8 @@
-"""What a completion earns for the number of anchor samples that it beats.
+"""Tables of log-quantile estimates by the number of beaten anchor samples.
 
-Each table lists `f[c]`, an estimate of `log p_le` from `c` of `k` anchor
-samples beaten, for `c = 0 ... k`. Only ranks enter, so a strictly increasing
-transform of the rewards changes nothing.
+Each table lists `f[c]`, an estimate of `log p_le` when `c` of `k` anchor
+samples are beaten, for `c = 0 ... k`. It depends on ranks only: a strictly
+increasing transform of the rewards changes nothing.
 """
 
 import math
@@ -15,12 +15,12 @@ LOG_16 = math.log(16.0)
 def monte_carlo_table(k):
     """`f[c] = log(c / k)`, the Monte-Carlo quantile of eq. 10.
 
-    The paper does not say what the logarithm of no sample at all is. Here
-    `c = 0` counts as half a sample, `log(1 / 2k)`, which keeps the mean over
-    anchor samples near its exact value of -1.
+    The paper does not define the logarithm for `c = 0`. Here it counts as half
+    a sample, `log(1 / 2k)`, which keeps the mean over anchor samples near its
+    exact value of -1.
 
     Args:
-        k: int, at least 1. Anchor samples a prompt.
+        k: int, at least 1. Anchor samples per prompt.
 
     Returns:
         list of `k + 1` float.
@@ -35,7 +35,7 @@ def harmonic_table(k):
     `c ~ Binomial(k, u)`. Over anchor samples the mean is `-k / (k + 1)`.
 
     Args:
-        k: int, at least 1. Anchor samples a prompt.
+        k: int, at least 1. Anchor samples per prompt.
 
     Returns:
         list of `k + 1` float.
@@ -48,12 +48,12 @@ def harmonic_table(k):
 def pairs_table(k):
     """`f[c] = -log 16 · C(k-c, 2) / C(k, 2)`: J-BOND's rule over all pairs.
 
-    Eq. 17 penalises a completion that is worse than BOTH of two anchor
+    Eq. 17 penalizes a completion that is worse than BOTH of two anchor
     samples. The mean over all pairs of k samples has the same expectation,
     `-log 16 (1 - p_le)²`, and less variance. For `k = 2` it is eq. 17.
 
     Args:
-        k: int, at least 2. Anchor samples a prompt.
+        k: int, at least 2. Anchor samples per prompt.
 
     Returns:
         list of `k + 1` float.
@@ -62,21 +62,16 @@ def pairs_table(k):
     return [-LOG_16 * math.comb(k - c, 2) / pairs for c in range(k + 1)]
 
 
-def tie_table(table, n, ties):
-    """`F[c][t]`: what `c` beaten and `t` tied anchor samples earn, times N-1.
+def tie_table(table, n):
+    """`F[c][t]`: reward for `c` beaten and `t` tied anchor samples, times N-1.
 
-    - `"midrank"`: a tie is a coin thrown. For N = 2 the mean of `f` over
-      `c + Binomial(t, 1/2)`, exact because `π_Bo2 = π_ref (p_le + p_lt)`; for
-      larger N the log-mean-exp of `(N-1) f` over the places among the tied.
-    - `"strict"`: only a strictly better anchor sample counts against a
-      completion, the printed `<` of eq. 17 and `<=` of eq. 10.
-    - `"random"`: ties are to be broken before, see `count_beaten`; then
-      `t = 0` always.
+    A tie counts as half a win. For N = 2 it is the mean of `f` over
+    `c + Binomial(t, 1/2)`, exact because `π_Bo2 = π_ref (p_le + p_lt)`; for
+    larger N the log-mean-exp of `(N-1) f` over the ranks among the tied.
 
     Args:
         table: list of `k + 1` float, see above.
         n: int, at least 2. Denoted N in the paper.
-        ties: str.
 
     Returns:
         list of `k + 1` lists of `k + 1` float; 0 where `c + t > k`.
@@ -84,24 +79,22 @@ def tie_table(table, n, ties):
     k = len(table) - 1
     return [
         [
-            _tied(table[c : c + t + 1], n, ties) if c + t <= k else 0.0
+            _midrank(table[c : c + t + 1], n) if c + t <= k else 0.0
             for t in range(k + 1)
         ]
         for c in range(k + 1)
     ]
 
 
-def _tied(entries, n, ties):
+def _midrank(entries, n):
     t = len(entries) - 1
-    if ties != "midrank":
-        return (n - 1) * entries[t if ties == "strict" else 0]
     if n == 2:
         return sum(math.comb(t, j) * 0.5**t * f for j, f in enumerate(entries))
     return math.log(sum(math.exp((n - 1) * f) for f in entries) / (t + 1))
 
 
 def count_beaten(rewards, anchor_rewards, tie_breakers=None):
-    """Counts, for each completion, anchor samples beaten and tied with.
+    """Counts the anchor samples that each completion beats and ties with.
 
     Args:
         rewards: float tensor `(batch, samples)`.
@@ -112,16 +105,16 @@ def count_beaten(rewards, anchor_rewards, tie_breakers=None):
     Returns:
         `(beaten, tied)`, int32 tensors `(batch, samples)`.
     """
-    mine = ops.expand_dims(rewards, -1)
-    theirs = ops.expand_dims(anchor_rewards, -2)
-    beats, equals = ops.greater(mine, theirs), ops.equal(mine, theirs)
+    policy = ops.expand_dims(rewards, -1)
+    anchor = ops.expand_dims(anchor_rewards, -2)
+    beats, ties = ops.greater(policy, anchor), ops.equal(policy, anchor)
     if tie_breakers is not None:
-        lots, anchor_lots = tie_breakers
-        luckier = ops.expand_dims(lots, -1) > ops.expand_dims(anchor_lots, -2)
-        beats = ops.logical_or(beats, ops.logical_and(equals, luckier))
-        equals = ops.zeros_like(equals)
+        policy, anchor = tie_breakers
+        wins = ops.expand_dims(policy, -1) > ops.expand_dims(anchor, -2)
+        beats = ops.logical_or(beats, ops.logical_and(ties, wins))
+        ties = ops.zeros_like(ties)
     return tuple(
-        ops.sum(ops.cast(which, "int32"), axis=-1) for which in (beats, equals)
+        ops.sum(ops.cast(which, "int32"), axis=-1) for which in (beats, ties)
     )
 
 

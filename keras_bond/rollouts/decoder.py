@@ -5,7 +5,8 @@ import math
 from keras import ops
 
 from keras_bond import backend
-from keras_bond import formulas
+from keras_bond.formulas import likelihood
+from keras_bond.formulas import masks
 from keras_bond.rollouts import sequences
 from keras_bond.rollouts.network import CacheBuilder
 from keras_bond.rollouts.network import without_head
@@ -107,11 +108,11 @@ class Decoder:
         given = ops.slice(state["token_ids"], (0, index), (rows, 1))[:, 0]
         counts = ops.logical_not(ops.logical_or(in_prompt, state["ended"]))
         token = ops.where(counts, drawn, given)
-        stops = formulas.is_any_of(token, self.stop_token_ids)
+        stops = masks.is_any_of(token, self.stop_token_ids)
         stops = ops.logical_or(stops, position >= last)
         chosen = ops.take_along_axis(logits, drawn[:, None], axis=1)[:, 0]
         log_probs = chosen - normalizers
-        entropies = formulas.token_entropies(logits)
+        entropies = likelihood.token_entropies(logits)
         return {
             **state,
             "token_ids": ops.slice_update(
@@ -130,7 +131,7 @@ class Decoder:
             state["prompt_lengths"],
             self.max_completion_length,
         )
-        mask = formulas.completion_mask(completion_ids, self.stop_token_ids)
+        mask = masks.completion_mask(completion_ids, self.stop_token_ids)
         length = ops.sum(ops.cast(mask, "float32"), axis=-1)
         return {
             "completion_ids": ops.reshape(completion_ids, (*leading, -1)),

@@ -13,7 +13,7 @@ from keras import ops
 from keras import tree
 
 from keras_bond import backend
-from keras_bond import formulas
+from keras_bond.formulas import likelihood
 from keras_bond.rollouts import sequences
 from keras_bond.rollouts import sizes
 
@@ -138,7 +138,7 @@ class Head:
         return self.embedding(hidden, reverse=True)
 
     def token_log_probs(self, hidden, token_ids):
-        """Log-probability of each token, see `formulas.token_log_probs`.
+        """Log-probability of each token, see `likelihood.token_log_probs`.
 
         Args:
             hidden: float tensor `(..., width)`: those that predict the tokens.
@@ -149,7 +149,7 @@ class Head:
         """
 
         def log_probs(part):
-            return formulas.token_log_probs(
+            return likelihood.token_log_probs(
                 self.logits(part["hidden"]), part["ids"], self.temperature
             )
 

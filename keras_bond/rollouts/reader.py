@@ -2,7 +2,8 @@
 
 from keras import ops
 
-from keras_bond import formulas
+from keras_bond.formulas import divergences
+from keras_bond.formulas import likelihood
 from keras_bond.rollouts import network
 from keras_bond.rollouts import sequences
 from keras_bond.rollouts.network import Head
@@ -58,7 +59,7 @@ class Reader:
             float32 tensor `(batch, samples)`, in nats.
         """
         log_probs = self.head.token_log_probs(hidden, inputs["completion_ids"])
-        return formulas.sequence_log_probs(log_probs, inputs["mask"])
+        return likelihood.sequence_log_probs(log_probs, inputs["mask"])
 
     def kls(self, inputs, hidden, other_hidden, other):
         """Exact KL of the policy to another weight set along the completions.
@@ -79,14 +80,14 @@ class Reader:
             logits = self.head.logits(part["hidden"])
             with self.using(other):
                 other_logits = self.head.logits(part["other"])
-            return formulas.token_kls(
+            return divergences.token_kls(
                 logits, other_logits, self.head.temperature
             )
 
         tensors = {"hidden": hidden, "other": other_hidden}
         tensors["ids"] = inputs["completion_ids"]
         kls = self.head.map_tokens(token_kls, tensors)
-        return formulas.sequence_log_probs(kls, inputs["mask"])
+        return likelihood.sequence_log_probs(kls, inputs["mask"])
 
 
 def completion_hidden(
@@ -145,4 +146,4 @@ def completion_log_probs(
     log_probs = Head(policy, temperature).token_log_probs(
         hidden, completion_ids
     )
-    return formulas.sequence_log_probs(log_probs, mask)
+    return likelihood.sequence_log_probs(log_probs, mask)

@@ -6,7 +6,7 @@ its completion at a position of its own; padding comes last.
 
 from keras import ops
 
-from keras_bond import formulas
+from keras_bond.formulas import masks
 
 
 def join(prompt_ids, prompt_lengths, completion_ids):
@@ -110,7 +110,7 @@ def collate(prompt_ids, prompt_lengths, completion_ids, stop_token_ids):
     batch_size, num_samples, length = completion_ids.shape
     rows = ops.reshape(completion_ids, (-1, length))
     lengths = repeat_rows(prompt_lengths, num_samples)
-    mask = formulas.completion_mask(rows, stop_token_ids)
+    mask = masks.completion_mask(rows, stop_token_ids)
     token_ids = join(repeat_rows(prompt_ids, num_samples), lengths, rows)
     ends = lengths + ops.sum(ops.cast(mask, "int32"), axis=1)
     positions = ops.arange(token_ids.shape[1], dtype="int32")
@@ -121,7 +121,7 @@ def collate(prompt_ids, prompt_lengths, completion_ids, stop_token_ids):
     }
     return {
         "completion_ids": completion_ids,
-        "terminated": formulas.is_terminated(completion_ids, stop_token_ids),
+        "terminated": masks.is_terminated(completion_ids, stop_token_ids),
         **{
             name: ops.reshape(tensor, (batch_size, num_samples, -1))
             for name, tensor in described.items()

@@ -18,11 +18,11 @@ from keras import ops
 from keras import tree
 
 from keras_bond import backend
-from keras_bond import formulas
 from keras_bond.arguments import check_count
 from keras_bond.backend import devices
 from keras_bond.backend import parts as parts_lib
 from keras_bond.callbacks import anchor as anchor_rules
+from keras_bond.formulas import averages
 from keras_bond.rewards.reward import DRAWN
 from keras_bond.rewards.reward import Samples
 from keras_bond.training import metrics
@@ -301,7 +301,7 @@ class AnchoredTrainer(PolicyTrainer):
         """
         terms = self.loss_terms(x, y_pred).values()
         loss = sum(weight * losses for weight, losses in terms)
-        return formulas.masked_mean(loss, x["valid"])
+        return averages.masked_mean(loss, x["valid"])
 
     def is_good(self, batch, loss, gradients):
         """Whether a step is taken: all is finite and something was scored."""

@@ -6,9 +6,12 @@ only `loss_terms` differs.
 
 import keras
 
-from keras_bond import formulas
 from keras_bond.arguments import check_count
 from keras_bond.callbacks import AnchorFixed
+from keras_bond.formulas import averages
+from keras_bond.formulas import forward_kl
+from keras_bond.formulas import other_methods
+from keras_bond.formulas import policy_gradient
 from keras_bond.training import checks
 from keras_bond.training.anchored_trainer import AnchoredTrainer
 
@@ -58,7 +61,7 @@ class Reinforce(AnchoredTrainer):
         **kwargs,
     ):
         checks.check_strength("kl_weight", kl_weight)
-        checks.check_one_of("baseline", baseline, formulas.BASELINES)
+        checks.check_one_of("baseline", baseline, averages.BASELINES)
         check_count(
             "num_policy_samples",
             num_policy_samples,
@@ -81,15 +84,15 @@ class Reinforce(AnchoredTrainer):
     def loss_terms(self, batch, outputs):
         """`-mean_i log π(y_i) · sg(R_i - B_i)`."""
         log_probs = outputs["log_probs"]
-        returns = formulas.reinforce_returns(
+        returns = other_methods.reinforce_returns(
             batch["rewards"],
             log_probs - batch["anchor_log_probs"],
             self.kl_weight,
         )
-        advantages = returns - formulas.baseline(
+        advantages = returns - averages.baseline(
             returns, batch["valid"], self.baseline
         )
-        losses = formulas.weighted_likelihood_loss(
+        losses = policy_gradient.weighted_likelihood_loss(
             log_probs, advantages / self.num_policy_samples
         )
         return {"policy_loss": (1.0, losses)}
@@ -159,13 +162,13 @@ class BoNBoN(AnchoredTrainer):
         rewards = batch["rewards"][:, 1:]
         tie_breakers = batch["tie_breakers"][:, 1:]
         n = self.best_of_n
-        best = formulas.best_sample_weights(rewards, n, tie_breakers)
+        best = forward_kl.best_sample_weights(rewards, n, tie_breakers)
         # The same tie-breakers, reversed, so that best and worst always differ.
-        worst = formulas.best_sample_weights(-rewards, n, 1.0 - tie_breakers)
-        contrast = formulas.bonbon_contrast_coefficients(
+        worst = forward_kl.best_sample_weights(-rewards, n, 1.0 - tie_breakers)
+        contrast = other_methods.bonbon_contrast_coefficients(
             best, worst, log_ratios
         )
-        loss = formulas.weighted_likelihood_loss
+        loss = policy_gradient.weighted_likelihood_loss
         return {
             "sft_loss": (self.sft_weight, loss(log_probs, best)),
             "contrast_loss": (

@@ -3,8 +3,10 @@
 import keras
 from keras import ops
 
-from keras_bond import formulas
 from keras_bond.arguments import check_count
+from keras_bond.formulas import jbond
+from keras_bond.formulas import learned_quantiles
+from keras_bond.formulas import policy_gradient
 from keras_bond.training import checks
 from keras_bond.training import estimators
 from keras_bond.training import quantile_model
@@ -182,7 +184,7 @@ class Bond(AnchoredTrainer):
             worse than all of the anchor's, and what the estimator needs.
         """
         policy, anchor = self.estimator.split(batch["rewards"])
-        penalized = formulas.is_penalized(
+        penalized = jbond.is_penalized(
             policy, anchor, self.estimator.split(batch["tie_breakers"])
         )
         return {
@@ -205,7 +207,7 @@ class Bond(AnchoredTrainer):
         log_ratios = ops.stop_gradient(log_probs - batch["anchor_log_probs"])
         forward = self.estimator.forward(batch, outputs, log_ratios)
         backward = self.estimator.backward(batch, outputs, log_ratios)
-        loss = formulas.weighted_likelihood_loss
+        loss = policy_gradient.weighted_likelihood_loss
         beta = self.jeffreys_beta
         terms = {
             "forward_kl_loss": (1.0 - beta, loss(log_probs, forward)),
@@ -215,7 +217,7 @@ class Bond(AnchoredTrainer):
             losses = self._kl_losses(batch, log_probs, log_ratios)
             terms["kl_loss"] = (self.kl_weight, losses)
         if self.learns_quantiles:
-            losses = formulas.quantile_loss(
+            losses = learned_quantiles.quantile_loss(
                 outputs["quantile_logits"], batch["quantile_labels"]
             )
             terms["quantile_loss"] = (1.0, losses)
@@ -227,7 +229,9 @@ class Bond(AnchoredTrainer):
         log_ratios = log_ratios[:, :p]
         if self.estimator.centers_kl:
             log_ratios = log_ratios - self.estimator.baseline(log_ratios, batch)
-        return formulas.score_function_kl_loss(log_probs[:, :p], log_ratios)
+        return policy_gradient.score_function_kl_loss(
+            log_probs[:, :p], log_ratios
+        )
 
     def check_ready(self):
         super().check_ready()

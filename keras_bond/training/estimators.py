@@ -7,7 +7,14 @@ are `-Σ_i sg(c_i) log π(y_i)`. Biases and variances are in docs/estimators.md.
 
 from keras import ops
 
-from keras_bond import formulas
+from keras_bond.formulas import averages
+from keras_bond.formulas import best_of_n
+from keras_bond.formulas import distribution
+from keras_bond.formulas import forward_kl
+from keras_bond.formulas import jbond
+from keras_bond.formulas import learned_quantiles
+from keras_bond.formulas import pooled
+from keras_bond.formulas import quantile_tables
 from keras_bond.rollouts import sequences
 from keras_bond.training import checks
 
@@ -76,7 +83,7 @@ class Estimator:
     def backward(self, batch, outputs, log_ratios):
         """Coefficients that descend `KL(π ‖ π_BoN)`, see `forward`."""
         p = self.num_policy_samples
-        returns = formulas.backward_returns(
+        returns = jbond.backward_returns(
             self.backward_rewards(batch, outputs), log_ratios[:, :p]
         )
         advantages = returns - self.baseline(returns, batch)
@@ -89,7 +96,7 @@ class Estimator:
 
     def baseline(self, values, batch):
         """What is subtracted from values `(batch, P)`, of the same shape."""
-        return formulas.baseline(values, batch["valid"], self.baseline_kind)
+        return averages.baseline(values, batch["valid"], self.baseline_kind)
 
     def split(self, tensor):
         """The policy's and the anchor's part of `(batch, P + k)`."""
@@ -99,9 +106,9 @@ class Estimator:
     def rewards_by_rank(self, batch, table, tie_breakers=None):
         """Looks up the backward reward for anchor samples beaten and tied."""
         policy, anchor = self.split(batch["rewards"])
-        counts = formulas.count_beaten(policy, anchor, tie_breakers)
-        table = formulas.tie_table(table, self.best_of_n, "midrank")
-        return formulas.look_up(table, *counts)
+        counts = quantile_tables.count_beaten(policy, anchor, tie_breakers)
+        table = quantile_tables.tie_table(table, self.best_of_n)
+        return quantile_tables.look_up(table, *counts)
 
 
 class Pooled(Estimator):
@@ -128,12 +135,12 @@ class Pooled(Estimator):
         return {}
 
     def forward(self, batch, outputs, log_ratios):
-        return formulas.pooled_forward_coefficients(
+        return pooled.pooled_forward_coefficients(
             batch["rewards"], log_ratios, self.num_policy_samples
         )
 
     def backward(self, batch, outputs, log_ratios):
-        return formulas.pooled_backward_coefficients(
+        return pooled.pooled_backward_coefficients(
             batch["rewards"],
             log_ratios,
             self.num_policy_samples,
@@ -152,9 +159,9 @@ class ControlVariate(Estimator):
 
     def targets(self, batch):
         _, anchor = self.split(batch["rewards"])
-        table = formulas.harmonic_table(self.num_anchor_samples)
+        table = quantile_tables.harmonic_table(self.num_anchor_samples)
         return {
-            "forward_weights": formulas.best_of_n_weights(
+            "forward_weights": best_of_n.best_of_n_weights(
                 anchor, self.best_of_n
             ),
             "backward_rewards": self.rewards_by_rank(batch, table),
@@ -162,7 +169,7 @@ class ControlVariate(Estimator):
 
     def forward(self, batch, outputs, log_ratios):
         p = self.num_policy_samples
-        coefficients = formulas.control_variate_coefficients(
+        coefficients = forward_kl.control_variate_coefficients(
             batch["forward_weights"], log_ratios[:, p:], batch["valid"]
         )
         return ops.pad(coefficients, [(0, 0), (p, 0)])
@@ -175,8 +182,8 @@ class Learned(ControlVariate):
 
     def targets(self, batch):
         _, anchor = self.split(batch["rewards"])
-        weights = formulas.best_of_n_weights(anchor, self.best_of_n)
-        labels = formulas.quantile_labels(
+        weights = best_of_n.best_of_n_weights(anchor, self.best_of_n)
+        labels = learned_quantiles.quantile_labels(
             batch["rewards"], self.num_policy_samples
         )
         return {"forward_weights": weights, "quantile_labels": labels}
@@ -184,7 +191,7 @@ class Learned(ControlVariate):
     def backward_rewards(self, batch, outputs):
         logits = outputs["quantile_logits"][:, : self.num_policy_samples]
         log_p = ops.log_sigmoid(ops.stop_gradient(logits))
-        return formulas.log_best_of_n_ratio(
+        return distribution.log_best_of_n_ratio(
             log_p[:, :, 0], log_p[:, :, 1], self.best_of_n
         )
 
@@ -202,7 +209,7 @@ class Paper(Estimator):
 
     def table(self):
         """The reward of each number of beaten anchor samples."""
-        return formulas.harmonic_table(self.num_anchor_samples)
+        return quantile_tables.harmonic_table(self.num_anchor_samples)
 
     def targets(self, batch):
         rewards = self.rewards_by_rank(
@@ -214,7 +221,7 @@ class Paper(Estimator):
         n, p = self.best_of_n, self.num_policy_samples
         _, rewards = self.split(batch["rewards"])
         _, tie_breakers = self.split(batch["tie_breakers"])
-        best = formulas.best_sample(rewards[:, :n], tie_breakers[:, :n])
+        best = jbond.best_sample(rewards[:, :n], tie_breakers[:, :n])
         best = ops.cast(best, "int32")[:, None] + p
         policy = ops.arange(p, dtype="int32")[None]
         policy = ops.tile(policy, (best.shape[0], 1))
@@ -234,7 +241,7 @@ class MonteCarlo(Paper):
     name = "monte_carlo"
 
     def table(self):
-        return formulas.monte_carlo_table(self.num_anchor_samples)
+        return quantile_tables.monte_carlo_table(self.num_anchor_samples)
 
     def targets(self, batch):
         rewards = self.rewards_by_rank(batch, self.table())
@@ -258,7 +265,7 @@ class JBondPairs(Paper):
         super().__init__(best_of_n, num_policy_samples, num_anchor_samples)
 
     def table(self):
-        return formulas.pairs_table(self.num_anchor_samples)
+        return quantile_tables.pairs_table(self.num_anchor_samples)
 
 
 BY_NAME = {

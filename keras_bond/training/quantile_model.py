@@ -4,8 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_bond import formulas
 from keras_bond.arguments import check_count
+from keras_bond.formulas import learned_quantiles
 from keras_bond.rollouts import sequences
 from keras_bond.training import checks
 
@@ -193,7 +193,7 @@ def draw_examples(bond, prompts, num_samples, batch_size):
         prompts, num_samples, batch_size, "anchor"
     )
     scored = np.isfinite(rewards).all(axis=1)
-    labels = formulas.quantile_labels(
+    labels = learned_quantiles.quantile_labels(
         ops.convert_to_tensor(rewards[scored]), num_policy_samples=0
     )
     kept = np.repeat(scored, num_samples)

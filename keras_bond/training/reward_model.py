@@ -9,7 +9,7 @@ from keras_bond.arguments import check_count
 from keras_bond.data import lengths
 from keras_bond.data import preferences
 from keras_bond.data import tokenizer as tokenizer_lib
-from keras_bond.formulas import preference_loss
+from keras_bond.formulas import bradley_terry
 from keras_bond.rollouts import sequences
 from keras_bond.training import checks
 from keras_bond.training import saving
@@ -163,7 +163,7 @@ class RewardModel(saving.CompileConfig, keras.Model):
         training=True,
     ):
         """Mean loss of a batch of pairs, with the margins as `y`."""
-        losses = preference_loss(
+        losses = bradley_terry.preference_loss(
             y_pred[:, 0],
             y_pred[:, 1],
             0.0 if y is None else y,

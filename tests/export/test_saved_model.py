@@ -97,7 +97,7 @@ import keras
 import tensorflow as tf
 from keras_bond.export.serving import verify
 sys.path.append("integration/serving")
-import cpp_session
+import server_session
 
 class Model(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec((3,), tf.float32)])
@@ -108,7 +108,7 @@ model = Model()
 tf.saved_model.save(model, sys.argv[1], signatures=model.update)
 for check in (
     lambda: verify.check_operations(sys.argv[1]),
-    lambda: cpp_session.CppSession(sys.argv[1]).run(
+    lambda: server_session.ServerSession(sys.argv[1]).run(
         "serving_default", {"x": [1.0, 2.0, 3.0]}
     ),
 ):

@@ -5,6 +5,7 @@ import pytest
 from keras import ops
 
 from keras_bond import formulas
+from keras_bond.formulas import averages
 
 VALUES = np.random.default_rng(0).normal(size=8).astype("float32")
 MASKS = [
@@ -22,7 +23,7 @@ def mean_of(values):
 @pytest.mark.parametrize("mask", MASKS)
 def test_masked_mean_is_the_mean_of_what_is_kept(mask):
     """Pins: dividing by the batch size, or 0 / 0 where nothing is kept."""
-    result = formulas.masked_mean(VALUES, np.array(mask))
+    result = averages.masked_mean(VALUES, np.array(mask))
     kept = [float(v) for v, keep in zip(VALUES, mask) if keep]
     assert float(result) == pytest.approx(mean_of(kept), rel=1e-5)
 
@@ -31,7 +32,7 @@ def test_masked_mean_is_the_mean_of_what_is_kept(mask):
 def test_leave_one_out_mean_is_the_mean_of_the_others(mask):
     """Pins: a value in its own baseline, or dropped prompts counted."""
     result = ops.convert_to_numpy(
-        formulas.leave_one_out_mean(VALUES, np.array(mask))
+        averages.leave_one_out_mean(VALUES, np.array(mask))
     )
     for i in np.flatnonzero(mask):
         others = [float(VALUES[j]) for j in np.flatnonzero(mask) if j != i]
@@ -44,7 +45,7 @@ def test_junk_in_dropped_prompts_does_not_leak(junk):
     mask = np.array(MASKS[1])
     dirty = np.where(mask, VALUES, junk).astype("float32")
     clean = np.where(mask, VALUES, 0.0).astype("float32")
-    for function in (formulas.masked_mean, formulas.leave_one_out_mean):
+    for function in (averages.masked_mean, averages.leave_one_out_mean):
         result = ops.convert_to_numpy(function(dirty, mask))
         expected = ops.convert_to_numpy(function(clean, mask))
         assert np.isfinite(result).all()
@@ -53,13 +54,13 @@ def test_junk_in_dropped_prompts_does_not_leak(junk):
 
 def test_a_prompt_without_others_has_no_baseline():
     """Pins: a lonely prompt as its own baseline, which teaches nothing."""
-    result = formulas.leave_one_out_mean(
+    result = averages.leave_one_out_mean(
         np.array([3.0, 5.0], "float32"), np.array([True, False])
     )
     assert float(ops.convert_to_numpy(result)[0]) == 0.0
 
 
-@pytest.mark.parametrize("kind", formulas.BASELINES)
+@pytest.mark.parametrize("kind", averages.BASELINES)
 @pytest.mark.parametrize("num_samples", [1, 3])
 def test_baselines_leave_the_sample_out(kind, num_samples):
     """Against loops; a dropped prompt is in no baseline but its own."""

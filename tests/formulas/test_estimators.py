@@ -8,25 +8,31 @@ import pytest
 from keras import ops
 
 from keras_bond import formulas
-from tests.formulas import laws
+from keras_bond.formulas import forward_kl
+from keras_bond.formulas import other_methods
+from keras_bond.formulas import pooled
+from tests.formulas import distributions
 
 
 def rewards_of(kind, tuples):
-    return laws.REWARDS[kind][tuples].astype("float32")
+    return distributions.REWARDS[kind][tuples].astype("float32")
 
 
 def forward_truth(kind, n=2):
     """Ascent of `E_BoN[log π]`: minus the gradient of the forward KL."""
-    return laws.best_of_n_by_brute_force(laws.REWARDS[kind], n) - laws.POLICY
+    return (
+        distributions.best_of_n_by_brute_force(distributions.REWARDS[kind], n)
+        - distributions.POLICY
+    )
 
 
 @pytest.mark.parametrize("k, n", [(2, 2), (3, 2), (3, 3), (4, 2)])
-@pytest.mark.parametrize("kind", laws.REWARDS)
+@pytest.mark.parametrize("kind", distributions.REWARDS)
 def test_order_statistics_are_unbiased(kind, k, n):
     """`E Σ w_i δ_{y_i} = π_BoN`, ties included (eq. 13)."""
-    tuples, chances = laws.all_tuples(0, k)
+    tuples, chances = distributions.all_tuples(0, k)
     weights = formulas.best_of_n_weights(rewards_of(kind, tuples), n)
-    ascent = laws.expected_ascent(
+    ascent = distributions.expected_ascent(
         ops.convert_to_numpy(weights), tuples, chances
     )
     np.testing.assert_allclose(ascent, forward_truth(kind, n), atol=1e-6)
@@ -41,33 +47,33 @@ def test_the_best_sample_is_unbiased(kind, k, n):
     orders, at most 0.5 / √1000 each).
     """
     orders = 1000
-    tuples, chances = laws.all_tuples(0, k)
+    tuples, chances = distributions.all_tuples(0, k)
     lots = np.random.default_rng(0).random((orders, k)).astype("float32")
     rows = np.repeat(tuples, orders, axis=0)
-    weights = formulas.best_sample_weights(
+    weights = forward_kl.best_sample_weights(
         rewards_of(kind, rows), n, np.tile(lots, (len(tuples), 1))
     )
-    ascent = laws.expected_ascent(
+    ascent = distributions.expected_ascent(
         ops.convert_to_numpy(weights), rows, np.repeat(chances / orders, orders)
     )
     tolerance = 1e-6 if kind == "distinct" else 2.5 / np.sqrt(orders)
     np.testing.assert_allclose(ascent, forward_truth(kind, n), atol=tolerance)
 
 
-@pytest.mark.parametrize("kind", laws.REWARDS)
+@pytest.mark.parametrize("kind", distributions.REWARDS)
 def test_the_control_variate_adds_no_bias_and_takes_variance(kind):
     """Its scale comes from another prompt, here a fixed one."""
-    tuples, chances = laws.all_tuples(0, 3)
+    tuples, chances = distributions.all_tuples(0, 3)
     other = np.array([[0, 2, 3]])
     coefficients = []
     for row in tuples:
         batch = np.concatenate([row[None], other])
         weights = formulas.best_of_n_weights(rewards_of(kind, batch), 2)
-        result = formulas.control_variate_coefficients(
-            weights, laws.log_ratios(batch), np.array([True, True])
+        result = forward_kl.control_variate_coefficients(
+            weights, distributions.log_ratios(batch), np.array([True, True])
         )
         coefficients.append(ops.convert_to_numpy(result)[0])
-    ascent = laws.expected_ascent(coefficients, tuples, chances)
+    ascent = distributions.expected_ascent(coefficients, tuples, chances)
     np.testing.assert_allclose(ascent, forward_truth(kind), atol=1e-6)
 
 
@@ -76,24 +82,24 @@ def test_the_scale_is_the_best_one_of_the_other_prompts():
     weights = np.array([[0.5, 0.5], [1, 0], [0, 1]], "float32")
     ratios = np.array([[1.0, 1.0], [0.5, 2.0], [9.0, 9.0]], "float32")
     mask = np.array([True, True, False])
-    scale = formulas.control_variate_scale(weights, ratios, mask)
+    scale = forward_kl.control_variate_scale(weights, ratios, mask)
     expected = [[2 * 0.5 / 4.25], [1.0], [2 * 1.5 / 6.25]]
     np.testing.assert_allclose(ops.convert_to_numpy(scale), expected, rtol=1e-6)
-    alone = formulas.control_variate_scale(
+    alone = forward_kl.control_variate_scale(
         weights, ratios, np.array([True, False, False])
     )
     assert float(alone[0, 0]) == 1.0
 
 
 @pytest.mark.parametrize("p, k", [(1, 2), (2, 1), (2, 2), (3, 0), (0, 3)])
-@pytest.mark.parametrize("kind", laws.REWARDS)
+@pytest.mark.parametrize("kind", distributions.REWARDS)
 def test_the_pooled_forward_part_is_unbiased(kind, p, k):
     """All samples, of either law, stand for the Best-of-2 law."""
-    tuples, chances = laws.all_tuples(p, k)
-    coefficients = formulas.pooled_forward_coefficients(
-        rewards_of(kind, tuples), laws.log_ratios(tuples), p
+    tuples, chances = distributions.all_tuples(p, k)
+    coefficients = pooled.pooled_forward_coefficients(
+        rewards_of(kind, tuples), distributions.log_ratios(tuples), p
     )
-    ascent = laws.expected_ascent(
+    ascent = distributions.expected_ascent(
         ops.convert_to_numpy(coefficients), tuples, chances
     )
     np.testing.assert_allclose(ascent, forward_truth(kind), atol=2e-6)
@@ -101,13 +107,13 @@ def test_the_pooled_forward_part_is_unbiased(kind, p, k):
 
 def test_pooled_weights_stand_for_the_policy():
     """`E Σ ρ̃ f / n = E_π f`: the balance heuristic, by enumeration."""
-    tuples, chances = laws.all_tuples(2, 1)
-    ratios = np.exp(laws.log_ratios(tuples))
-    weights = ops.convert_to_numpy(formulas.policy_weights(ratios, 2)) / 3
-    law = np.zeros(laws.SIZE)
+    tuples, chances = distributions.all_tuples(2, 1)
+    ratios = np.exp(distributions.log_ratios(tuples))
+    weights = ops.convert_to_numpy(pooled.policy_weights(ratios, 2)) / 3
+    law = np.zeros(distributions.SIZE)
     for row, chance, weight in zip(tuples, chances, weights):
         np.add.at(law, row, chance * weight)
-    np.testing.assert_allclose(law, laws.POLICY, atol=1e-6)
+    np.testing.assert_allclose(law, distributions.POLICY, atol=1e-6)
 
 
 def pooled_by_loops(rewards, log_ratios, p):
@@ -152,7 +158,7 @@ def test_the_pooled_backward_part_is_that_of_loops():
     generator = np.random.default_rng(0)
     rewards = generator.integers(0, 3, (6, 5)).astype("float32")
     ratios = generator.normal(0, 0.7, (6, 5)).astype("float32")
-    result = formulas.pooled_backward_coefficients(
+    result = pooled.pooled_backward_coefficients(
         rewards, ratios, 2, np.ones(6, bool)
     )
     np.testing.assert_allclose(
@@ -161,7 +167,7 @@ def test_the_pooled_backward_part_is_that_of_loops():
         rtol=1e-4,
         atol=1e-5,
     )
-    dropped = formulas.pooled_backward_coefficients(
+    dropped = pooled.pooled_backward_coefficients(
         np.concatenate([rewards, 100 * rewards[:1]]),
         np.concatenate([ratios, ratios[:1]]),
         2,
@@ -180,9 +186,9 @@ def test_equal_rewards_teach_nothing():
     mask = np.ones(3, bool)
     weights = formulas.best_of_n_weights(rewards, 2)
     for result in (
-        formulas.control_variate_coefficients(weights, ratios, mask),
-        formulas.pooled_forward_coefficients(rewards, ratios, 2),
-        formulas.pooled_backward_coefficients(rewards, ratios, 2, mask),
+        forward_kl.control_variate_coefficients(weights, ratios, mask),
+        pooled.pooled_forward_coefficients(rewards, ratios, 2),
+        pooled.pooled_backward_coefficients(rewards, ratios, 2, mask),
     ):
         np.testing.assert_allclose(ops.convert_to_numpy(result), 0, atol=1e-6)
 
@@ -194,29 +200,31 @@ def test_far_policies_give_finite_coefficients():
     mask = np.ones(2, bool)
     weights = formulas.best_of_n_weights(rewards, 2)
     for result in (
-        formulas.control_variate_coefficients(weights, ratios, mask),
-        formulas.pooled_forward_coefficients(rewards, ratios, 2),
-        formulas.pooled_backward_coefficients(rewards, ratios, 2, mask),
+        forward_kl.control_variate_coefficients(weights, ratios, mask),
+        pooled.pooled_forward_coefficients(rewards, ratios, 2),
+        pooled.pooled_backward_coefficients(rewards, ratios, 2, mask),
     ):
         assert np.isfinite(ops.convert_to_numpy(result)).all()
 
 
 def test_reinforce_descends_its_regularised_objective():
     """`∇ E[r] - β ∇ KL(π ‖ π_ref)`, exactly (section 6 of the paper)."""
-    tuples, chances = laws.all_tuples(1, 0)
-    ratios = laws.log_ratios(tuples)
+    tuples, chances = distributions.all_tuples(1, 0)
+    ratios = distributions.log_ratios(tuples)
     rewards = rewards_of("distinct", tuples)
-    returns = formulas.reinforce_returns(rewards, ratios, 0.3)
-    ascent = laws.expected_ascent(
+    returns = other_methods.reinforce_returns(rewards, ratios, 0.3)
+    ascent = distributions.expected_ascent(
         ops.convert_to_numpy(returns), tuples, chances
     )
 
     def objective(logits):
-        p = laws.softmax(logits)
-        return p @ laws.REWARDS["distinct"] - 0.3 * p @ np.log(p / laws.ANCHOR)
+        p = distributions.softmax(logits)
+        return p @ distributions.REWARDS["distinct"] - 0.3 * p @ np.log(
+            p / distributions.ANCHOR
+        )
 
     steps = 1e-5 * np.eye(4)
-    start = np.log(laws.POLICY)
+    start = np.log(distributions.POLICY)
     truth = [
         (objective(start + s) - objective(start - s)) / 2e-5 for s in steps
     ]
@@ -232,7 +240,7 @@ def test_the_margin_of_bonbon_is_that_of_best_of_n(n):
     uniforms = np.random.default_rng(n).random((200_000, n))
     gaps = (n - 1) * np.log(uniforms.max(axis=1) / uniforms.min(axis=1))
     error = 5 * gaps.std() / np.sqrt(len(gaps))
-    assert abs(gaps.mean() - formulas.bonbon_margin(n)) < error
+    assert abs(gaps.mean() - other_methods.bonbon_margin(n)) < error
 
 
 def test_bonbon_contrast_is_the_slope_of_its_square():
@@ -241,8 +249,8 @@ def test_bonbon_contrast_is_the_slope_of_its_square():
         np.eye(3, dtype="float32")[[0]],
         np.eye(3, dtype="float32")[[2]],
     )
-    result = formulas.bonbon_contrast_coefficients(best, worst, ratios)
-    margin = formulas.bonbon_margin(3)
+    result = other_methods.bonbon_contrast_coefficients(best, worst, ratios)
+    margin = other_methods.bonbon_margin(3)
     slope = 2 * (margin - (0.3 - 0.5))
     np.testing.assert_allclose(
         ops.convert_to_numpy(result), [[slope, 0.0, -slope]], rtol=1e-5

@@ -8,6 +8,7 @@ import pytest
 from keras import ops
 
 from keras_bond import formulas
+from keras_bond.formulas import jbond
 
 
 def penalised(rewards, anchor_rewards, *tie_breakers):
@@ -23,7 +24,7 @@ def penalised(rewards, anchor_rewards, *tie_breakers):
 
 
 def best(rewards, *tie_breakers):
-    result = formulas.best_sample(np.array(rewards, "float32"), *tie_breakers)
+    result = jbond.best_sample(np.array(rewards, "float32"), *tie_breakers)
     return ops.convert_to_numpy(result)
 
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_bond import formulas
+from keras_bond.formulas import masks
 
 END, TURN = 1, 7
 
 
 def mask_of(ids, stops=(END, TURN)):
-    return ops.convert_to_numpy(formulas.completion_mask(np.array(ids), stops))
+    return ops.convert_to_numpy(masks.completion_mask(np.array(ids), stops))
 
 
 def test_the_end_token_counts_and_what_follows_it_does_not():
@@ -64,5 +64,5 @@ def test_mask_agrees_with_a_loop_on_random_completions():
 )
 def test_is_terminated_tells_ended_from_cut(row, ended):
     """Pins: a completion that ends with its very last token counted as cut."""
-    result = formulas.is_terminated(np.array([row]), (END, TURN))
+    result = masks.is_terminated(np.array([row]), (END, TURN))
     assert ops.convert_to_numpy(result).tolist() == [ended]

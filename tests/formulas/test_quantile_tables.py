@@ -9,43 +9,46 @@ import scipy.special
 from keras import ops
 
 from keras_bond import formulas
-from tests.formulas import laws
+from keras_bond.formulas import quantile_tables
+from tests.formulas import distributions
 
 TABLES = {
-    "harmonic": formulas.harmonic_table,
-    "pairs": formulas.pairs_table,
+    "harmonic": quantile_tables.harmonic_table,
+    "pairs": quantile_tables.pairs_table,
     "monte_carlo": formulas.monte_carlo_table,
 }
 
 
 def expected_reward(tie_table, rewards, k):
     """Mean over all k-tuples of anchor samples, for each completion."""
-    tuples, chances = laws.all_tuples(0, k)
-    counts = formulas.count_beaten(
+    tuples, chances = distributions.all_tuples(0, k)
+    counts = quantile_tables.count_beaten(
         np.tile(rewards, (len(tuples), 1)).astype("float32"),
         rewards[tuples].astype("float32"),
     )
-    return chances @ ops.convert_to_numpy(formulas.look_up(tie_table, *counts))
+    return chances @ ops.convert_to_numpy(
+        quantile_tables.look_up(tie_table, *counts)
+    )
 
 
 @pytest.mark.parametrize("k", [2, 3])
-@pytest.mark.parametrize("kind", laws.REWARDS)
+@pytest.mark.parametrize("kind", distributions.REWARDS)
 def test_midrank_tables_have_the_exact_expectation(kind, k):
     """With u the mid-rank (p_le + p_lt) / 2, which is exact at N = 2.
 
     Harmonic: `-Σ_{m<=k} (1-u)^m / m`; pairs: `-log 16 (1-u)²`. Pins: ties
     thrown to one side, a series one term short, a factor at one half.
     """
-    rewards = laws.REWARDS[kind]
-    p_le = np.array([laws.ANCHOR[rewards <= r].sum() for r in rewards])
-    p_lt = np.array([laws.ANCHOR[rewards < r].sum() for r in rewards])
+    rewards = distributions.REWARDS[kind]
+    p_le = np.array([distributions.ANCHOR[rewards <= r].sum() for r in rewards])
+    p_lt = np.array([distributions.ANCHOR[rewards < r].sum() for r in rewards])
     miss = 1 - (p_le + p_lt) / 2
     expected = {
         "harmonic": -sum(miss**m / m for m in range(1, k + 1)),
         "pairs": -math.log(16) * miss**2,
     }
     for name, exact in expected.items():
-        table = formulas.tie_table(TABLES[name](k), 2, "midrank")
+        table = quantile_tables.tie_table(TABLES[name](k), 2)
         result = expected_reward(table, rewards, k)
         np.testing.assert_allclose(result, exact, rtol=1e-5, atol=1e-6)
 
@@ -53,17 +56,17 @@ def test_midrank_tables_have_the_exact_expectation(kind, k):
 def test_pairs_of_two_are_the_reward_of_jbond():
     """Eq. 17 is this table's k = 2."""
     np.testing.assert_allclose(
-        formulas.pairs_table(2), [-math.log(16), 0.0, 0.0]
+        quantile_tables.pairs_table(2), [-math.log(16), 0.0, 0.0]
     )
     reward = formulas.jbond_reward(np.array([True, False, False]))
     np.testing.assert_allclose(
-        ops.convert_to_numpy(reward), formulas.pairs_table(2), rtol=1e-6
+        ops.convert_to_numpy(reward), quantile_tables.pairs_table(2), rtol=1e-6
     )
 
 
 def test_harmonic_over_anchor_samples_has_mean_minus_k_over_k_plus_1():
     for k in (2, 4, 16):
-        assert np.mean(formulas.harmonic_table(k)) == pytest.approx(
+        assert np.mean(quantile_tables.harmonic_table(k)) == pytest.approx(
             -k / (k + 1)
         )
 
@@ -76,46 +79,43 @@ def test_monte_carlo_is_equation_10_and_none_beaten_counts_one_half():
 
 
 @pytest.mark.parametrize("n", [2, 4])
-def test_strict_ties_count_as_beaten_and_random_ones_not_at_all(n):
-    table = formulas.harmonic_table(4)
-    strict = formulas.tie_table(table, n, "strict")
-    random = formulas.tie_table(table, n, "random")
-    for c, t in itertools.product(range(5), range(5)):
-        if c + t <= 4:
-            assert strict[c][t] == pytest.approx((n - 1) * table[c + t])
-        assert random[c][0] == pytest.approx((n - 1) * table[c])
+def test_without_ties_a_table_is_only_scaled(n):
+    table = quantile_tables.harmonic_table(4)
+    result = quantile_tables.tie_table(table, n)
+    for c in range(5):
+        assert result[c][0] == pytest.approx((n - 1) * table[c])
 
 
-def test_midrank_for_larger_n_is_the_log_mean_exp_over_places():
-    """The place among t tied is uniform, and exp((N-1) f) is what counts."""
-    table = formulas.harmonic_table(5)
-    result = formulas.tie_table(table, 4, "midrank")
+def test_midrank_for_larger_n_is_the_log_mean_exp_over_ranks():
+    """The rank among t tied is uniform, and exp((N-1) f) is what counts."""
+    table = quantile_tables.harmonic_table(5)
+    result = quantile_tables.tie_table(table, 4)
     places = np.exp(3 * np.array(table[1:5]))
     assert result[1][3] == pytest.approx(np.log(places.mean()))
 
 
 def test_counts_are_those_of_loops():
-    """Lots order the tied, and change nothing else."""
+    """Tie-breakers order the tied, and change nothing else."""
     generator = np.random.default_rng(0)
     mine = generator.integers(0, 3, (50, 2)).astype("float32")
     anchors = generator.integers(0, 3, (50, 4)).astype("float32")
-    lots = generator.random((50, 2)), generator.random((50, 4))
-    plain = formulas.count_beaten(mine, anchors)
-    broken = formulas.count_beaten(
-        mine, anchors, tuple(lot.astype("float32") for lot in lots)
+    tie_breakers = generator.random((50, 2)), generator.random((50, 4))
+    plain = quantile_tables.count_beaten(mine, anchors)
+    broken = quantile_tables.count_beaten(
+        mine, anchors, tuple(x.astype("float32") for x in tie_breakers)
     )
     for i, j in itertools.product(range(50), range(2)):
         assert plain[0][i, j] == sum(a < mine[i, j] for a in anchors[i])
         assert plain[1][i, j] == sum(a == mine[i, j] for a in anchors[i])
-        keys = zip(anchors[i], lots[1][i])
-        beaten = sum(key < (mine[i, j], lots[0][i, j]) for key in keys)
+        keys = zip(anchors[i], tie_breakers[1][i])
+        beaten = sum(key < (mine[i, j], tie_breakers[0][i, j]) for key in keys)
         assert broken[0][i, j] == beaten and broken[1][i, j] == 0
 
 
 def test_harmonic_numbers_of_real_numbers():
     """Against SciPy's digamma, and the sum for integers."""
     x = np.array([0, 1e-3, 0.5, 1, 2, 3.7, 10, 63.5, 1000], "float32")
-    result = ops.convert_to_numpy(formulas.harmonic_number(x))
+    result = ops.convert_to_numpy(quantile_tables.harmonic_number(x))
     exact = scipy.special.digamma(x.astype("float64") + 1) + np.euler_gamma
     np.testing.assert_allclose(result, exact, rtol=2e-6, atol=2e-6)
 
@@ -123,7 +123,9 @@ def test_harmonic_numbers_of_real_numbers():
 @pytest.mark.parametrize("kind", ["distinct", "tied"])
 def test_labels_leave_a_sample_out_of_its_own_quantile(kind):
     """Pins: an anchor sample counted against itself; le and lt swapped."""
-    rewards = laws.REWARDS[kind][[0, 1, 2, 3, 2]][None].astype("float32")
+    rewards = distributions.REWARDS[kind][[0, 1, 2, 3, 2]][None].astype(
+        "float32"
+    )
     labels = ops.convert_to_numpy(formulas.quantile_labels(rewards, 2))
     for i in range(5):
         others = [rewards[0, j] for j in range(2, 5) if j != i]

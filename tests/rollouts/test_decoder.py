@@ -6,8 +6,8 @@ import pytest
 from keras import ops
 from keras import tree
 
-from keras_bond import formulas
 from keras_bond import rollouts
+from keras_bond.formulas import masks
 from keras_bond.rollouts.decoder import inverse_cdf_sample
 from tests.numeric import chi_square_p_value
 from tests.tiny import make_policy
@@ -39,7 +39,7 @@ def parallel_log_probs(policy, draws, num_samples, temperature, stops=STOPS):
         ops.repeat(prompts, num_samples, axis=0),
         ops.repeat(lengths, num_samples, axis=0),
         ids,
-        formulas.completion_mask(ids, stops),
+        masks.completion_mask(ids, stops),
         temperature,
     )
     return ops.convert_to_numpy(log_probs).reshape(4, num_samples)

@@ -13,6 +13,7 @@ import pytest
 from keras import ops
 
 import keras_bond
+from keras_bond.formulas import pooled
 from tests.numeric import gradient
 from tests.tiny import length_reward
 from tests.tiny import make_policy
@@ -218,10 +219,8 @@ def test_pooled_parts_are_weighed_by_beta_and_masked(policy):
     log_probs = np.random.default_rng(8).normal(-5, 0.5, (BATCH, P + K))
     ratios = (log_probs - batch["anchor_log_probs"]).astype("float32")
     bond = make_bond(policy, estimator="pooled", jeffreys_beta=0.3)
-    forward = keras_bond.formulas.pooled_forward_coefficients(
-        batch["rewards"], ratios, P
-    )
-    backward = keras_bond.formulas.pooled_backward_coefficients(
+    forward = pooled.pooled_forward_coefficients(batch["rewards"], ratios, P)
+    backward = pooled.pooled_backward_coefficients(
         batch["rewards"], ratios, P, batch["valid"]
     )
     mixed = 0.7 * ops.convert_to_numpy(forward)

@@ -22,8 +22,14 @@ def test_a_step_enters_few_files():
     entered = set()
 
     def watch(frame, event, argument):
-        path = pathlib.Path(frame.f_code.co_filename)
-        if event == "call" and path.is_relative_to(PACKAGE):
+        path, name = (
+            pathlib.Path(frame.f_code.co_filename),
+            frame.f_code.co_name,
+        )
+        is_ours = path.is_relative_to(PACKAGE)
+        # PyTorch sets attributes of the trainer during a step.
+        sets = frame.f_code.co_name == "__setattr__"
+        if event == "call" and is_ours and not sets:
             entered.add(path.relative_to(PACKAGE))
 
     class Watched(keras_bond.JBond):
@@ -44,7 +50,7 @@ def test_a_step_enters_few_files():
     bond.compile(keras.optimizers.SGD(1e-6))
     bond.fit(PROMPTS[:2], batch_size=2, verbose=0)
     others = {p for p in entered if p.parts[0] not in ("formulas", "backend")}
-    assert len(others) <= 15, sorted(others)
+    assert len(others) <= 15, " ".join(sorted(map(str, others)))
     trainers = {p for p in others if p.stem in TRAINERS}
     assert len(trainers) <= 3, sorted(trainers)
     assert {"anchored_trainer", "bond"} <= {p.stem for p in trainers}

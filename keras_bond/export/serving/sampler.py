@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_bond import formulas
+from keras_bond.formulas import masks
 from keras_bond.rollouts.decoder import inverse_cdf_sample
 
 
@@ -42,7 +42,7 @@ class RowSampler:
             drawn = ops.where(ended, ops.zeros_like(drawn), drawn)
             here = ops.logical_and(columns == index, ops.logical_not(mask))
             token_ids = ops.where(here, drawn[:, None], token_ids)
-            ends = formulas.is_any_of(drawn, self.stop_token_ids)
+            ends = masks.is_any_of(drawn, self.stop_token_ids)
             ends = ops.logical_or(ends, position + 1 >= self.uniforms.shape[1])
             ends = ops.logical_and(ends, position >= 0)
             return token_ids, cache, index + 1, ops.logical_or(ended, ends)

@@ -3,10 +3,11 @@
 import tensorflow as tf
 from keras import ops
 
-from keras_bond import formulas
 from keras_bond import rollouts
 from keras_bond.export.serving.sampler import RowSampler
 from keras_bond.export.serving.text import GraphText
+from keras_bond.formulas import likelihood
+from keras_bond.formulas import masks
 from keras_bond.rollouts import sequences
 
 
@@ -167,7 +168,7 @@ class Signatures:
         token_ids = self.policy.generate_step(inputs, None)["token_ids"]
         places = lengths[:, None] + tf.range(self.max_new_tokens)[None, :]
         drawn = tf.gather(token_ids, places, batch_dims=1)
-        mask = formulas.completion_mask(drawn, self.stop_token_ids)
+        mask = masks.completion_mask(drawn, self.stop_token_ids)
         drawn = tf.where(mask, drawn, 0)
         return drawn, tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)
 
@@ -189,8 +190,8 @@ class Signatures:
             self.policy, ids[None], length[None], completion_ids, mask
         )
         logits = rollouts.Head(self.policy).logits(hidden)
-        log_probs = formulas.sequence_log_probs(
-            formulas.token_log_probs(logits, completion_ids), mask
+        log_probs = likelihood.sequence_log_probs(
+            likelihood.token_log_probs(logits, completion_ids), mask
         )
         following = tf.cast(logits[0, completion_length], tf.float32)
         stops = tf.gather(following, self.stop_token_ids)

@@ -12,6 +12,7 @@ import pytest
 from keras import ops
 
 from keras_bond import formulas
+from keras_bond.formulas import jbond
 from tests.numeric import gradient
 
 LOGITS = np.array([0.3, -0.6, 0.9, 0.1])
@@ -69,7 +70,7 @@ def test_forward_loss_on_best_of_two_descends_the_forward_kl():
 
     Sums over all pairs of anchor samples, each imitated by `best_sample`.
     """
-    picks = formulas.best_sample(ops.array(REWARDS[PAIRS]))
+    picks = jbond.best_sample(ops.array(REWARDS[PAIRS]))
     best = PAIRS[np.arange(16), ops.convert_to_numpy(picks)].astype("int32")
     pair_law = ANCHOR[PAIRS].prod(axis=1)
 

@@ -5,6 +5,7 @@ import pytest
 from keras import ops
 
 from keras_bond import formulas
+from keras_bond.formulas import likelihood
 from tests.numeric import gradient
 
 LOGITS = np.random.default_rng(0).normal(size=(3, 4, 50)) * 5
@@ -75,7 +76,7 @@ def test_junk_behind_the_end_has_no_gradient():
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 3.0])
 def test_entropies_are_those_of_the_tempered_softmax(temperature):
     """Pins: a dropped minus, or the entropy of another temperature."""
-    result = formulas.token_entropies(LOGITS.astype("float32"), temperature)
+    result = likelihood.token_entropies(LOGITS.astype("float32"), temperature)
     log_probs = log_softmax(LOGITS / temperature)
     expected = -(np.exp(log_probs) * log_probs).sum(-1)
     np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
@@ -84,5 +85,5 @@ def test_entropies_are_those_of_the_tempered_softmax(temperature):
 def test_entropy_of_a_uniform_and_of_a_certain_token():
     """Pins: bits instead of nats."""
     logits = np.array([[0.0] * 8, [100.0] + [0.0] * 7], "float32")
-    result = formulas.token_entropies(logits)
+    result = likelihood.token_entropies(logits)
     np.testing.assert_allclose(result, [np.log(8), 0.0], atol=1e-5)

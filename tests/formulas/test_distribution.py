@@ -5,7 +5,7 @@ import pytest
 from keras import ops
 
 from keras_bond import formulas
-from tests.formulas import laws
+from tests.formulas import distributions
 
 
 def log(values):
@@ -14,16 +14,16 @@ def log(values):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
-@pytest.mark.parametrize("kind", laws.REWARDS)
+@pytest.mark.parametrize("kind", distributions.REWARDS)
 def test_the_law_is_that_of_the_best_of_n_draws(kind, n):
     """Pins: p_le and p_lt swapped, N - 1 for N, ties left out of factor B."""
-    rewards = laws.REWARDS[kind]
-    law = formulas.best_of_n_law(
-        laws.ANCHOR.astype("float32"), rewards.astype("float32"), n
+    rewards = distributions.REWARDS[kind]
+    law = formulas.best_of_n_distribution(
+        distributions.ANCHOR.astype("float32"), rewards.astype("float32"), n
     )
     np.testing.assert_allclose(
         ops.convert_to_numpy(law),
-        laws.best_of_n_by_brute_force(rewards, n),
+        distributions.best_of_n_by_brute_force(rewards, n),
         atol=2e-6,
     )
 
@@ -62,18 +62,20 @@ def test_the_ratio_tends_to_n_in_the_continuous_limit():
 @pytest.mark.parametrize("kind", ["distinct", "tied"])
 def test_the_optimum_of_the_bond_reward_is_best_of_n(kind, n):
     """`∝ π_ref exp(r_BOND / β_BOND)`, β_BOND = 1/(N-1) (eqs. 8 and 9)."""
-    rewards = laws.REWARDS[kind]
+    rewards = distributions.REWARDS[kind]
     p_le, p_lt = (
         log(np.maximum(q, 1e-30))
         for q in (
-            [laws.ANCHOR[rewards <= r].sum() for r in rewards],
-            [laws.ANCHOR[rewards < r].sum() for r in rewards],
+            [distributions.ANCHOR[rewards <= r].sum() for r in rewards],
+            [distributions.ANCHOR[rewards < r].sum() for r in rewards],
         )
     )
     reward = ops.convert_to_numpy(formulas.bond_reward(p_le, p_lt, n))
-    law = laws.ANCHOR * np.exp(reward * (n - 1))
+    law = distributions.ANCHOR * np.exp(reward * (n - 1))
     np.testing.assert_allclose(
-        law / law.sum(), laws.best_of_n_by_brute_force(rewards, n), atol=1e-5
+        law / law.sum(),
+        distributions.best_of_n_by_brute_force(rewards, n),
+        atol=1e-5,
     )
     short = formulas.bond_reward(p_le, p_lt, n, second_term=False)
     np.testing.assert_array_equal(ops.convert_to_numpy(short), p_le)

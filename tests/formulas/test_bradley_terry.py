@@ -3,7 +3,7 @@
 import numpy as np
 from keras import ops
 
-from keras_bond.formulas import preferences
+from keras_bond.formulas import bradley_terry
 
 
 def test_the_loss_is_that_of_bradley_and_terry():
@@ -14,7 +14,7 @@ def test_the_loss_is_that_of_bradley_and_terry():
     likelihoods = 1 / (1 + np.exp(-(chosen - rejected - margins)))
     expected = -np.log(likelihoods) + 0.1 * (chosen + rejected) ** 2
     tensors = (ops.array(x.astype("float32")) for x in (chosen, rejected))
-    losses = preferences.preference_loss(
+    losses = bradley_terry.preference_loss(
         *tensors, ops.array(margins.astype("float32")), 0.1
     )
     np.testing.assert_allclose(
@@ -26,7 +26,7 @@ def test_a_margin_asks_for_more():
     """A pair that leads by less than its margin costs more than log 2."""
     chosen, rejected = ops.array([1.0]), ops.array([0.5])
     losses = [
-        float(preferences.preference_loss(chosen, rejected, margin)[0])
+        float(bradley_terry.preference_loss(chosen, rejected, margin)[0])
         for margin in (0.0, 0.5, 1.0)
     ]
     assert losses[0] < np.log(2) < losses[2]

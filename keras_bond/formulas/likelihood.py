@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens and of completions, always in float32."""
+"""Log-probabilities of tokens and completions, in float32."""
 
 from keras import ops
 
@@ -6,9 +6,8 @@ from keras import ops
 def token_log_probs(logits, token_ids, temperature=1.0):
     """Log-probability of each token under its logits.
 
-    `log softmax(logits / T)[token]`. The temperature belongs here as much as
-    in the sampler: ratios of probabilities mean nothing unless they are those
-    of the law that was sampled.
+    `log softmax(logits / T)[token]`, with the temperature of the sampler:
+    probability ratios must be those of the distribution that was sampled.
 
     Args:
         logits: float tensor `(..., vocabulary)`.
@@ -19,17 +18,17 @@ def token_log_probs(logits, token_ids, temperature=1.0):
         float32 tensor `(...)`, in nats.
     """
     logits = ops.cast(logits, "float32") / temperature
-    # Floats, for what has a gradient written out takes no other arguments.
+    # `custom_gradient` takes float arguments only.
     token_ids = ops.expand_dims(ops.cast(token_ids, "float32"), -1)
     return _log_softmax_at(logits, token_ids)
 
 
 @ops.custom_gradient
 def _log_softmax_at(logits, token_ids):
-    """`log softmax(logits)[token]`, with its gradient written out.
+    """`log softmax(logits)[token]` with a gradient of its own.
 
-    That of a gather, and what a softmax keeps for its own, would each be
-    another array of the size of the logits.
+    The automatic gradient keeps the softmax and scatters the gather, each one
+    more array of the size of the logits.
     """
     normalizers = ops.logsumexp(logits, axis=-1, keepdims=True)
     chosen = ops.take_along_axis(logits, ops.cast(token_ids, "int32"), axis=-1)
@@ -40,8 +39,8 @@ def _log_softmax_at(logits, token_ids):
         vocabulary = ops.arange(logits.shape[-1], dtype="float32")
         is_chosen = ops.cast(ops.equal(vocabulary, token_ids), "float32")
         probabilities = ops.exp(logits - normalizers)
-        of_logits = upstream[..., None] * (is_chosen - probabilities)
-        return of_logits, ops.zeros_like(token_ids)
+        logits_gradient = upstream[..., None] * (is_chosen - probabilities)
+        return logits_gradient, ops.zeros_like(token_ids)
 
     return (chosen - normalizers)[..., 0], gradient
 

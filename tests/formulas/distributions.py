@@ -1,4 +1,4 @@
-"""Small listed laws, and expectations over all ways to sample from them.
+"""Small listed distributions, and expectations over all of their samples.
 
 A policy of four completions is a softmax of logits: the ascent direction of
 `Σ_i c_i log π(y_i)` is `Σ_i c_i (e_{y_i} - π)`, summed over all tuples of
@@ -27,15 +27,15 @@ POLICY = softmax(np.array([0.6, 0.2, -0.1, 0.4]))
 
 
 def best_of_n_by_brute_force(rewards, n):
-    """Law of the best of n draws of the anchor, ties broken uniformly."""
-    law = np.zeros(SIZE)
+    """`π_BoN` of n draws of the anchor, ties broken uniformly."""
+    probs = np.zeros(SIZE)
     for picks in itertools.product(range(SIZE), repeat=n):
         chance = ANCHOR[list(picks)].prod()
         highest = max(rewards[i] for i in picks)
         winners = [i for i in picks if rewards[i] == highest]
         for winner in winners:
-            law[winner] += chance / len(winners)
-    return law
+            probs[winner] += chance / len(winners)
+    return probs
 
 
 def all_tuples(num_policy_samples, num_anchor_samples):

@@ -1,10 +1,10 @@
-"""Losses of preference pairs."""
+"""The loss of preference pairs."""
 
 from keras import ops
 
 
 def preference_loss(chosen, rejected, margin=0.0, center_coefficient=0.0):
-    """`-log σ(r_c - r_r - m) + λ (r_c + r_r)²`: Bradley-Terry, centred.
+    """`-log σ(r_c - r_r - m) + λ (r_c + r_r)²`: Bradley-Terry, centered.
 
     The probability that `chosen` is preferred is `σ(r_c - r_r)` (Bradley &
     Terry, 1952). A margin `m` asks for more where the preference is clearer
@@ -22,5 +22,5 @@ def preference_loss(chosen, rejected, margin=0.0, center_coefficient=0.0):
         float tensor `(pairs,)`.
     """
     lead = chosen - rejected - ops.cast(margin, chosen.dtype)
-    centre = center_coefficient * ops.square(chosen + rejected)
-    return ops.softplus(-lead) + centre
+    center = center_coefficient * ops.square(chosen + rejected)
+    return ops.softplus(-lead) + center

@@ -1,15 +1,15 @@
-"""What a quantile model learns from, and its loss (appendix B.1 of BOND)."""
+"""Labels and loss of a quantile model (appendix B.1 of BOND)."""
 
 from keras import ops
 
 
 def quantile_labels(rewards, num_policy_samples):
-    """Shares of the other anchor samples that are not above, and below.
+    """Shares of the other anchor samples not above, and below, each sample.
 
     `1{r(y') <= r(y)}` of eq. 25 (BOND, Sessa et al., ICLR 2025, arXiv
     2407.14622), averaged over all anchor samples y' but y itself: the same
-    expectation with less variance than one of them. The second label, with
-    `<`, is what ties need.
+    expectation as one of them, with less variance. Ties need the second label,
+    with `<`.
 
     Args:
         rewards: float tensor `(batch, P + k)`, policy samples first, k at
@@ -20,14 +20,14 @@ def quantile_labels(rewards, num_policy_samples):
         float32 tensor `(batch, P + k, 2)`: estimates of `p_le` and `p_lt`.
     """
     p, n = num_policy_samples, rewards.shape[1]
-    mine = ops.expand_dims(rewards, -1)
+    own = ops.expand_dims(rewards, -1)
     anchors = ops.expand_dims(rewards[:, p:], -2)
-    # Not compared with itself: ones but on the diagonal of anchor samples.
+    # An anchor sample is not compared with itself.
     counts = 1.0 - ops.eye(n, n - p, k=-p, dtype="float32")
     shares = [
         ops.sum(ops.cast(event, "float32") * counts, axis=-1)
         / ops.sum(counts, axis=-1)
-        for event in (anchors <= mine, anchors < mine)
+        for event in (anchors <= own, anchors < own)
     ]
     return ops.stack(shares, axis=-1)
 

@@ -1,11 +1,11 @@
-"""The exact Best-of-N law of a policy whose completions can be listed.
+"""The exact Best-of-N distribution of a policy with listed completions.
 
 Source: BOND (Sessa et al., ICLR 2025, arXiv 2407.14622), theorem 1 and eq. 8.
 """
 
 from keras import ops
 
-# Rounding must not let p_lt reach p_le, where the law is 0/0: its limit is N.
+# Rounding must not let p_lt reach p_le, where the ratio is 0/0: its limit is N.
 NEARLY_EQUAL = -1e-6
 TINY = 1e-30
 
@@ -20,20 +20,19 @@ def quantiles(probs, rewards):
     Returns:
         `(p_le, p_lt)`, float tensors `(..., completions)`.
     """
-    mine = ops.expand_dims(rewards, -1)
+    own = ops.expand_dims(rewards, -1)
     others = ops.expand_dims(rewards, -2)
     weights = ops.expand_dims(probs, -2)
-    p_le = ops.sum(ops.where(others <= mine, weights, 0.0), axis=-1)
-    p_lt = ops.sum(ops.where(others < mine, weights, 0.0), axis=-1)
+    p_le = ops.sum(ops.where(others <= own, weights, 0.0), axis=-1)
+    p_lt = ops.sum(ops.where(others < own, weights, 0.0), axis=-1)
     return p_le, p_lt
 
 
 def log_best_of_n_ratio(log_p_le, log_p_lt, n):
     """`log(π_BoN / π_ref) = log[(p_le^N - p_lt^N) / (p_le - p_lt)]`.
 
-    Theorem 1 with ties broken uniformly at random; where rewards order the
-    completions strictly it is the printed
-    `p_le^(N-1) · Σ_{i=1..N} (p_lt/p_le)^(i-1)`. Any real N of at least 1.
+    Theorem 1 with ties broken uniformly at random. It equals the paper's
+    `p_le^(N-1) · Σ_{i=1..N} (p_lt/p_le)^(i-1)`, here for any real N >= 1.
 
     Args:
         log_p_le: float tensor, `log p_le`.
@@ -50,7 +49,7 @@ def log_best_of_n_ratio(log_p_le, log_p_lt, n):
     return (n - 1.0) * log_p_le + ops.log(factor_b)
 
 
-def best_of_n_law(probs, rewards, n):
+def best_of_n_distribution(probs, rewards, n):
     """`π_BoN(y)` for every listed completion (theorem 1, ties at random).
 
     Args:
@@ -71,9 +70,9 @@ def best_of_n_law(probs, rewards, n):
 def bond_reward(log_p_le, log_p_lt, n, second_term=True):
     """`r_BOND = log p_le + 1/(N-1) · log Σ_{i=1..N} (p_lt/p_le)^(i-1)` (eq. 8).
 
-    With KL strength `β_BOND = 1/(N-1)` its optimum is exactly `π_BoN`. The
-    authors drop the second term in practice. After eq. 15 the text sets
-    `r_BOND = p̂`; the logarithm is meant.
+    With KL weight `β_BOND = 1/(N-1)` its optimum is exactly `π_BoN`. The
+    authors leave out the second term in practice. The text after eq. 15 says
+    `r_BOND = p̂`, where `log p̂` is meant.
 
     Args:
         log_p_le: float tensor, `log p_le`.

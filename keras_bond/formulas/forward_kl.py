@@ -1,4 +1,4 @@
-"""Estimators of the forward part: which anchor samples are imitated, how much.
+"""Estimators of the forward gradient: weights of the anchor samples.
 
 Each returns coefficients `c_i` of `∇ log π(y_i)`; the loss is
 `-Σ_i sg(c_i) log π(y_i)`, see `weighted_likelihood_loss`. The exact gradient
@@ -10,14 +10,14 @@ from keras import ops
 from keras_bond.formulas.averages import leave_one_out_mean
 from keras_bond.formulas.jbond import best_sample
 
-# Keeps exp() of a log-ratio finite in float32; never reached in a sane run.
+# Keeps exp() of a log-ratio finite in float32.
 LARGEST_LOG_RATIO = 20.0
 
 
 def best_sample_weights(anchor_rewards, n, tie_breakers=None):
     """1 for the best of the first n anchor samples, 0 for the others.
 
-    The paper's choice: supervised learning on Best-of-N picks.
+    The paper's estimator: supervised learning on Best-of-N samples.
 
     Args:
         anchor_rewards: float tensor `(batch, k)`.
@@ -35,7 +35,7 @@ def best_sample_weights(anchor_rewards, n, tie_breakers=None):
 
 
 def importance_ratios(log_ratios):
-    """`ρ = π(y) / π_anchor(y)`, kept finite and without gradient.
+    """`ρ = π(y) / π_anchor(y)`, clipped to stay finite, without gradient.
 
     Args:
         log_ratios: float tensor, `log π(y) - log π_anchor(y)`.
@@ -48,16 +48,17 @@ def importance_ratios(log_ratios):
 
 
 def control_variate_scale(weights, ratios, mask):
-    """`a* = min(1, k Σ w ρ / Σ ρ²)`, from the OTHER prompts of the batch.
+    """`a* = min(1, k Σ w ρ / Σ ρ²)`, estimated on the OTHER prompts.
 
-    The scale of the control variate that minimises the variance of
-    `(w_i - a ρ_i / k) ∇ log π(y_i)`. Being independent of the prompt's own
-    samples it adds no bias. A prompt without others gets 1.
+    The scale of the control variate that minimizes the variance of
+    `(w_i - a ρ_i / k) ∇ log π(y_i)`. It is independent
+    of the prompt's own samples and adds no bias. It is 1 for a prompt without
+    others.
 
     Args:
         weights: float tensor `(batch, k)`, `w`.
         ratios: float tensor `(batch, k)`, `ρ`.
-        mask: bool tensor `(batch,)`, False for prompts that dropped out.
+        mask: bool tensor `(batch,)`, False for prompts to ignore.
 
     Returns:
         float32 tensor `(batch, 1)` in [0, 1].
@@ -72,17 +73,17 @@ def control_variate_scale(weights, ratios, mask):
 
 
 def control_variate_coefficients(weights, log_ratios, mask):
-    """`w_i - a ρ_i / k`: the same expectation as `w_i`, less variance.
+    """`w_i - a ρ_i / k`: the expectation of `w_i` with less variance.
 
-    `E_anchor[ρ ∇ log π] = E_π[∇ log π] = 0`, so the second part changes no
-    expectation. Where all rewards tie and the policy is the anchor the
-    coefficients are exactly 0, so that nothing drifts.
+    `E_anchor[ρ ∇ log π] = E_π[∇ log π] = 0`, so the second term leaves the
+    expectation as it is. Where all rewards tie and the policy equals the
+    anchor, the coefficients are exactly 0 and the policy does not drift.
 
     Args:
         weights: float tensor `(batch, k)` that sums to 1 in each row, such as
             `best_of_n_weights`.
         log_ratios: float tensor `(batch, k)`, `log π - log π_anchor`.
-        mask: bool tensor `(batch,)`, False for prompts that dropped out.
+        mask: bool tensor `(batch,)`, False for prompts to ignore.
 
     Returns:
         float32 tensor `(batch, k)`.

@@ -1,31 +1,31 @@
-"""What other methods learn from the same samples."""
+"""REINFORCE and BoNBoN, other methods that learn from the same samples."""
 
 import math
 
 from keras import ops
 
 
-def reinforce_returns(rewards, log_ratios, kl_strength):
-    """`R = r(y) - β_RL (log π(y) - log π_ref(y))`: KL-regularised REINFORCE.
+def reinforce_returns(rewards, log_ratios, kl_weight):
+    """`R = r(y) - β_RL (log π(y) - log π_ref(y))`: KL-regularized REINFORCE.
 
-    The rival of BOND (Sessa et al., ICLR 2025, arXiv 2407.14622, section 6).
+    The baseline of BOND (Sessa et al., ICLR 2025, arXiv 2407.14622, section 6).
 
     Args:
         rewards: float tensor `(batch, samples)`.
         log_ratios: float tensor `(batch, samples)`, `log π - log π_ref`.
-        kl_strength: float, at least 0. Denoted β_RL in the paper.
+        kl_weight: float, at least 0. Denoted β_RL in the paper.
 
     Returns:
         float tensor `(batch, samples)` without gradient.
     """
-    penalty = ops.multiply(kl_strength, log_ratios)
+    penalty = ops.multiply(kl_weight, log_ratios)
     return ops.stop_gradient(ops.subtract(rewards, penalty))
 
 
 def bonbon_margin(n):
     """`(N-1) Σ_{i=1..N-1} 1/i`: the log-ratio of best over worst of N.
 
-    Under the Best-of-N law `E[log(π_BoN/π_ref)(best) - (worst)]`, which is
+    `E[log(π_BoN/π_ref)(best) - log(π_BoN/π_ref)(worst)]`, which is
     `1 / (2 β*_N)` of BoNBoN (Gui et al., NeurIPS 2024, arXiv 2406.00832).
 
     Args:
@@ -40,9 +40,10 @@ def bonbon_margin(n):
 def bonbon_contrast_coefficients(best, worst, log_ratios):
     """Coefficients of `∇ log π` that descend BoNBoN's `(Δ - margin)²`.
 
-    `Δ` is the log-ratio of the best sample of the reference less that of the
-    worst, the margin that of Best-of-N: `2 (margin - Δ)` for the best, minus
-    that for the worst (Gui et al., NeurIPS 2024, arXiv 2406.00832).
+    `Δ` is the log-ratio of the best sample of the reference minus that of the
+    worst, and the margin its mean under Best-of-N: `2 (margin - Δ)` for the
+    best sample and the opposite for the worst (Gui et al., NeurIPS 2024, arXiv
+    2406.00832).
 
     Args:
         best: float tensor `(batch, n)`, 1 for the best sample, else 0.
