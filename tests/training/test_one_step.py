@@ -22,10 +22,7 @@ def test_a_step_enters_few_files():
     entered = set()
 
     def watch(frame, event, argument):
-        path, name = (
-            pathlib.Path(frame.f_code.co_filename),
-            frame.f_code.co_name,
-        )
+        path = pathlib.Path(frame.f_code.co_filename)
         is_ours = path.is_relative_to(PACKAGE)
         # PyTorch sets attributes of the trainer during a step.
         sets = frame.f_code.co_name == "__setattr__"
