@@ -10,10 +10,10 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from keras_bond.formulas.forward import control_variate_coefficients
 
 import keras_bond
 from examples import enumerable
+from keras_bond.formulas.forward_kl import control_variate_coefficients
 from keras_bond.training import estimators
 
 WORLD = enumerable.World(
