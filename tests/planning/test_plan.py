@@ -115,7 +115,7 @@ def test_rows_of_each_pass(trainer, arguments, drawn, learned):
     bond = make_bond(trainer, **arguments)
     compile_bond(bond, rollout_batch_size=4, gradient_accumulation_steps=2)
     plan = keras_bond.plan(bond, 8, PLENTY)
-    assert plan.shapes["reading"] == "4 rows x 12 tokens"
+    assert plan.shapes["prefill"] == "4 rows x 12 tokens"
     assert plan.shapes["decoding"] == f"{4 * drawn} rows x 17 tokens"
     assert plan.shapes["learning"] == f"{4 * learned} rows x 17 tokens"
     builder = bond.decoder.cache_builder
