@@ -32,42 +32,19 @@ class Entry:
     explanation: str
 
 
-@dataclasses.dataclass(frozen=True)
 class Shapes:
-    """Rows and tokens of each pass.
+    """Rows and tokens of each pass, of a trainer with these `Settings`."""
 
-    Attributes:
-        prompt_length, completion_length: int. Padded, in tokens.
-        rows: dict from each of `PASSES` to int.
-    """
-
-    prompt_length: int
-    completion_length: int
-    rows: dict
-
-    @classmethod
-    def of(cls, bond, settings):
-        """Those of a trainer with these `Settings`."""
-        prompts = settings.rollout_prompts
-        drawn = max(bond.num_policy_samples, bond.num_anchor_samples)
+    def __init__(self, bond, settings):
+        prompts, p = settings.rollout_prompts, bond.num_policy_samples
+        drawn = max(p, bond.num_anchor_samples)
         batch = _Targets(bond).compute_output_spec(learning_batch(bond, 2))
-        learned = batch["completion_ids"].shape[1]
-        rows = (
-            prompts,
-            prompts * drawn,
-            prompts * bond.num_policy_samples,
-            settings.learning_prompts * learned,
-        )
-        return cls(
-            bond.max_prompt_length,
-            bond.max_completion_length,
-            dict(zip(PASSES, rows)),
-        )
-
-    @property
-    def length(self):
-        """int. Tokens of a prompt with its completion."""
-        return self.prompt_length + self.completion_length
+        learned = settings.learning_prompts * batch["completion_ids"].shape[1]
+        rows = (prompts, prompts * drawn, prompts * p, learned)
+        self.rows = dict(zip(PASSES, rows))
+        self.prompt_length = bond.max_prompt_length
+        self.completion_length = bond.max_completion_length
+        self.length = self.prompt_length + self.completion_length
 
     def describe(self, name):
         """`"16 rows x 512 tokens"`, the most that a pass handles at a time."""
@@ -123,7 +100,7 @@ def entries_of(bond, settings, network):
     Returns:
         list of `Entry`, none of them empty.
     """
-    shapes = Shapes.of(bond, settings)
+    shapes = Shapes(bond, settings)
     entries = [
         *_weights(bond),
         *_copies(bond.policy),
@@ -184,25 +161,14 @@ def _copies(policy):
         if variable.path.endswith("/kernel")
         and variable.path.rpartition("/")[0] in adapted
     ]
+    low_set = [v for v in trained if v.dtype != "float32"]
+    kernels = f"{len(merged)} kernels with their adapters added"
+    of_set = "anchor or reference in the dtype of the policy"
+    computed = f"what is computed with, in {low}"
     return [
-        Entry(
-            "cast weight set",
-            sizes.num_bytes(v for v in trained if v.dtype != "float32"),
-            ROLLOUT,
-            "anchor or reference in the dtype of the policy",
-        ),
-        Entry(
-            "cast weights",
-            sizes.num_bytes(cast, low),
-            PASSES,
-            f"what is computed with, in {low}",
-        ),
-        Entry(
-            "merged kernels",
-            sizes.num_bytes(merged, low),
-            PASSES,
-            f"{len(merged)} kernels with their adapters added",
-        ),
+        Entry("cast weight set", sizes.num_bytes(low_set), ROLLOUT, of_set),
+        Entry("cast weights", sizes.num_bytes(cast, low), PASSES, computed),
+        Entry("merged kernels", sizes.num_bytes(merged, low), PASSES, kernels),
     ]
 
 
@@ -215,23 +181,16 @@ def _rollout(bond, shapes, network):
         text = f"1 block, {shapes.describe(name)}"
         return Entry(f"activations, {name}", num_bytes, (name,), text)
 
+    prefilled = cache.num_bytes(rows["prefill"], shapes.prompt_length)
+    then = f"{shapes.describe('prefill')}, then copied"
+    grown = cache.num_bytes(rows["decoding"], shapes.length)
     return [
-        Entry(
-            "prompt cache",
-            cache.num_bytes(rows["prefill"], shapes.prompt_length),
-            ("prefill", "decoding"),
-            f"{shapes.describe('prefill')}, then copied",
-        ),
-        Entry(
-            "cache",
-            cache.num_bytes(rows["decoding"], shapes.length),
-            ("decoding",),
-            shapes.describe("decoding"),
-        ),
+        Entry("prompt cache", prefilled, ("prefill", "decoding"), then),
+        Entry("cache", grown, ("decoding",), shapes.describe("decoding")),
         _logits(bond, rows["decoding"], "decoding", 2, ", and probabilities"),
         activations("prefill", shapes.prompt_length),
         activations("log-probs", shapes.length),
-        _logits(bond, _at_once(bond, shapes, PASSES[2]), PASSES[2], 1),
+        _logits(bond, _at_once(bond, shapes, "log-probs"), "log-probs", 1),
     ]
 
 
@@ -251,22 +210,16 @@ def _learning(bond, settings, shapes, network):
         text = "one per value, two for a trained embedding"
     # The backward pass is through the head before it enters the blocks.
     working = network.working_bytes(rows, length, again) - logits.bytes
-    learning = ("learning",)
+    kept = network.kept_bytes(rows, length, again)
+    blocks = f"{network.num_layers} {'inputs of ' if again else ''}blocks"
     return [
-        Entry("gradients", gradients, learning, text),
+        Entry("gradients", gradients, ("learning",), text),
         logits,
         Entry(
-            "activations kept",
-            network.kept_bytes(rows, length, again),
-            learning,
-            f"{network.num_layers} {'inputs of ' if again else ''}blocks, "
-            f"{shapes.describe('learning')}",
-        ),
-        Entry(
-            "activations made",
-            max(0, working),
-            learning,
-            "of 1 block, beyond the logits",
+            "activations",
+            kept + max(0, working),
+            ("learning",),
+            f"{blocks}, {shapes.describe('learning')}",
         ),
     ]
 

@@ -90,7 +90,7 @@ def plan(bond, batch_size=32, device_memory="auto"):
             "Counted without attention scores: `policy.backbone` tells neither "
             "`num_query_heads` nor `num_heads`."
         )
-    shapes = Shapes.of(bond, settings)
+    shapes = Shapes(bond, settings)
     return Plan(
         title=f"{type(bond).__name__} of "
         f"{sizes.num_values(bond.policy.variables):,} values, "
@@ -128,14 +128,13 @@ def _as_compiled(bond, settings, network):
     )
     if needed is None:
         return network
-    entries = [
-        entry
+    counted = {
+        entry.name: entry.bytes
         for entry in entries_of(bond, settings, network)
         if entry.passes == ("learning",) or entry.name in COPIES
-    ]
-    estimated = sum(entry.bytes for entry in entries)
-    kept = sum(e.bytes for e in entries if e.name.startswith("activations"))
-    scale = max(0, needed - (estimated - kept)) / kept
+    }
+    rest = sum(counted.values()) - counted["activations"]
+    scale = max(0, needed - rest) / counted["activations"]
     return dataclasses.replace(network, scale=scale)
 
 

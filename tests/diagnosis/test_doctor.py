@@ -142,15 +142,21 @@ def test_an_optimizer_that_stands_still_and_an_anchor_that_runs_show(
         self.updates_seen.assign(self.updates_seen - 1)
         return follow(self, variables, num_updates)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Anchor, "follow", follow_twice)
-        wrong_anchor = checks.take_update(bed)
-    right = checks.take_update(bed)
-    assert checks.check_update(right).passed
+    monkeypatch.setattr(Anchor, "follow", follow_twice)
     monkeypatch.setattr(checks, "PAPER_LEARNING_RATE", 0.0)
-    still = checks.take_update(bed)
+    wrong = checks.take_update(bed)
+    assert "Adam moves 0%" in checks.check_update(wrong).detail
+    # Each of the two is enough, and they are all that is wrong.
+    (old, _), (_, policy) = wrong.anchor, wrong.trained
+    rate = checks.UPDATE_RATE
+    new = [(1.0 - rate) * a + rate * p for a, p in zip(old, policy)]
+    still = wrong._replace(anchor=(old, new))
+    trained = [values - 1.0 for values in policy], policy
+    wrong_anchor = wrong._replace(trained=trained)
     assert_wrong(checks.check_update(still), "update", "learning rate")
     assert_wrong(checks.check_update(wrong_anchor), "update", "`update_rate`")
+    right = still._replace(trained=trained)
+    assert checks.check_update(right).passed
     moved = [values + 1.0 for values in right.frozen[1]]
     frozen = right._replace(frozen=(right.frozen[0], moved))
     assert not checks.check_update(frozen).passed

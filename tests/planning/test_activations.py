@@ -7,6 +7,7 @@ from keras import ops
 import keras_bond
 from keras_bond import backend
 from keras_bond.planning import activations
+from keras_bond.planning import planner
 from keras_bond.planning.entries import learning_batch
 from tests.tiny import length_reward
 from tests.tiny import make_policy
@@ -97,10 +98,14 @@ if keras.config.backend() == "jax":
     ]
 
     @pytest.mark.parametrize("case", CASES)
-    def test_the_learning_pass_is_what_xla_says(case):
+    def test_the_learning_pass_is_what_xla_says(case, monkeypatch):
         bond = make_bond(**case)
         names = ("gradients", "logits", "activations", "cast", "merged")
-        ratio = planned(bond, names) / xla_bytes(bond)
+        needed = xla_bytes(bond)
+        ratio = planned(bond, names) / needed
+        assert 0.9 < ratio < 1.1, ratio
+        monkeypatch.setattr(planner, "MOST_COMPILED_BLOCKS", 0)
+        ratio = planned(bond, names) / needed
         assert 0.6 < ratio < 1.6, ratio
 
 
@@ -118,7 +123,7 @@ if keras.config.backend() == "torch":
         """Of one block, which is the difference that two of them make."""
         bond, deeper = make_bond(**case), make_bond(**{**case, "num_layers": 4})
         measured = saved_bytes(deeper) - saved_bytes(bond)
-        kept = ("activations kept", "merged")
+        kept = ("activations", "merged")
         ratio = (planned(deeper, kept) - planned(bond, kept)) / measured
         assert 0.6 < ratio < 1.6, ratio
 
@@ -127,7 +132,7 @@ if keras.config.backend() == "torch":
         bond = make_bond(compiled=again)
         deeper = make_bond(compiled=again, num_layers=4)
         measured = saved_bytes(deeper) - saved_bytes(bond)
-        kept = "activations kept"
+        kept = "activations"
         assert planned(deeper, kept) - planned(bond, kept) == measured
 
 

@@ -44,7 +44,9 @@ def test_what_stays_in_memory_is_exact(family):
     policy, trained = bond.policy, bond.policy.trainable_variables
     assert entry(plan, "weights").bytes == bytes_in(policy.variables)
     assert entry(plan, "anchor").bytes == bytes_in(bond.anchor.values)
-    assert entry(plan, "reference").bytes == bytes_in(bond.reference.values)
+    assert entry(plan, "reference").bytes == bytes_in(
+        bond.weight_sets.reference.values
+    )
     assert entry(plan, "optimizer").bytes == bytes_in(bond.optimizer.variables)
     embedding = policy.backbone.token_embedding.trainable_variables
     gradients = bytes_in(trained) + bytes_in(embedding)
