@@ -67,11 +67,11 @@ class Settings:
 
     def changes(self, other):
         """The arguments in which `other` differs, as they are written."""
-        mine, new = dataclasses.asdict(self), dataclasses.asdict(other)
+        current, new = dataclasses.asdict(self), dataclasses.asdict(other)
         return ", ".join(
             f"{name}={value}"
             for name, value in new.items()
-            if value != mine[name]
+            if value != current[name]
         )
 
     def __str__(self):
