@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from keras_bond.diagnosis import doctor
-from keras_bond.diagnosis.examination import DTYPES
+from keras_bond.diagnosis.diagnose import DTYPES
 
 
 def main(arguments=None):
@@ -21,7 +21,7 @@ def main(arguments=None):
     command = commands.add_parser(
         "doctor",
         help="check that training is right on this installation",
-        description="Checks in less than a minute that training is right "
+        description="Checks in about a minute that training is right "
         "here. The backend is that of KERAS_BACKEND.",
     )
     command.add_argument(

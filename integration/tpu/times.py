@@ -35,12 +35,12 @@ def least(trainer, arguments, chip, num_chips):
         decoding += moved / (chip.bandwidth * num_chips)
     rows = arguments.prompts
     prompt_tokens = 2 * rows * arguments.prompt_length
-    judged = rows * trainer.num_policy_samples * length
+    read_again = rows * trainer.num_policy_samples * length
     learned = rows * (trainer.num_policy_samples + 1) * length
     per_token = 4 if arguments.lora else 6
     if not arguments.no_rematerialize:
         per_token += 2
-    operations = 2 * (prompt_tokens + judged) + per_token * learned
+    operations = 2 * (prompt_tokens + read_again) + per_token * learned
     computing = operations * weights / (chip.flops * num_chips)
     return (
         f"Least time of a step on {num_chips} chips: {decoding:.2f} s of "

@@ -11,6 +11,7 @@ One module a backend, with the same names in each:
   tokens.
 - `compile_forward`: a compiled, gradient-free call of a Keras model.
 - `device_memory`: which device computes, and how many bytes it has.
+- `learning_memory`: what the compiler says that learning from a batch takes.
 - `foreign_strategy`: what distributes this process, if Keras does not.
 
 And `devices`: where rows and variables live, on many devices or one.
@@ -28,6 +29,7 @@ if name == "jax":
     from keras_bond.backend.jax import compile_forward
     from keras_bond.backend.jax import device_memory
     from keras_bond.backend.jax import foreign_strategy
+    from keras_bond.backend.jax import learning_memory
     from keras_bond.backend.jax import map_parts
     from keras_bond.backend.jax import prefers_flat_products
     from keras_bond.backend.jax import rematerialize
@@ -38,6 +40,7 @@ elif name == "tensorflow":
     from keras_bond.backend.tensorflow import compile_forward
     from keras_bond.backend.tensorflow import device_memory
     from keras_bond.backend.tensorflow import foreign_strategy
+    from keras_bond.backend.tensorflow import learning_memory
     from keras_bond.backend.tensorflow import map_parts
     from keras_bond.backend.tensorflow import prefers_flat_products
     from keras_bond.backend.tensorflow import rematerialize
@@ -49,6 +52,7 @@ elif name == "torch":
     from keras_bond.backend.torch import decode_loop
     from keras_bond.backend.torch import device_memory
     from keras_bond.backend.torch import foreign_strategy
+    from keras_bond.backend.torch import learning_memory
     from keras_bond.backend.torch import map_parts
     from keras_bond.backend.torch import prefers_flat_products
     from keras_bond.backend.torch import rematerialize
@@ -67,6 +71,7 @@ __all__ = [
     "device_memory",
     "devices",
     "foreign_strategy",
+    "learning_memory",
     "map_parts",
     "name",
     "prefers_flat_products",

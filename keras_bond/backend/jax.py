@@ -224,3 +224,41 @@ class StagedTrainer(Step):
 def _current(scope, variables, values):
     changed = [scope.get_current_value(variable) for variable in variables]
     return [old if new is None else new for new, old in zip(changed, values)]
+
+
+def learning_memory(trainer, batch):
+    """Bytes that XLA sets aside for the gradient of a batch; nothing runs.
+
+    Args:
+        trainer: a trainer of keras_bond.
+        batch: dict of `keras.KerasTensor`, what it learns from.
+
+    Returns:
+        int, gradients included, or `None` where no compiler tells.
+    """
+
+    def loss(trainable, frozen, batch):
+        mapping = [
+            *zip(trainer.trainable_variables, trainable),
+            *zip(trainer.non_trainable_variables, frozen),
+        ]
+        with keras.StatelessScope(state_mapping=mapping):
+            batch = trainer.targets(batch)
+            return trainer.compute_loss(x=batch, y_pred=trainer(batch))
+
+    tensors = {
+        name: jax.ShapeDtypeStruct(tensor.shape, tensor.dtype)
+        for name, tensor in batch.items()
+    }
+    values = [
+        [variable.value for variable in variables]
+        for variables in (
+            trainer.trainable_variables,
+            trainer.non_trainable_variables,
+        )
+    ]
+    compiled = jax.jit(jax.grad(loss)).lower(*values, tensors).compile()
+    memory = compiled.memory_analysis()
+    if memory is None:
+        return None
+    return memory.temp_size_in_bytes + memory.output_size_in_bytes

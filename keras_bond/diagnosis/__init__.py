@@ -1,6 +1,6 @@
-"""Checks that training is right here: this backend, precision and policy."""
+"""Checks that training is right with this backend, precision and policy."""
 
-from keras_bond.diagnosis.examination import doctor
+from keras_bond.diagnosis.diagnose import doctor
 from keras_bond.diagnosis.report import Check
 from keras_bond.diagnosis.report import Report
 

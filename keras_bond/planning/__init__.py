@@ -1,4 +1,4 @@
-"""Whether a run fits: what is in memory, and what does not divide."""
+"""Memory of a training step, estimated before it runs."""
 
 from keras_bond.planning.entries import Entry
 from keras_bond.planning.planner import plan

@@ -1,31 +1,44 @@
-"""How many bytes a network's activations take: a formula, not a measurement.
+"""Bytes of a network's activations: a plain estimate.
 
 A block of a transformer makes, for each token, some arrays of the network's
 width (norms and sums), some of what its kernels take or give (queries, keys,
 values, gates), and some of `heads x length` attention scores. How many of each
-are kept for the backward pass depends on who compiles.
+depends on the compiler. The counts were fitted to `memory_analysis()` of XLA
+for a CPU and for a TPU v5e, and to the tensors that PyTorch's graph saves.
 """
 
 import dataclasses
 import math
 
-from keras_bond.planning.compilers import Compiler
+from keras_bond import backend
 from keras_bond.rollouts import sizes
+
+# Arrays of the three kinds that a block keeps for the gradient, and that a
+# pass without a gradient has at once.
+KEPT = {
+    "XLA on a CPU": (6.0, 1.8, 2.5),
+    "XLA": (3.0, 0.8, 1.8),
+    "PyTorch": (8.0, 1.5, 2.0),
+}
+PASSING = (2.0, 0.5, 2.5)
+# What the backward pass makes of a block, as a share of what was kept.
+WORKING_SHARE = 0.5
+
+
+def compiler_for(on_cpu):
+    """Name of the compiler of this process, for a CPU or an accelerator."""
+    if backend.name == "torch":
+        return "PyTorch"
+    return "XLA on a CPU" if on_cpu else "XLA"
 
 
 @dataclasses.dataclass(frozen=True)
 class Network:
     """The numbers of a backbone that its activations depend on.
 
-    Attributes:
-        width: int. Of the hidden states.
-        num_layers: int. Blocks.
-        kernel_values: float. Values a token that the kernels of a block take
-            or give beside the hidden states: the values of the kernels,
-            divided by `width`.
-        num_heads: int. Query heads; 0 if the backbone does not tell.
-        itemsize: int. Bytes of a value that is computed with.
-        compiler: a `Compiler`.
+    `kernel_values` are the values per token that the kernels of a block take
+    or give, apart from the hidden states. `scale` is what a compiler said of
+    the backward pass, as a share of this estimate.
     """
 
     width: int
@@ -33,7 +46,8 @@ class Network:
     kernel_values: float
     num_heads: int
     itemsize: int
-    compiler: Compiler
+    compiler: str
+    scale: float = 1.0
 
     @classmethod
     def of(cls, policy, compiler):
@@ -41,56 +55,54 @@ class Network:
         backbone = policy.backbone
         blocks = backbone.transformer_layers
         width = backbone.token_embedding.output_dim
-        kernels = [v for block in blocks for v in block.variables if _is(v)]
-        heads = ("num_query_heads", "num_heads")
-        found = [getattr(backbone, name, None) for name in heads]
+        kernels = [
+            variable
+            for block in blocks
+            for variable in block.variables
+            if len(variable.shape) >= 2 and "lora" not in variable.path
+        ]
+        names = ("num_query_heads", "num_heads")
+        heads = [getattr(backbone, name, None) or 0 for name in names]
         return cls(
             width=width,
             num_layers=len(blocks),
             kernel_values=sizes.num_values(kernels) / width / len(blocks),
-            num_heads=next((n for n in found if n), 0),
+            num_heads=max(heads),
             itemsize=sizes.itemsize(backbone.compute_dtype),
             compiler=compiler,
         )
 
-    def _block(self, factors, rows, length):
-        """Bytes of one block for `rows` of `length` tokens.
+    @property
+    def rematerializes(self):
+        """Whether `rematerialize` saves anything.
 
-        Norms and softmax are computed in float32 whatever the dtype.
+        XLA for a CPU undoes it: what is computed again equals what was kept.
         """
-        widths, kernels, scores = factors
+        return self.compiler != "XLA on a CPU"
+
+    def passing_bytes(self, rows, length):
+        """Activations of a pass without a gradient: those of one block."""
+        return self._block(PASSING, rows, length)
+
+    def kept_bytes(self, rows, length, rematerialize):
+        """What the forward pass keeps for the gradient."""
+        block = self.scale * self._block(KEPT[self.compiler], rows, length)
+        if rematerialize:
+            # The inputs of every block.
+            block = rows * length * self.width * self.itemsize
+        return math.ceil(self.num_layers * block)
+
+    def working_bytes(self, rows, length, rematerialize):
+        """What the backward pass adds to that, for one block at a time."""
+        block = self.scale * self._block(KEPT[self.compiler], rows, length)
+        return math.ceil((WORKING_SHARE + (1 if rematerialize else 0)) * block)
+
+    def _block(self, arrays, rows, length):
+        """Norms and softmax are computed in float32 whatever the dtype."""
+        widths, kernels, scores = arrays
         per_token = (
             4 * widths * self.width
             + self.itemsize * kernels * self.kernel_values
             + (4 + self.itemsize) / 2 * scores * self.num_heads * length
         )
         return math.ceil(rows * length * per_token)
-
-    def passing_bytes(self, rows, length):
-        """Activations of a pass without a gradient: those of one block."""
-        return self._block(self.compiler.passing, rows, length)
-
-    def kept_bytes(self, rows, length, rematerialize):
-        """What the forward pass keeps for the gradient.
-
-        With `rematerialize` that is the inputs of every block.
-        """
-        if rematerialize:
-            block = rows * length * self.width * self.itemsize
-        else:
-            block = self._block(self.compiler.kept, rows, length)
-        return self.num_layers * block
-
-    def working_bytes(self, rows, length, rematerialize):
-        """What the backward pass needs beside, for one block at a time.
-
-        With `rematerialize` it first makes again what was not kept.
-        """
-        share = self.compiler.working_share + (1 if rematerialize else 0)
-        block = self._block(self.compiler.kept, rows, length)
-        return math.ceil(share * block)
-
-
-def _is(variable):
-    """Whether a variable is a kernel of a block, and not an adapter."""
-    return len(variable.shape) >= 2 and "lora" not in variable.path

@@ -1,15 +1,16 @@
-"""What is in memory during a step, piece by piece."""
+"""Memory entries of a training step."""
 
 import dataclasses
 
+import keras
+
 from keras_bond import rewards
-from keras_bond.planning.activations import Network
 from keras_bond.rollouts import sizes
 
-# The passes of a step, in their order.
-PASSES = ("reading", "decoding", "judging", "learning")
+# The passes of a step, in their order: prompts, completions, their
+# log-probabilities by anchor and reference, and the gradient.
+PASSES = ("prefill", "decoding", "log-probs", "learning")
 ROLLOUT = PASSES[:3]
-LOGITS_DTYPE = "float32"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,9 +20,9 @@ class Entry:
     Attributes:
         name: str.
         bytes: int.
-        passes: tuple of str. When it is there: `"reading"` the prompts,
-            `"decoding"` completions, `"judging"` them with the other weight
-            sets, `"learning"` from them.
+        passes: tuple of str. When it is there: `"prefill"` of the prompts,
+            `"decoding"` of completions, `"log-probs"` of these by the
+            anchor and the reference, `"learning"` from them.
         explanation: str. What it is made of.
     """
 
@@ -31,262 +32,206 @@ class Entry:
     explanation: str
 
 
-def entries_of(bond, settings, compiler):
+class Shapes:
+    """Rows and tokens of each pass, of a trainer with these `Settings`."""
+
+    def __init__(self, bond, settings):
+        prompts, p = settings.rollout_prompts, bond.num_policy_samples
+        drawn = max(p, bond.num_anchor_samples)
+        batch = _Targets(bond).compute_output_spec(learning_batch(bond, 2))
+        learned = settings.learning_prompts * batch["completion_ids"].shape[1]
+        rows = (prompts, prompts * drawn, prompts * p, learned)
+        self.rows = dict(zip(PASSES, rows))
+        self.prompt_length = bond.max_prompt_length
+        self.completion_length = bond.max_completion_length
+        self.length = self.prompt_length + self.completion_length
+
+    def describe(self, name):
+        """`"16 rows x 512 tokens"`, the most that a pass handles at a time."""
+        length = self.prompt_length if name == "prefill" else self.length
+        return f"{self.rows[name]:,} rows x {length:,} tokens"
+
+
+class _Targets(keras.Operation):
+    """A trainer's `targets`, of which Keras infers the shapes."""
+
+    def __init__(self, bond):
+        super().__init__()
+        self.bond = bond
+
+    def call(self, batch):
+        return self.bond.targets(batch)
+
+
+def learning_batch(bond, batch_size):
+    """What a step learns from, as a dict of `keras.KerasTensor`."""
+    p, samples = bond.num_policy_samples, bond.num_anchor_samples
+    samples += p
+    shapes = {
+        "prompt_ids": ((bond.max_prompt_length,), "int32"),
+        "prompt_lengths": ((), "int32"),
+        "completion_ids": ((samples, bond.max_completion_length), "int32"),
+        "mask": ((samples, bond.max_completion_length), "bool"),
+        "terminated": ((samples,), "bool"),
+        "tie_breakers": ((samples,), "float32"),
+        "entropies": ((p,), "float32"),
+        "anchor_log_probs": ((samples,), "float32"),
+        "reference_log_probs": ((p,), "float32"),
+        "rewards": ((samples,), "float32"),
+        "present": ((), "bool"),
+        "valid": ((), "bool"),
+    }
+    if bond.weight_sets.reference is None:
+        del shapes["reference_log_probs"]
+    return {
+        name: keras.KerasTensor((batch_size, *shape), dtype)
+        for name, (shape, dtype) in shapes.items()
+    }
+
+
+def entries_of(bond, settings, network):
     """Lists what a step needs, largest arrays only.
 
     Args:
         bond: a `keras_bond` trainer.
         settings: a `Settings`.
-        compiler: a `Compiler`.
+        network: a `Network`.
 
     Returns:
         list of `Entry`, none of them empty.
     """
-    shapes = Shapes.of(bond, settings)
-    network = Network.of(bond.policy, compiler)
+    shapes = Shapes(bond, settings)
     entries = [
         *_weights(bond),
-        *_copies(bond),
+        *_copies(bond.policy),
         *_rollout(bond, shapes, network),
         *_learning(bond, settings, shapes, network),
     ]
     return [entry for entry in entries if entry.bytes]
 
 
-@dataclasses.dataclass(frozen=True)
-class Shapes:
-    """Rows and tokens of each pass.
-
-    Attributes:
-        prompt_length, completion_length: int. Padded, in tokens.
-        rows: dict from each of `PASSES` to int.
-    """
-
-    prompt_length: int
-    completion_length: int
-    rows: dict
-
-    @classmethod
-    def of(cls, bond, settings):
-        prompts = settings.rollout_prompts
-        drawn = max(bond.num_policy_samples, bond.num_anchor_samples)
-        return cls(
-            bond.max_prompt_length,
-            bond.max_completion_length,
-            {
-                "reading": prompts,
-                "decoding": prompts * drawn,
-                "judging": prompts * bond.num_policy_samples,
-                "learning": settings.learning_prompts * _learned_samples(bond),
-            },
-        )
-
-    @property
-    def length(self):
-        """int. Tokens of a prompt with its completion."""
-        return self.prompt_length + self.completion_length
-
-    def describe(self, name):
-        """`"16 rows x 512 tokens"`, the most that a pass handles at a time."""
-        length = self.prompt_length if name == "reading" else self.length
-        return f"{self.rows[name]:,} rows x {length:,} tokens"
-
-
-def _learned_samples(bond):
-    """Samples of a prompt that have a gradient."""
-    estimators = getattr(bond, "estimators", None)
-    if getattr(estimators, "forward", None) == "best_sample":
-        return bond.num_policy_samples + 1
-    return bond.num_policy_samples + bond.num_anchor_samples
-
-
 def _weights(bond):
-    """What is in memory all the time, and exact."""
+    """What is in memory all the time."""
     policy = bond.policy.variables
+    names = bond.weight_sets.others
+    sets = {name: getattr(bond.weight_sets, name).values for name in names}
+    counted = {id(v) for values in [policy, *sets.values()] for v in values}
     scorer = rewards.get(bond.reward, bond.reward_weights)
-    counted = {id(v) for v in policy}
-    sets = {name: s.values for name, s in bond.weight_sets.items()}
-    counted |= {id(v) for values in sets.values() for v in values}
-    more = [
-        variable
-        for variable in [*bond.variables, *scorer.variables()]
-        if id(variable) not in counted
-    ]
+    others = [*bond.variables, *scorer.variables()]
+    others = [variable for variable in others if id(variable) not in counted]
+    if getattr(bond, "optimizer", None) is None:
+        num_bytes = 2 * sizes.num_bytes(bond.trainable_variables)
+        text = "not compiled yet: counted as Adam"
+        optimizer = Entry("optimizer", num_bytes, PASSES, text)
+    else:
+        name = type(bond.optimizer).__name__
+        optimizer = _variables("optimizer", bond.optimizer.variables, name)
     return [
         _variables("weights", policy),
         *(_variables(name, values) for name, values in sets.items()),
-        _optimizer(bond),
-        _variables("other models", more, "rewards, logs"),
+        optimizer,
+        _variables("other models", others, "rewards, logs"),
     ]
 
 
-def _variables(name, variables, explanation=None):
-    count = f"{sizes.num_values(variables):,} values"
-    dtypes = sorted({variable.dtype for variable in variables})
-    text = f"{count}, {', '.join(dtypes)}"
-    if explanation:
-        text = f"{explanation}: {text}"
+def _variables(name, variables, what=None):
+    dtypes = ", ".join(sorted({variable.dtype for variable in variables}))
+    text = f"{sizes.num_values(variables):,} values, {dtypes}"
+    text = f"{what}: {text}" if what else text
     return Entry(name, sizes.num_bytes(variables), PASSES, text)
 
 
-def _optimizer(bond):
-    trained = bond.trainable_variables
-    if getattr(bond, "optimizer", None) is None:
-        return Entry(
-            "optimizer",
-            2 * sizes.num_bytes(trained),
-            PASSES,
-            "not compiled yet: counted as Adam",
-        )
-    name = type(bond.optimizer).__name__
-    return _variables("optimizer", bond.optimizer.variables, name)
-
-
-def _copies(bond):
+def _copies(policy):
     """Copies of weights that a pass makes before it can use them."""
-    policy = bond.policy
-    trained = [v for v in policy.trainable_variables if v.dtype != LOGITS_DTYPE]
+    trained = policy.trainable_variables
     low = policy.backbone.compute_dtype
     cast = [
-        v
-        for v in policy.variables
-        if v.dtype != low and sizes.itemsize(v.dtype) > sizes.itemsize(low)
+        variable
+        for variable in policy.variables
+        if sizes.itemsize(variable.dtype) > sizes.itemsize(low)
     ]
-    merged = _kernels_with_adapters(policy)
-    return [
-        Entry(
-            "cast weight set",
-            sizes.num_bytes(trained),
-            ROLLOUT,
-            "anchor or reference in the dtype of the policy",
-        ),
-        Entry(
-            "cast weights",
-            sizes.num_bytes(cast, low),
-            PASSES,
-            f"what is computed with, in {low}",
-        ),
-        Entry(
-            "merged kernels",
-            sizes.num_bytes(merged, low),
-            PASSES,
-            f"{len(merged)} kernels with their adapters added",
-        ),
-    ]
-
-
-def _kernels_with_adapters(policy):
-    layers = {
+    adapted = {
         variable.path.rpartition("/")[0]
-        for variable in policy.trainable_variables
+        for variable in trained
         if "/lora_kernel" in variable.path
     }
-    return [
+    merged = [
         variable
         for variable in policy.variables
         if variable.path.endswith("/kernel")
-        and variable.path.rpartition("/")[0] in layers
+        and variable.path.rpartition("/")[0] in adapted
+    ]
+    low_set = [v for v in trained if v.dtype != "float32"]
+    kernels = f"{len(merged)} kernels with their adapters added"
+    of_set = "anchor or reference in the dtype of the policy"
+    computed = f"what is computed with, in {low}"
+    return [
+        Entry("cast weight set", sizes.num_bytes(low_set), ROLLOUT, of_set),
+        Entry("cast weights", sizes.num_bytes(cast, low), PASSES, computed),
+        Entry("merged kernels", sizes.num_bytes(merged, low), PASSES, kernels),
     ]
 
 
 def _rollout(bond, shapes, network):
     """What the passes without a gradient make."""
-    cache = bond.decoder.cache_builder
-    prompts, rows = shapes.rows["reading"], shapes.rows["decoding"]
-    read = cache.num_bytes(prompts, shapes.prompt_length)
-    grown = cache.num_bytes(rows, shapes.length)
+    cache, rows = bond.decoder.cache_builder, shapes.rows
+
+    def activations(name, length):
+        num_bytes = network.passing_bytes(rows[name], length)
+        text = f"1 block, {shapes.describe(name)}"
+        return Entry(f"activations, {name}", num_bytes, (name,), text)
+
+    prefilled = cache.num_bytes(rows["prefill"], shapes.prompt_length)
+    then = f"{shapes.describe('prefill')}, then copied"
+    grown = cache.num_bytes(rows["decoding"], shapes.length)
     return [
-        Entry(
-            "prompt cache",
-            read,
-            ("reading", "decoding"),
-            f"{shapes.describe('reading')}, then copied",
-        ),
-        Entry(
-            "cache",
-            grown,
-            ("decoding",),
-            shapes.describe("decoding"),
-        ),
-        _logits(bond, rows, "decoding", 2, ", and probabilities"),
-        *(
-            Entry(
-                f"activations, {name}",
-                network.passing_bytes(shapes.rows[name], length),
-                (name,),
-                f"1 block, {shapes.describe(name)}",
-            )
-            for name, length in (
-                ("reading", shapes.prompt_length),
-                ("judging", shapes.length),
-            )
-        ),
-        _logits(bond, _tokens_at_once(bond, shapes, "judging"), "judging", 1),
+        Entry("prompt cache", prefilled, ("prefill", "decoding"), then),
+        Entry("cache", grown, ("decoding",), shapes.describe("decoding")),
+        _logits(bond, rows["decoding"], "decoding", 2, ", and probabilities"),
+        activations("prefill", shapes.prompt_length),
+        activations("log-probs", shapes.length),
+        _logits(bond, _at_once(bond, shapes, "log-probs"), "log-probs", 1),
     ]
 
 
 def _learning(bond, settings, shapes, network):
     """What the pass with a gradient makes."""
     rows, length = shapes.rows["learning"], shapes.length
-    steps = settings.gradient_accumulation_steps
-    again = settings.rematerialize and network.compiler.rematerializes
-    arrays, what = 2, ", and gradient"
-    if _has_exact_kl(bond):
-        arrays, what = 4, ", anchor's, and gradients"
-    logits = _logits(
-        bond,
-        _tokens_at_once(bond, shapes, "learning"),
-        "learning",
-        arrays,
-        what,
-    )
-    # The backward pass is through the head before it enters the blocks.
-    working = network.working_bytes(rows, length, again) - logits.bytes
-    kept = "inputs of blocks" if again else "blocks"
-    return [
-        _gradients(bond, steps),
-        logits,
-        Entry(
-            "activations kept",
-            network.kept_bytes(rows, length, again),
-            ("learning",),
-            f"{network.num_layers} {kept}, {shapes.describe('learning')}",
-        ),
-        Entry(
-            "activations made",
-            max(0, working),
-            ("learning",),
-            "of 1 block, beyond the logits",
-        ),
-    ]
-
-
-def _gradients(bond, steps):
-    """Gradients; where they are added up, the sum and what comes to it."""
-    num_bytes = sizes.num_bytes(bond.trainable_variables)
-    text = "one a value"
-    if steps > 1:
-        num_bytes, text = 2 * num_bytes, f"{text}, and their sum"
+    again = settings.rematerialize and network.rematerializes
+    tokens = _at_once(bond, shapes, "learning")
+    logits = _logits(bond, tokens, "learning", 2, ", and gradient")
+    gradients = sizes.num_bytes(bond.trainable_variables)
+    if settings.gradient_accumulation_steps > 1:
+        gradients, text = 2 * gradients, "one per value, and their sum"
     else:
         # Looked up at the start and multiplied by at the end.
-        num_bytes += sizes.num_bytes(bond.head.embedding.trainable_variables)
-        text = f"{text}, two for a trained embedding"
-    return Entry("gradients", num_bytes, ("learning",), text)
+        embedding = bond.head.embedding.trainable_variables
+        gradients += sizes.num_bytes(embedding)
+        text = "one per value, two for a trained embedding"
+    # The backward pass is through the head before it enters the blocks.
+    working = network.working_bytes(rows, length, again) - logits.bytes
+    kept = network.kept_bytes(rows, length, again)
+    blocks = f"{network.num_layers} {'inputs of ' if again else ''}blocks"
+    return [
+        Entry("gradients", gradients, ("learning",), text),
+        logits,
+        Entry(
+            "activations",
+            kept + max(0, working),
+            ("learning",),
+            f"{blocks}, {shapes.describe('learning')}",
+        ),
+    ]
 
 
 def _logits(bond, tokens, name, arrays, more=""):
     vocabulary = bond.head.embedding.input_dim
     text = f"{arrays} x {tokens:,} tokens x {vocabulary:,} x 4{more}"
-    num_bytes = arrays * tokens * vocabulary * sizes.itemsize(LOGITS_DTYPE)
+    num_bytes = arrays * tokens * vocabulary * 4
     return Entry(f"logits, {name}", num_bytes, (name,), text)
 
 
-def _tokens_at_once(bond, shapes, name):
+def _at_once(bond, shapes, name):
+    """Tokens whose logits are in memory at a time."""
     tokens = shapes.rows[name] * shapes.completion_length
     return min(tokens, bond.head.tokens_at_once())
-
-
-def _has_exact_kl(bond):
-    estimators = getattr(bond, "estimators", None)
-    kind = getattr(estimators, "kl_estimator", None)
-    return kind == "full_vocabulary" and bond.kl_weight > 0

@@ -1,40 +1,52 @@
-"""Plans a run from its actual objects, before it starts."""
+"""The plan of a run, made of its actual objects, before it starts."""
 
+import dataclasses
 import math
+import types
 
 from keras_bond import backend
+from keras_bond.backend import parts
 from keras_bond.planning.activations import Network
-from keras_bond.planning.compilers import compiler_for
+from keras_bond.planning.activations import compiler_for
 from keras_bond.planning.entries import PASSES
+from keras_bond.planning.entries import ROLLOUT
 from keras_bond.planning.entries import Shapes
 from keras_bond.planning.entries import entries_of
-from keras_bond.planning.problems import problems_of
+from keras_bond.planning.entries import learning_batch
 from keras_bond.planning.report import Plan
+from keras_bond.planning.report import peaks_of
+from keras_bond.planning.report import readable
 from keras_bond.planning.settings import Settings
 from keras_bond.rollouts import sizes
+from keras_bond.training import checks
 from keras_bond.training.anchored_trainer import AnchoredTrainer
+
+# XLA takes seconds for so many blocks, 6 for 12 of them.
+MOST_COMPILED_BLOCKS = 30
+# Entries of all passes that the compiler counts with the learning pass.
+COPIES = ("cast weights", "merged kernels")
 
 
 def plan(bond, batch_size=32, device_memory="auto"):
-    """Says what a run needs, and whether it fits, before it starts.
+    """Estimates the memory of a training step; nothing runs on the device.
 
-    Weights, anchor, optimizer, gradients and key-value caches are counted
-    from the objects themselves and are exact. Activations are estimated by a
-    formula fitted to what XLA and PyTorch keep: expect them right within a
-    factor of 0.6 to 1.6, and leave room. Nothing is computed on the device.
-    All is counted as on one device.
+    Weights, anchor, reference, optimizer, gradients and key-value caches are
+    counted from the objects themselves and are exact. Activations are
+    estimated: with JAX, for the device of this process and a policy of at most
+    30 blocks, XLA compiles the learning pass in some seconds and says what it
+    needs. Elsewhere a formula is right within a factor of 0.6 to 1.6; leave
+    room. Everything is counted as on one device.
 
-    With JAX or TensorFlow on a CPU, `rematerialize` saves nothing, for the
-    compiler undoes it; with `device_memory=` the plan is one for an
-    accelerator, where it does. Fused attention and LoRA need less than the
-    formula says.
+    On a CPU with JAX or TensorFlow `rematerialize` saves nothing, because the
+    compiler undoes it; with `device_memory=` the plan is for an accelerator,
+    where it does. Fused attention and LoRA need less than the formula says.
 
     Args:
         bond: a `keras_bond.Bond`, `JBond` or other trainer, before or after
             `compile`, whose arguments count. Before, the optimizer is taken
             to be Adam.
-        batch_size: int. Prompts a step, as in `fit`. Defaults to 32.
-        device_memory: number of bytes of an accelerator to ask about, such as
+        batch_size: int. Prompts per step, as in `fit`. Defaults to 32.
+        device_memory: number of bytes of an accelerator to plan for, such as
             16e9, or `"auto"` for the device of this process.
 
     Returns:
@@ -42,7 +54,7 @@ def plan(bond, batch_size=32, device_memory="auto"):
         `check()`, which raises if not.
 
     Raises:
-        TypeError: if `bond` is no trainer.
+        TypeError: if `bond` is not a trainer.
         ValueError: if an argument is out of its range.
 
     Example:
@@ -62,25 +74,43 @@ def plan(bond, batch_size=32, device_memory="auto"):
             f"Received: bond of type {type(bond).__name__}"
         )
     settings = Settings.of(bond, batch_size)
-    device, device_bytes, compiler = _device(device_memory)
-    shapes = Shapes.of(bond, settings)
+    device, device_bytes, on_cpu = _device(device_memory)
+    network = Network.of(bond.policy, compiler_for(on_cpu))
+    problems = _rule_problems(bond, settings)
+    is_here = isinstance(device_memory, str)
+    if is_here and not problems and network.num_layers <= MOST_COMPILED_BLOCKS:
+        network = _as_compiled(bond, settings, network)
+    if device_bytes is not None:
+        problems += _memory_problems(
+            bond, settings, network, device, device_bytes
+        )
+    notes = []
+    if not network.num_heads:
+        notes.append(
+            "Counted without attention scores: `policy.backbone` tells neither "
+            "`num_query_heads` nor `num_heads`."
+        )
+    shapes = Shapes(bond, settings)
     return Plan(
-        title=_title(bond, settings),
-        entries=entries_of(bond, settings, compiler),
+        title=f"{type(bond).__name__} of "
+        f"{sizes.num_values(bond.policy.variables):,} values, "
+        f"{batch_size} prompts per step",
+        entries=entries_of(bond, settings, network),
         shapes={name: shapes.describe(name) for name in PASSES},
-        decode_steps=_decode_steps(bond),
+        # The shortest prompt of a batch may be the start token alone.
+        decode_steps=bond.max_prompt_length - 1 + bond.max_completion_length,
         device=device,
         device_bytes=device_bytes,
-        problems=problems_of(bond, settings, compiler, device, device_bytes),
-        notes=_notes(bond, compiler),
+        problems=problems,
+        notes=notes,
     )
 
 
 def _device(device_memory):
-    """Name, bytes and compiler of the device that is asked about."""
+    """Name and bytes of the device, and whether it is a CPU."""
     if isinstance(device_memory, str) and device_memory == "auto":
         name, num_bytes = backend.device_memory()
-        return name, num_bytes, compiler_for(on_cpu=name.startswith("CPU"))
+        return name, num_bytes, name.startswith("CPU")
     is_number = isinstance(device_memory, (int, float))
     if not is_number or not 0 < device_memory < math.inf:
         raise ValueError(
@@ -88,30 +118,97 @@ def _device(device_memory):
             'or "auto" for the device of this process. '
             f"Received: device_memory={device_memory!r}"
         )
-    return "an accelerator", int(device_memory), compiler_for(on_cpu=False)
+    return "an accelerator", int(device_memory), False
 
 
-def _title(bond, settings):
-    values = sizes.num_values(bond.policy.variables)
-    return (
-        f"{type(bond).__name__} of {values:,} values, "
-        f"{settings.batch_size} prompts a step"
+def _as_compiled(bond, settings, network):
+    """The network, with activations as the compiler says."""
+    needed = backend.learning_memory(
+        bond, learning_batch(bond, settings.batch_size)
     )
+    if needed is None:
+        return network
+    counted = {
+        entry.name: entry.bytes
+        for entry in entries_of(bond, settings, network)
+        if entry.passes == ("learning",) or entry.name in COPIES
+    }
+    rest = sum(counted.values()) - counted["activations"]
+    scale = max(0, needed - rest) / counted["activations"]
+    return dataclasses.replace(network, scale=scale)
 
 
-def _notes(bond, compiler):
-    if Network.of(bond.policy, compiler).num_heads:
-        return []
-    return [
-        "Counted without attention scores: `policy.backbone` tells neither "
-        "`num_query_heads` nor `num_heads`."
+def _rule_problems(bond, settings):
+    """What training would refuse, in its own words."""
+    batch_size = settings.batch_size
+    batches = types.SimpleNamespace(num_batches=1, prompts_per_batch=batch_size)
+    lengths = bond.max_prompt_length, bond.max_completion_length
+    questions = [
+        (bond.check_ready,),
+        (checks.check_lengths, bond.policy, *lengths),
+        (bond.check_batch, batches),
     ]
+    for name in ("rollout_batch_size", "gradient_accumulation_steps"):
+        value = getattr(settings, name) or settings.batch_size
+        questions.append(
+            (parts.check_divides, name, value, settings.batch_size)
+        )
+    problems = []
+    for check, *arguments in questions:
+        try:
+            check(*arguments)
+        except ValueError as error:
+            problems.append(str(error))
+    return problems
 
 
-def _decode_steps(bond):
-    """Most tokens decided one after the other.
+def _memory_problems(bond, settings, network, device, device_bytes):
+    """Which passes do not fit, and the first change that makes them.
 
-    Decoding begins at the end of the shortest prompt of a batch, which may be
-    the start token alone.
+    In this order: a smaller rollout size; rematerialization, accumulation, or
+    both; LoRA.
     """
-    return bond.max_prompt_length - 1 + bond.max_completion_length
+
+    def most(passes, settings):
+        peaks = peaks_of(entries_of(bond, settings, network))
+        name = max(passes, key=peaks.get)
+        return peaks[name], name
+
+    def fix(passes, choices):
+        for choice in choices:
+            needed, _ = most(passes, choice)
+            if needed <= device_bytes:
+                return (
+                    f"`compile({settings.changes(choice)})`, the rest as it "
+                    f"is, brings it to {readable(needed)}."
+                )
+        return (
+            "No argument of `compile` helps at a batch of "
+            f"{settings.batch_size}: {_last_resort(bond.policy)}."
+        )
+
+    problems = []
+    for passes, choices in (
+        (ROLLOUT, settings.smaller_rollouts()),
+        (("learning",), settings.smaller_learning()),
+    ):
+        needed, name = most(passes, settings)
+        if needed > device_bytes:
+            problems.append(
+                f"`device_memory` must hold the whole step: {name} needs "
+                f"{readable(needed)}, {readable(needed - device_bytes)} more "
+                f"than {device} has. {fix(passes, choices)} "
+                f"Received: device_memory={device_bytes}, {settings}"
+            )
+    return problems
+
+
+def _last_resort(policy):
+    shorter = "shorter prompts and completions, or a smaller policy"
+    if any("lora" in v.path for v in policy.trainable_variables):
+        return f'load the policy with dtype="bfloat16", or take {shorter}'
+    return (
+        "train adapters alone, `policy.backbone.enable_lora(8)` before the "
+        "trainer is built, which leaves next to nothing of anchor, optimizer "
+        f"and gradients, or take {shorter}"
+    )

@@ -1,4 +1,4 @@
-"""What a plan says."""
+"""The table that a plan prints."""
 
 import dataclasses
 
@@ -12,9 +12,9 @@ GIB, MIB = 2**30, 2**20
 class Plan:
     """What a step of training needs; `print(plan)` shows it.
 
-    A step is four passes one after the other: `"reading"` the prompts,
-    `"decoding"` completions of them, `"judging"` these with the other weight
-    sets, and `"learning"` from them.
+    A step is four passes one after the other: `"prefill"` of the prompts,
+    `"decoding"` of completions, `"log-probs"` of these by the anchor
+    and the reference, and `"learning"` from them.
 
     Attributes:
         title: str. What was planned.
@@ -26,7 +26,7 @@ class Plan:
         problems: list of str. What would stop the run; each says the rule, a
             fix, and what was received.
         notes: list of str. What could not be counted.
-        fits: bool. Whether there is none.
+        fits: bool. Whether there is no problem.
         peaks: dict from each pass to int. Bytes in memory during it.
         rollout_bytes: int. Most bytes up to the rewards.
         learning_bytes: int. Bytes of the learning pass.
@@ -61,55 +61,51 @@ class Plan:
 
     @property
     def peak_bytes(self):
-        return max(self.rollout_bytes, self.learning_bytes)
+        return max(self.peaks.values())
 
     @property
     def largest(self):
         return max(self.peaks, key=self.peaks.get)
 
     def check(self):
-        """Refuses a run that cannot go well.
+        """Raises an error if there are problems.
 
         Raises:
-            ValueError: that lists the problems.
+            ValueError: that lists them.
         """
         if self.problems:
             raise ValueError("\n".join(self.problems))
 
     def __str__(self):
+        memory = "unknown memory"
+        verdict = (
+            "Whether it fits is unknown: the device does not tell its memory; "
+            "pass `device_memory=`."
+        )
+        if self.device_bytes is not None:
+            memory = readable(self.device_bytes)
+            spare = readable(self.device_bytes - self.peak_bytes)
+            verdict = f"It fits, with {spare} to spare."
+        largest = {self.largest: ", the most"}
         return "\n".join(
             [
                 self.title,
-                f"on {self._device()}, at most {self.decode_steps:,} decode "
-                "steps",
+                f"on {self.device} of {memory}, at most "
+                f"{self.decode_steps:,} decode steps",
                 "",
-                *map(_line, self.entries),
+                *(_line(e.name, e.bytes, e.explanation) for e in self.entries),
                 "",
-                *map(self._peak_line, PASSES),
+                *(
+                    _line(f"peak, {name}", size, shape + largest.get(name, ""))
+                    for (name, size), shape in zip(
+                        self.peaks.items(), self.shapes.values()
+                    )
+                ),
                 "",
                 *self.notes,
-                *(self.problems or [self._verdict()]),
+                *(self.problems or [verdict]),
             ]
         )
-
-    def _device(self):
-        if self.device_bytes is None:
-            return f"{self.device} of unknown memory"
-        return f"{self.device} of {readable(self.device_bytes)}"
-
-    def _peak_line(self, name):
-        mark = ", the most" if name == self.largest else ""
-        size = readable(self.peaks[name])
-        return f"{'all while ' + name:<22}{size:>10}  {self.shapes[name]}{mark}"
-
-    def _verdict(self):
-        if self.device_bytes is None:
-            return (
-                "Whether it fits is unknown: the device does not tell its "
-                "memory; pass `device_memory=`."
-            )
-        spare = readable(self.device_bytes - self.peak_bytes)
-        return f"It fits, with {spare} to spare."
 
 
 def peaks_of(entries):
@@ -128,5 +124,5 @@ def readable(num_bytes):
     return f"{num_bytes / 1024:.1f} KiB"
 
 
-def _line(entry):
-    return f"{entry.name:<22}{readable(entry.bytes):>10}  {entry.explanation}"
+def _line(name, num_bytes, text):
+    return f"{name:<22}{readable(num_bytes):>10}  {text}"

@@ -1,4 +1,4 @@
-"""What decides the shapes of a step."""
+"""Arguments of `fit` and `compile` that decide the shapes of a step."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ class Settings:
     """The numbers of a step that can be changed without a new trainer.
 
     Attributes:
-        batch_size: int. Prompts a step.
+        batch_size: int. Prompts per step.
         rollout_batch_size: int, or `None` for all of them.
         gradient_accumulation_steps: int.
         rematerialize: bool.
@@ -43,40 +43,37 @@ class Settings:
         return -(-self.batch_size // self.gradient_accumulation_steps)
 
     def smaller_rollouts(self):
-        """Yields what draws fewer and fewer prompts at a time."""
-        for size in range(self.rollout_prompts - 1, 0, -1):
-            if self.batch_size % size == 0:
-                yield dataclasses.replace(self, rollout_batch_size=size)
+        """Settings that draw fewer and fewer prompts at a time."""
+        sizes = self._divisors(1, self.rollout_prompts)[::-1]
+        return [self._with(rollout_batch_size=size) for size in sizes]
 
     def smaller_learning(self):
-        """Yields what keeps fewer and fewer activations, the cheapest first."""
+        """Settings that keep fewer and fewer activations, cheapest first."""
         now = self.gradient_accumulation_steps
-        more = [
-            steps
-            for steps in range(now + 1, self.batch_size + 1)
-            if self.batch_size % steps == 0
+        more = self._divisors(now + 1, self.batch_size + 1)
+        choices = [(steps, True) for steps in more]
+        if not self.rematerialize:
+            choices = [(now, True), *((n, False) for n in more), *choices]
+        return [
+            self._with(gradient_accumulation_steps=steps, rematerialize=again)
+            for steps, again in choices
         ]
-        choices = [(now, True), *((steps, False) for steps in more)]
-        if self.rematerialize:
-            choices = []
-        choices += [(steps, True) for steps in more]
-        for steps, rematerialize in choices:
-            yield dataclasses.replace(
-                self,
-                gradient_accumulation_steps=steps,
-                rematerialize=rematerialize,
-            )
+
+    def _divisors(self, start, stop):
+        return [n for n in range(start, stop) if self.batch_size % n == 0]
+
+    def _with(self, **changes):
+        return dataclasses.replace(self, **changes)
 
     def changes(self, other):
         """The arguments in which `other` differs, as they are written."""
+        current, new = dataclasses.asdict(self), dataclasses.asdict(other)
         return ", ".join(
-            f"{field.name}={getattr(other, field.name)}"
-            for field in dataclasses.fields(self)
-            if getattr(self, field.name) != getattr(other, field.name)
+            f"{name}={value}"
+            for name, value in new.items()
+            if value != current[name]
         )
 
     def __str__(self):
-        return ", ".join(
-            f"{field.name}={getattr(self, field.name)}"
-            for field in dataclasses.fields(self)
-        )
+        values = dataclasses.asdict(self).items()
+        return ", ".join(f"{name}={value}" for name, value in values)

@@ -44,7 +44,9 @@ def test_what_stays_in_memory_is_exact(family):
     policy, trained = bond.policy, bond.policy.trainable_variables
     assert entry(plan, "weights").bytes == bytes_in(policy.variables)
     assert entry(plan, "anchor").bytes == bytes_in(bond.anchor.values)
-    assert entry(plan, "reference").bytes == bytes_in(bond.reference.values)
+    assert entry(plan, "reference").bytes == bytes_in(
+        bond.weight_sets.reference.values
+    )
     assert entry(plan, "optimizer").bytes == bytes_in(bond.optimizer.variables)
     embedding = policy.backbone.token_embedding.trainable_variables
     gradients = bytes_in(trained) + bytes_in(embedding)
@@ -115,7 +117,7 @@ def test_rows_of_each_pass(trainer, arguments, drawn, learned):
     bond = make_bond(trainer, **arguments)
     compile_bond(bond, rollout_batch_size=4, gradient_accumulation_steps=2)
     plan = keras_bond.plan(bond, 8, PLENTY)
-    assert plan.shapes["reading"] == "4 rows x 12 tokens"
+    assert plan.shapes["prefill"] == "4 rows x 12 tokens"
     assert plan.shapes["decoding"] == f"{4 * drawn} rows x 17 tokens"
     assert plan.shapes["learning"] == f"{4 * learned} rows x 17 tokens"
     builder = bond.decoder.cache_builder

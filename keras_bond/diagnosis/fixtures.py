@@ -1,4 +1,4 @@
-"""What stands in for a user's policy, reward and prompts."""
+"""A tiny policy, a reward and prompts that need no tokenizer."""
 
 import numpy as np
 
@@ -6,14 +6,14 @@ from keras_bond.rewards import Reward
 
 NUM_PROMPTS = 8
 PROMPT_LENGTH = 4
+COMPLETION_LENGTH = 6
 SEED = 20
 
 
 def tiny_policy(dtype):
-    """A Gemma 3 of about 4,000 parameters without a tokenizer.
+    """A Gemma 3 of about 4,000 parameters, one layer norm of them frozen.
 
-    One layer norm is frozen, and the sliding window is shorter than what is
-    read, so that neither goes unchecked.
+    The sliding window is shorter than a prompt with its completion.
     """
     import keras_hub
 
@@ -41,14 +41,14 @@ def tiny_policy(dtype):
     return policy
 
 
-class AnyReward(Reward):
-    """A number that hangs on every token, without a meaning."""
+class TokenReward(Reward):
+    """A number that depends on every token and has no meaning."""
 
-    name = "any_reward"
+    name = "token_reward"
 
     def score(self, samples):
-        places = np.arange(samples.token_ids.shape[1])
-        waves = np.sin(samples.token_ids * (1.0 + places))
+        positions = np.arange(samples.token_ids.shape[1])
+        waves = np.sin(samples.token_ids * (1.0 + positions))
         return np.sum(waves * samples.padding_mask, axis=1).astype("float32")
 
 
