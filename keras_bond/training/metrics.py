@@ -100,8 +100,10 @@ def update(trackers, batch, log_probs, terms, is_good=True):
     """
     values = {**values_of(batch, log_probs), **terms}
     for name, value in values.items():
-        counted = "present" if name == "frac_prompts_unscored" else "valid"
-        weight = ops.cast(ops.logical_and(batch[counted], is_good), "float32")
+        counts = ops.logical_and(batch["valid"], is_good)
+        if name == "frac_prompts_unscored":
+            counts = batch["present"]
+        weight = ops.cast(counts, "float32")
         if len(value.shape) == 2:
             weight = ops.broadcast_to(weight[:, None], value.shape)
         # What could not be scored may hold anything, a NaN too.

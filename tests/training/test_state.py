@@ -1,0 +1,198 @@
+"""After any error out of `fit` or `evaluate` the model holds its last state.
+
+On JAX Keras takes the values out of the variables while it trains: an error in
+the wrong place used to leave a model without weights.
+"""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_bond
+from tests.numeric import values_of
+from tests.tiny import COMPILED_QUICKLY
+from tests.tiny import PROMPTS
+from tests.tiny import length_reward
+from tests.tiny import make_policy
+
+STAGES = (
+    "reward",
+    "loss",
+    "train_batch_end",
+    "epoch_end",
+    "test_batch_end",
+    "validation_reward",
+)
+
+
+class Stop(Exception):
+    """Raised on purpose."""
+
+
+class Fragile(keras_bond.JBond):
+    """Raises where it is told to, in the second step that comes there."""
+
+    stage, visits = None, 0
+
+    def visit(self, stage):
+        self.visits += stage == self.stage
+        if self.visits == 2:
+            self.visits = 3
+            raise Stop(stage)
+
+    def compute_loss(self, *arguments, **kwargs):
+        if self.stage == "loss":
+            # The learning stage runs Python when it is compiled only.
+            raise Stop("loss")
+        return super().compute_loss(*arguments, **kwargs)
+
+    def score(self, drawn, training):
+        self.visit("reward" if training else "validation_reward")
+        return super().score(drawn, training)
+
+
+class Raises(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        self.model.visit("train_batch_end")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.visit("epoch_end")
+
+    def on_test_batch_end(self, batch, logs=None):
+        self.model.visit("test_batch_end")
+
+
+@pytest.fixture(scope="module")
+def bond():
+    bond = Fragile(
+        make_policy(num_layers=1),
+        length_reward,
+        max_prompt_length=12,
+        max_completion_length=3,
+        seed=1,
+    )
+    bond.compile(keras.optimizers.SGD(1e-3), **COMPILED_QUICKLY)
+    return bond
+
+
+def assert_whole(bond, path):
+    """The variables have values, and the policy answers and can be saved."""
+    values = values_of(bond.variables + bond.optimizer.variables)
+    assert all(np.isfinite(value).all() for value in values)
+    assert isinstance(bond.generate(PROMPTS[:1])[0], str)
+    bond.save_weights(path / "kept.weights.h5")
+    bond.load_weights(path / "kept.weights.h5")
+    after = values_of(bond.variables + bond.optimizer.variables)
+    for a, b in zip(values, after):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_fit_leaves_a_whole_model(bond, tmp_path, stage):
+    bond.stage, bond.visits, bond.stages = stage, 0, {}
+    # A run of its own: `assert_whole` loads weights, which would be resumed.
+    bond.progress.is_loaded = False
+    seen = int(bond.prompts_seen)
+    with pytest.raises(Stop):
+        bond.fit(
+            PROMPTS[:4],
+            validation_data=PROMPTS[4:],
+            batch_size=2,
+            epochs=2,
+            verbose=0,
+            callbacks=[Raises()],
+        )
+    bond.stage = None
+    # Prompts of whole steps only: what was learned from before the error.
+    learned = {"reward": 2, "loss": 0, "train_batch_end": 4, "epoch_end": 8}
+    assert int(bond.prompts_seen) - seen == learned.get(stage, 4)
+    assert_whole(bond, tmp_path)
+
+
+@pytest.mark.parametrize("stage", ["validation_reward", "test_batch_end"])
+def test_evaluate_leaves_a_whole_model(bond, tmp_path, stage):
+    """And no older state that a later `save_weights` would bring back."""
+    bond.stage, bond.visits = stage, 0
+    with pytest.raises(Stop):
+        bond.evaluate(
+            PROMPTS[:4], batch_size=2, verbose=0, callbacks=[Raises()]
+        )
+    bond.stage = None
+    variable = bond.policy.trainable_variables[0]
+    variable.assign(variable * 2.0)
+    doubled = values_of([variable])[0]
+    assert_whole(bond, tmp_path)
+    np.testing.assert_array_equal(values_of([variable])[0], doubled)
+
+
+def test_data_that_fail_leave_a_whole_model(bond, tmp_path):
+    class Broken(keras.utils.PyDataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            if self.asked > 3:
+                raise Stop("data")
+            self.asked += 1
+            return {"prompts": PROMPTS[2 * index : 2 * index + 2]}
+
+    data = Broken()
+    data.asked = 0
+    with pytest.raises(Stop):
+        bond.fit(data, epochs=5, verbose=0)
+    assert_whole(bond, tmp_path)
+
+
+def test_a_reward_may_ask_the_policy_during_fit():
+    """Also under its own name, on every backend."""
+    answers = []
+
+    def reward(prompts, completions):
+        answers.extend(bond.generate(prompts[:1]))
+        return length_reward(prompts, completions)
+
+    bond = keras_bond.JBond(
+        make_policy(num_layers=1),
+        reward,
+        max_prompt_length=12,
+        max_completion_length=3,
+        seed=1,
+    )
+    bond.compile(keras.optimizers.SGD(1e-3), **COMPILED_QUICKLY)
+    bond.fit(PROMPTS[:4], batch_size=2, verbose=0)
+    assert len(answers) == 2
+
+
+def test_a_step_without_any_reward_changes_nothing():
+    """Neither policy, anchor nor optimizer; only the position advances."""
+
+    def silent(prompts, completions):
+        return [None] * len(prompts)
+
+    bond = keras_bond.JBond(
+        make_policy(num_layers=1),
+        silent,
+        max_prompt_length=12,
+        max_completion_length=3,
+        seed=1,
+    )
+    bond.compile(keras.optimizers.Adam(1e-2), **COMPILED_QUICKLY)
+    kept = [
+        *bond.trainable_variables,
+        *bond.optimizer.variables,
+        *bond.anchor.values,
+    ]
+    before = values_of(kept)
+    logs = bond.fit(
+        PROMPTS[:4],
+        batch_size=2,
+        verbose=0,
+        callbacks=[keras_bond.callbacks.AnchorEMA(0.1)],
+    ).history
+    for a, b in zip(before, values_of(kept)):
+        np.testing.assert_array_equal(a, b)
+    assert int(bond.prompts_seen) == 4
+    assert np.isnan(logs["reward"][0]) and np.isnan(logs["reward_std"][0])
+    assert logs["loss"] == [0.0]
+    assert logs["frac_prompts_unscored"] == [1.0]
+    assert logs["train/skipped_steps"] == [0.0]
