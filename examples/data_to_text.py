@@ -230,7 +230,7 @@ def _write_sentence(subject, clauses, rng):
 
 
 def _share_right(facts, text):
-    """The share of `facts` whose value, and no rival, stands in `text`."""
+    """The share of `facts` whose value, and no other, stands in `text`."""
     right = sum(_stated(name, text) == {value} for name, value in facts.items())
     return right / len(facts)
 

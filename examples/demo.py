@@ -20,7 +20,7 @@ SHOWN = (1, 2, 4, 8)
 COLUMNS = {
     "reward": "reward",
     "win_rate": "win rate",
-    "kl": "KL to the start",
+    "kl": "KL to the initial policy",
 }
 
 
@@ -135,7 +135,8 @@ def run(task, arguments):
         arguments: see `parse_arguments`.
 
     Returns:
-        list of dicts: Best-of-N of the start for each N, and the policy.
+        list of dicts: Best-of-N of the initial policy for each N, and the
+        policy after training.
     """
     import keras_bond
 
@@ -144,7 +145,7 @@ def run(task, arguments):
     bond = build(task, arguments.seed, epochs)
     held_out = task.world.held_out_prompts(arguments.held_out, seed=1)
 
-    print(f"Best-of-N of the start: {POOL_SIZE} samples for each prompt ...")
+    print(f"Best-of-N before: {POOL_SIZE} samples for each prompt ...")
     pool = sample(bond, task, held_out, POOL_SIZE)
     frontier = keras_bond.evaluation.best_of_n_frontier(pool.rewards, CURVE)
 
@@ -242,14 +243,15 @@ def train(bond, task, seed, epochs):
 
 
 def tabulate(bond, frontier, held_out, pool, after):
-    """Puts start, Best-of-N of the start and trained policy into rows."""
+    """Rows of the initial policy, its Best-of-N and the trained policy."""
     import keras_bond
 
     rows = [
-        {"name": f"best of {row['n']} of the start", **row} for row in frontier
+        {"name": f"best of {row['n']} of the initial policy", **row}
+        for row in frontier
     ]
     rows[0]["name"] = "before: one sample"
-    # Several draws a prompt: the KL is a mean over completions.
+    # Several draws per prompt: the KL is a mean over completions.
     repeats = max(1, 8 // bond.num_policy_samples)
     logs = bond.evaluate(
         held_out * repeats, batch_size=64, return_dict=True, verbose=0
@@ -275,7 +277,7 @@ def format_table(rows, columns=COLUMNS):
         rows: list of dicts with `name`, `n` and the keys of `columns`.
         columns: dict. The heading of each number in a row.
     """
-    headings = ["policy", "samples an answer", *columns.values()]
+    headings = ["policy", "samples per answer", *columns.values()]
     lines = ["", f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for row in rows:
         if row["n"] not in SHOWN:
@@ -304,7 +306,7 @@ def plot(
     """Draws reward against KL: the Best-of-N curve and the policy's way.
 
     Args:
-        rows: list of dicts, Best-of-N of the start, the policy last.
+        rows: list of dicts, Best-of-N of the initial policy, the policy last.
         path: list of pairs of KL and reward, the policy on its way.
         file: path of the picture.
         name: str. The method.
@@ -322,7 +324,7 @@ def plot(
         [row["kl"] for row in start],
         [row["reward"] for row in start],
         color="0.45",
-        label="Best-of-N of the start (N samples an answer)",
+        label="Best-of-N of the initial policy (N samples per answer)",
     )
     for row in marked:
         axes.plot(row["kl"], row["reward"], "o", color="0.45")
@@ -347,9 +349,9 @@ def plot(
         "*",
         markersize=16,
         color="tab:orange",
-        label=f"{name}, trained (1 sample an answer)",
+        label=f"{name}, trained (1 sample per answer)",
     )
-    axes.set_xlabel("KL to the start (nats)")
+    axes.set_xlabel("KL to the initial policy (nats)")
     axes.set_ylabel("mean reward on held-out prompts")
     axes.legend(loc="lower right", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

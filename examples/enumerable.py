@@ -1,13 +1,14 @@
 """A world so small that every completion of a language model can be listed.
 
 A real Gemma 3 with a vocabulary of a few tokens answers one-token prompts with
-at most a few tokens. Its law, its Best-of-N and every divergence between them
-are then finite sums, and what training reaches is measured without sampling.
+at most a few tokens. Its distribution, its Best-of-N and the divergences
+between them are then finite sums, and what training reaches is measured without
+sampling.
 
     world = World(vocabulary_size=6, max_completion_length=3, num_prompts=4)
     policy = make_policy(world, seed=0)
     start, rewards = log_probs(world, policy), make_rewards(world, seed=0)
-    target = best_of_n_law(np.exp(start), rewards, n=4)
+    target = best_of_n_distribution(np.exp(start), rewards, n=4)
 
 The formulas are those of BOND (Sessa et al., ICLR 2025, arXiv 2407.14622) in
 NumPy and float64, on purpose without `keras_bond.formulas`: an oracle for it.
@@ -114,7 +115,7 @@ class World:
 
 
 def make_policy(world, seed, scale=0.6, num_layers=2, hidden_dim=32):
-    """Builds a Gemma 3 whose next-token laws are far from uniform.
+    """Builds a Gemma 3 whose next-token distributions are far from uniform.
 
     Args:
         world: a `World`.
@@ -226,7 +227,7 @@ def log_probs(world, policy):
     Returns:
         float64 array `(prompts, completions)`, in nats.
     """
-    return _as_law(world, _log_probs(policy, *_every_row(world)))
+    return _as_probs(world, _log_probs(policy, *_every_row(world)))
 
 
 def log_probs_reader(world, policy):
@@ -238,7 +239,7 @@ def log_probs_reader(world, policy):
     forward = keras_bond.backend.compile_forward(
         lambda *rows: _log_probs(policy, *rows), policy.variables
     )
-    return lambda: _as_law(world, forward(*_every_row(world)))
+    return lambda: _as_probs(world, forward(*_every_row(world)))
 
 
 def _log_probs(policy, *rows):
@@ -254,7 +255,7 @@ def _every_row(world):
     return [ops.convert_to_tensor(array) for array in arrays]
 
 
-def _as_law(world, tensor):
+def _as_probs(world, tensor):
     array = ops.convert_to_numpy(tensor).astype("float64")
     return array.reshape(world.num_prompts, -1)
 
@@ -263,15 +264,15 @@ def quantiles(probs, rewards):
     """`p_le(y) = P[r(y') <= r(y)]` and `p_lt(y)`, with `<` (eq. 2).
 
     Args:
-        probs: float array `(prompts, completions)`, the start's `π_ref(y)`.
+        probs: float array `(prompts, completions)`, `π_ref(y)`.
         rewards: float array `(prompts, completions)`.
 
     Returns:
         `(p_le, p_lt)`, float arrays `(prompts, completions)`.
     """
-    mine, others = rewards[:, :, None], rewards[:, None, :]
-    p_le = np.sum(probs[:, None, :] * (others <= mine), axis=-1)
-    p_lt = np.sum(probs[:, None, :] * (others < mine), axis=-1)
+    own, others = rewards[:, :, None], rewards[:, None, :]
+    p_le = np.sum(probs[:, None, :] * (others <= own), axis=-1)
+    p_lt = np.sum(probs[:, None, :] * (others < own), axis=-1)
     return p_le, p_lt
 
 
@@ -279,14 +280,14 @@ def quantile_logits(probs, rewards):
     """Logits of `p_le` and `p_lt`, what `estimator=` wants in a `Table`.
 
     Returns:
-        float array `(prompts, completions, 2)`, cut at about ±30.
+        float array `(prompts, completions, 2)`, clipped to about ±30.
     """
     p = np.stack(quantiles(probs, rewards), axis=-1)
     p = np.clip(p, 1e-13, 1 - 1e-13)
     return np.log(p) - np.log1p(-p)
 
 
-def best_of_n_law(probs, rewards, n):
+def best_of_n_distribution(probs, rewards, n):
     """`π_BoN(y)` of theorem 1, ties broken uniformly at random.
 
     `π_ref(y) Σ_{i=1..N} p_le^(N-i) p_lt^(i-1)`: the factors (A) and (B) of the
@@ -322,19 +323,20 @@ def measure(probs, start, rewards, n):
     """What one wants to know of a policy, exactly; all are means over prompts.
 
     Args:
-        probs: float array `(prompts, completions)`, the policy's law.
-        start: float array `(prompts, completions)`, the law of its start.
+        probs: float array `(prompts, completions)`, of the policy.
+        start: float array `(prompts, completions)`, of the initial policy.
         rewards: float array `(prompts, completions)`.
-        n: int. The N of the Best-of-N law of the start to compare with.
+        n: int. The N of the Best-of-N of the initial policy to compare with.
 
     Returns:
-        dict of float: `reward`, expected; `log_quantile`, `E[log p_le]` by the
-        start's quantiles; `win_rate` against one sample of the start, ties one
-        half; `kl_start`, `KL(π ‖ π_ref)`, `forward_kl`, `KL(π_BoN ‖ π)`,
-        `backward_kl`, `KL(π ‖ π_BoN)`, in nats; `total_variation` to π_BoN.
+        dict of float: `reward`, expected; `log_quantile`, `E[log p_le]` with
+        the quantiles of the initial policy; `win_rate` against one sample of
+        it, ties one half; `kl_start`, `KL(π ‖ π_ref)`, `forward_kl`,
+        `KL(π_BoN ‖ π)`, `backward_kl`, `KL(π ‖ π_BoN)`, in nats;
+        `total_variation` to π_BoN.
     """
     p_le, p_lt = quantiles(start, rewards)
-    target = best_of_n_law(start, rewards, n)
+    target = best_of_n_distribution(start, rewards, n)
 
     def expected(values):
         return float(np.sum(probs * values, axis=1).mean())

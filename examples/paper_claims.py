@@ -57,7 +57,7 @@ def figure_2(curves):
 
 
 def figure_4(curves):
-    """Fixed N saturates, iterative BOND goes on at the same trade-off."""
+    """Fixed N saturates, iterative BOND continues at the same trade-off."""
     fixed = {n: curves[f"N={n} beta=0.5"]["reward"] for n in paper_runs.SIZES}
     for n, reward in fixed.items():
         yield agree(
@@ -157,11 +157,11 @@ def figure_7(curves):
     """J-BOND against REINFORCE."""
     ours = curves["jbond eta=0.02"]
     for strength in paper_runs.STRENGTHS:
-        rival = curves[f"reinforce {strength:g}"]
+        other = curves[f"reinforce {strength:g}"]
         yield larger(
             7,
             f"J-BOND has more reward at equal KL than REINFORCE {strength:g}",
-            *reward_at_equal_kl(ours, rival),
+            *reward_at_equal_kl(ours, other),
         )
     straight = straightness(ours["kl_start"])
     yield larger(
@@ -190,9 +190,9 @@ def simulated_jbond_reward(p_le, num_draws=4000, seeds=5):
         generator = np.random.default_rng(seed)
         anchors = generator.random((num_draws, len(p_le), 2), "float32")
         # The reward of a completion is its quantile: ranks are all that count.
-        mine = np.broadcast_to(p_le.astype("float32"), anchors.shape[:2])
+        policy = np.broadcast_to(p_le.astype("float32"), anchors.shape[:2])
         penalized = formulas.is_penalized(
-            ops.convert_to_tensor(mine.reshape(-1, 1)),
+            ops.convert_to_tensor(policy.reshape(-1, 1)),
             ops.convert_to_tensor(anchors.reshape(-1, 2)),
         )
         rewards = ops.convert_to_numpy(formulas.jbond_reward(penalized))
@@ -248,8 +248,8 @@ CLAIMS = {
 }
 
 
-def judge(figures, curves):
-    """Judges every claim of the given figures.
+def verdicts_of(figures, curves):
+    """Decides every claim of the given figures.
 
     Returns:
         list of `paper_verdicts.Verdict`.

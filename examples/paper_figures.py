@@ -1,4 +1,4 @@
-"""Reproduces the claims of the BOND paper's figures in the small.
+"""Reproduces the claims of the BOND paper's figures at small scale.
 
     python examples/paper_figures.py [--figures 2 5] [--seeds 4] [--quick]
 
@@ -41,7 +41,7 @@ def parse_arguments(arguments=None):
 
 
 def main(arguments):
-    """Trains, judges, draws.
+    """Trains, decides, draws.
 
     Args:
         arguments: see `parse_arguments`.
@@ -60,7 +60,7 @@ def main(arguments):
         scale = paper_runs.Scale(10, 10, measurements=5, seeds=arguments.seeds)
     shown = [name for i in arguments.figures for name in paper_runs.SHOWN[i]]
     curves = paper_runs.train_all(dict.fromkeys(shown), scale)
-    verdicts = paper_claims.judge(arguments.figures, curves)
+    verdicts = paper_claims.verdicts_of(arguments.figures, curves)
 
     arguments.output.mkdir(parents=True, exist_ok=True)
     paper_runs.write_csv(curves, arguments.output / "runs.csv")

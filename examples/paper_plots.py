@@ -65,7 +65,7 @@ def figure_4(curves):
     return _steps_and_front(
         curves,
         lines,
-        "Claim of figure 4: fixed N saturates, iterative BOND goes on",
+        "Claim of figure 4: fixed N saturates, iterative BOND continues",
         ("reward", "log_quantile"),
     )
 

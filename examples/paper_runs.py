@@ -62,7 +62,7 @@ class Setting:
         learning_rate: float. Of Adam, constant after 20 steps of warm-up.
         rule: str. A class of `keras_bond.callbacks` that moves the anchor.
         rule_arguments: tuple.
-        n: int. The Best-of-N law of the start that it is compared with.
+        n: int. The Best-of-N of the initial policy that it is compared with.
     """
 
     trainer: str
@@ -74,17 +74,14 @@ class Setting:
     n: int = 4
 
 
-def bond(steps, n, jeffreys_beta=0.5, quantiles="monte_carlo", refresh=None):
+def bond(steps, n, jeffreys_beta=0.5, estimator="monte_carlo", refresh=None):
     """BOND of section 4: eqs. 10, 13 and 15 with 16 samples of the anchor."""
     options = {
         "best_of_n": n,
         "jeffreys_beta": jeffreys_beta,
-        "quantiles": quantiles,
+        "estimator": estimator,
         "num_policy_samples": 1,
         "num_anchor_samples": 16,
-        "forward": "best_sample",
-        "backward": "policy_samples",
-        "baseline": "batch",
     }
     if refresh is None:
         return Setting("Bond", options, steps, 2e-3, n=n)
@@ -97,9 +94,9 @@ def jbond(steps, rule="AnchorEMA", rule_argument=0.02, kl_weight=0.0):
     return Setting("JBond", options, steps, 1e-3, rule, (rule_argument,))
 
 
-def reinforce(steps, kl_strength):
-    """The rival of figure 7: 2 samples a prompt, leave-one-out baseline."""
-    options = {"kl_strength": kl_strength, "num_policy_samples": 2}
+def reinforce(steps, kl_weight):
+    """The baseline of figure 7: 2 samples, leave-one-out mean."""
+    options = {"kl_weight": kl_weight, "num_policy_samples": 2}
     return Setting("Reinforce", options, steps, 1e-3)
 
 
@@ -115,7 +112,7 @@ def settings(scale):
         for beta in BETAS:
             chosen[f"N={n} beta={beta:g}"] = bond(long, n, beta)
     for n in LEARNED_SIZES:
-        chosen[f"N={n} learned"] = bond(long, n, quantiles="learned")
+        chosen[f"N={n} learned"] = bond(long, n, estimator="learned")
     for n in (2, 4):
         chosen[f"iterative n={n}"] = bond(long, n, refresh=long // 5)
     for rate in RATES:
@@ -281,10 +278,10 @@ class Progress:
         """Prints where a run began and ended, and the time so far."""
         self.done += 1
         rewards = f"reward {run['reward'][0]:.2f} -> {run['reward'][-1]:.2f}"
+        kl = f"KL to the initial policy {run['kl_start'][-1]:.2f} nats"
+        seconds = f"{time.time() - self.started:.0f} s"
         print(
-            f"[{self.done}/{self.total}] {name}: {rewards}, KL to the start "
-            f"{run['kl_start'][-1]:.2f} nats ({time.time() - self.started:.0f}"
-            " s)",
+            f"[{self.done}/{self.total}] {name}: {rewards}, {kl} ({seconds})",
             flush=True,
         )
 

@@ -1,4 +1,4 @@
-"""How a claim about curves is judged; the criteria were fixed beforehand.
+"""How a claim about curves is decided; the criteria were fixed beforehand.
 
 A run is summed up by numbers, a claim says which of two numbers is larger, or
 that they agree. Runs of one seed share start and rewards, so differences are

@@ -61,7 +61,8 @@ def main(argv=None):
     """Teaches, measures, trains and measures; see the top of the file.
 
     Returns:
-        list of dicts: Best-of-N of the start for each N, and the policy.
+        list of dicts: Best-of-N of the initial policy for each N, and the
+        policy after training.
     """
     arguments = parse_arguments(argv)
     try:
@@ -129,7 +130,7 @@ def run(task, arguments):
     started = time.time()
     bond = demo.build(task, arguments.seed, task.epochs)
     prompts = task.world.held_out_prompts(arguments.held_out, seed=1)
-    print(f"Best-of-N of the start: {arguments.pool} samples a prompt ...")
+    print(f"Best-of-N before: {arguments.pool} samples per prompt ...")
     pool = demo.sample(bond, task, prompts, arguments.pool)
     frontier = measure_start(pool)
 
@@ -148,14 +149,14 @@ def run(task, arguments):
 
 
 def measure_start(pool):
-    """Best-of-N of the start for each N of `demo.CURVE`, a dict each."""
+    """Best-of-N of the initial policy for each N of `demo.CURVE`."""
     from keras_bond.evaluation import best_of_n_frontier
 
     rows = best_of_n_frontier(pool.rewards, demo.CURVE)
     # The best of N is perfect where one of the N is.
     perfect = best_of_n_frontier(pool.rewards == 1.0, demo.CURVE)
     for row, perfect_row in zip(rows, perfect):
-        row["name"] = f"best of {row['n']} of the start"
+        row["name"] = f"best of {row['n']} of the initial policy"
         row["perfect"] = perfect_row["reward"]
     rows[0]["name"] = "before: one sample"
     return rows
@@ -206,7 +207,7 @@ def train(bond, task, prompts, pool, arguments):
 
 
 def describe(samples, pool):
-    """What `demo.Samples` earn, against a pool of the start."""
+    """What `demo.Samples` earn, against a pool of the initial policy."""
     import keras_bond
 
     return {
@@ -219,7 +220,8 @@ def describe(samples, pool):
 
 
 def kl_to_start(bond, prompts, trainer):
-    """KL to the start in nats, a mean over `KL_SAMPLES` samples a prompt."""
+    """KL to the initial policy in nats, a mean over `KL_SAMPLES` samples per
+    prompt."""
     logs = bond.evaluate(
         prompts * (KL_SAMPLES // trainer.policy_samples),
         batch_size=64,

@@ -43,7 +43,8 @@ class Moments:
             a mean over prompts.
         variance_error: float. Its standard error.
         signal: float. The mean gradient along the exact one, 1 if unbiased.
-            Where the exact one is zero, along that of the start: 0 if unbiased.
+            Where the exact one is zero, along that of the initial policy: 0 if
+            unbiased.
         signal_error: float. Its standard error.
         bias: float. Norm of the bias as a share of the exact gradient at the
             start, less what noise adds.

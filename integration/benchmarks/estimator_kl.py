@@ -17,7 +17,7 @@ from keras import ops
 from keras_bond import formulas
 
 PROMPTS, VOCABULARY = 16, 8
-# Tokens, and KL of the policy to the anchor in nats a sequence: 0.19 is that
+# Tokens, and KL of the policy to the anchor in nats per sequence: 0.19 is that
 # of Best-of-2, 0.64 of Best-of-4.
 SETTINGS = ((16, 0.05), (16, 0.19), (16, 0.64), (64, 0.19))
 POLICY_SAMPLES = (1, 4)

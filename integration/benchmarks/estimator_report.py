@@ -259,9 +259,9 @@ def report(records, scale_records, kl_records, results, facts):
         "are right. Bias by design: norm, as a share of the exact gradient "
         "at the anchor.\n\n" + tests_table(records),
         "### Signal\n\nExpected gradient along the exact one (1 is right); "
-        "at π = Best-of-2, where that of N = 2 is 0, along that of the start "
-        "(0 is right). With ±: measured, 99 % interval. Forward parts have "
-        "no bias.\n\nBackward part:\n\n"
+        "at π = Best-of-2, where that of N = 2 is 0, along that of the initial "
+        "policy (0 is right). With ±: measured, 99 % interval. Forward parts "
+        "have no bias.\n\nBackward part:\n\n"
         + signal_table(records, "backward", backward_names(records), 4),
         "Backward part, 1 policy sample:\n\n"
         + signal_table(records, "backward", ["pooled"], 1),

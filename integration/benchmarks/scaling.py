@@ -12,15 +12,12 @@ and results. Writes table.md, CSV files and scaling.png.
 import argparse
 import dataclasses
 import itertools
-import os
 import pathlib
-import platform
 import time
 
 import speed_contest
-import speed_plots
+import speed_report
 import speed_results
-import speed_tables
 from reports import progress
 from reports import write_csv
 from speed_shapes import SIZES
@@ -78,13 +75,21 @@ def main(argv=None):
         run_sweep(arguments, name, mode)
         for name, mode in itertools.product(arguments.sweeps, arguments.modes)
     ]
-    table = speed_tables.report_scaling(sweeps, facts(arguments))
+    facts = speed_report.facts(
+        "scaling.py",
+        backend=arguments.backend,
+        size=arguments.size,
+        sweeps=arguments.sweeps,
+        modes=arguments.modes,
+        rounds=arguments.rounds,
+    )
+    table = speed_report.report_scaling(sweeps, facts)
     (arguments.output / "table.md").write_text(table)
     write_csv(arguments.output / "steps.csv", speed_results.step_rows(sweeps))
     write_csv(
         arguments.output / "memory.csv", speed_results.memory_rows(sweeps)
     )
-    speed_plots.plot_scaling(sweeps, arguments.output / "scaling.png")
+    speed_report.plot_scaling(sweeps, arguments.output / "scaling.png")
     print(table)
     print(f"{time.perf_counter() - clock:.0f} s, {arguments.output}")
     return not any(c.failure for sweep in sweeps for c in sweep.contenders)
@@ -118,24 +123,7 @@ def run_sweep(arguments, name, mode):
         extras=("memory",),
         progress=progress,
     )
-    return speed_results.summarise(f"{name}, {mode}", base, records)
-
-
-def facts(arguments):
-    """What the numbers depend on, for the head of the table."""
-    parts = [
-        "python integration/benchmarks/scaling.py",
-        f"--backend {arguments.backend}",
-        f"--size {arguments.size}",
-        f"--sweeps {' '.join(arguments.sweeps)}",
-        f"--modes {' '.join(arguments.modes)}",
-        f"--rounds {arguments.rounds}",
-    ]
-    return {
-        "command": " ".join(parts),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "versions": speed_tables.versions(),
-    }
+    return speed_results.summarize(f"{name}, {mode}", base, records)
 
 
 if __name__ == "__main__":

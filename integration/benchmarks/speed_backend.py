@@ -75,7 +75,7 @@ def compile_update(function, changed, read=()):
 
     Returns:
         a callable without arguments; on JAX the assigned values go round
-        outside the variables, which keep theirs.
+        outside the variables, which keep their own.
     """
     backend = keras.config.backend()
     if backend == "jax":

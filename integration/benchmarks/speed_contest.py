@@ -127,7 +127,7 @@ class Record:
         steps: list of dict, one a round.
         profiles: list of dict, answers to the steps that time their phases.
         facts: dict, of the worker and of `extras`.
-        failure: str, why it dropped out; `""` if it did not.
+        failure: str, why it failed; `""` if it did not.
     """
 
     worker: Worker
@@ -143,7 +143,7 @@ class Record:
         return np.array([step[name] for step in self.steps])
 
     def do(self, what, keep=None, **request):
-        """Asks the worker unless it dropped out; keeps the answer in a list."""
+        """Asks the worker unless it failed; keeps the answer in a list."""
         if self.failure:
             return {}
         try:

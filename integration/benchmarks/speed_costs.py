@@ -108,8 +108,8 @@ def rollout(shape, samples):
     return [prefill, *decode(shape, shape.prompts * samples)]
 
 
-def judge(shape):
-    """The anchor's opinion of what the policy drew."""
+def score_with_anchor(shape):
+    """The anchor's log-probabilities of the policy's samples."""
     rows = shape.prompts * shape.policy_samples
     return [forward(shape, rows, shape.length, shape.completion_length)]
 
@@ -140,8 +140,7 @@ def phases(shape):
     return {
         "rollout policy": policy,
         "rollout anchor": anchor,
-        "judge": judge(shape),
-        "rollout True": [*policy, *anchor, *judge(shape)],
+        "score_with_anchor": score_with_anchor(shape),
         "learn": learn(shape),
         "decode": rollout(shape, shape.samples),
     }
@@ -150,4 +149,5 @@ def phases(shape):
 def step(shape):
     """All that a step cannot do without."""
     found = phases(shape)
-    return [*found["rollout True"], *found["learn"]]
+    names = ("rollout policy", "rollout anchor", "score_with_anchor", "learn")
+    return [cost for name in names for cost in found[name]]

@@ -9,7 +9,6 @@ import math
 import keras
 import numpy as np
 import speed_backend
-import speed_policy
 import speed_shapes
 from keras import ops
 
@@ -22,7 +21,7 @@ def run(shape, channel):
 
     Args:
         shape: a `speed_shapes.Shape`.
-        channel: a `speed_channel.Channel`.
+        channel: a `speed_worker.Channel`.
     """
     loop = Loop(shape, channel)
     channel.set_threads = speed_backend.thread_setter()
@@ -41,23 +40,23 @@ class Loop:
 
     Args:
         shape: a `speed_shapes.Shape`.
-        channel: a `speed_channel.Channel`, which is told of the phases.
+        channel: a `speed_worker.Channel`, which is told of the phases.
     """
 
     def __init__(self, shape, channel):
         self.shape = shape
         self.channel = channel
-        self.policy = speed_policy.build(shape)
-        self.anchor = speed_policy.build(shape)
+        self.policy = speed_shapes.build_policy(shape)
+        self.anchor = speed_shapes.build_policy(shape)
         self.anchor.set_weights(self.policy.get_weights())
         self.policy.compile(sampler="random")
         self.anchor.compile(sampler="random")
         self.pairs = [
-            (mine, theirs)
-            for mine, theirs in zip(
+            (policy, anchor)
+            for policy, anchor in zip(
                 self.policy.variables, self.anchor.variables
             )
-            if mine.trainable
+            if policy.trainable
         ]
         self.anchor.trainable = False
         self.learner = PlainJBond(self.policy, self.anchor, shape)
@@ -70,18 +69,18 @@ class Loop:
             prompts: int32 array `(prompts, prompt_length)`.
         """
         with self.channel.phase("rollout policy"):
-            mine = self.draw(self.policy, prompts)
+            policy_rows = self.draw(self.policy, prompts)
         with self.channel.phase("rollout anchor"):
-            theirs = [
+            anchor_rows = [
                 self.draw(self.anchor, prompts)
                 for _ in range(self.shape.anchor_samples)
             ]
         with self.channel.phase("reward"):
-            batch = self.score(mine, theirs)
+            batch = self.score(policy_rows, anchor_rows)
         with self.channel.phase("learn"):
             self.learner.train_on_batch(batch)
             if self.channel.profiles:
-                speed_backend.wait([mine.value for mine, _ in self.pairs])
+                speed_backend.wait([policy.value for policy, _ in self.pairs])
         with self.channel.phase("anchor"):
             self.follow()
 
@@ -104,26 +103,30 @@ class Loop:
         )
         return ops.convert_to_numpy(drawn["token_ids"])
 
-    def score(self, mine, theirs):
+    def score(self, policy_rows, anchor_rows):
         """What is learned from: the policy's rows, the better anchor rows, and
         which of the former are worse than all of the latter."""
         start = self.shape.prompt_length
-        rewards = speed_shapes.score(mine[:, start:])
-        others = np.stack([speed_shapes.score(t[:, start:]) for t in theirs])
-        best = np.stack(theirs)[others.argmax(axis=0), np.arange(len(mine))]
+        rewards = speed_shapes.score(policy_rows[:, start:])
+        others = np.stack(
+            [speed_shapes.score(t[:, start:]) for t in anchor_rows]
+        )
+        best = np.stack(anchor_rows)[
+            others.argmax(axis=0), np.arange(len(policy_rows))
+        ]
         return {
-            "policy_rows": mine,
+            "policy_rows": policy_rows,
             "best_rows": best,
             "penalized": rewards < others.min(axis=0),
         }
 
     def follow(self):
         """`θ_anchor ← (1 - η) θ_anchor + η θ`, one variable after the other."""
-        for mine, theirs in self.pairs:
-            theirs.assign(
-                (1.0 - UPDATE_RATE) * theirs.value + UPDATE_RATE * mine.value
+        for policy, anchor in self.pairs:
+            anchor.assign(
+                (1.0 - UPDATE_RATE) * anchor.value + UPDATE_RATE * policy.value
             )
-        speed_backend.wait([theirs.value for _, theirs in self.pairs])
+        speed_backend.wait([anchor.value for _, anchor in self.pairs])
 
 
 class PlainJBond(keras.Model):
@@ -142,11 +145,11 @@ class PlainJBond(keras.Model):
 
     def call(self, inputs):
         """Returns logits `(rows, length, vocabulary)` of policy and anchor."""
-        mine, best = inputs["policy_rows"], inputs["best_rows"]
-        rows = ops.concatenate([mine, best], axis=0)
+        policy, best = inputs["policy_rows"], inputs["best_rows"]
+        rows = ops.concatenate([policy, best], axis=0)
         return {
             "policy": logits_of(self.policy, rows),
-            "anchor": ops.stop_gradient(logits_of(self.anchor, mine)),
+            "anchor": ops.stop_gradient(logits_of(self.anchor, policy)),
         }
 
     def compute_loss(
@@ -156,13 +159,13 @@ class PlainJBond(keras.Model):
         count = x["policy_rows"].shape[0]
         rows = ops.concatenate([x["policy_rows"], x["best_rows"]], axis=0)
         log_probs = self.log_probs(y_pred["policy"], rows)
-        mine, best = log_probs[:count], log_probs[count:]
-        others = self.log_probs(y_pred["anchor"], x["policy_rows"])
+        policy, best = log_probs[:count], log_probs[count:]
+        anchor = self.log_probs(y_pred["anchor"], x["policy_rows"])
         rewards = -math.log(16.0) * ops.cast(x["penalized"], "float32")
-        returns = ops.stop_gradient(rewards - (mine - others))
+        returns = ops.stop_gradient(rewards - (policy - anchor))
         baseline = (ops.sum(returns) - returns) / (count - 1)
         forward = -ops.mean(best)
-        backward = -ops.mean(mine * (returns - baseline))
+        backward = -ops.mean(policy * (returns - baseline))
         return (1.0 - JEFFREYS_BETA) * forward + JEFFREYS_BETA * backward
 
     def log_probs(self, logits, rows):

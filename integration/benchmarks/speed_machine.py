@@ -19,7 +19,7 @@ def run(shape, channel):
 
     Args:
         shape: unused.
-        channel: a `speed_channel.Channel`.
+        channel: a `speed_worker.Channel`.
     """
     del shape
     bench = Bench()

@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import speed_backend
-import speed_policy
 import speed_shapes
 
 import keras_bond
@@ -16,7 +15,7 @@ def run(shape, channel):
 
     Args:
         shape: a `speed_shapes.Shape`.
-        channel: a `speed_channel.Channel`.
+        channel: a `speed_worker.Channel`.
     """
     bond = make_bond(shape, channel)
     notes = bond.notes
@@ -54,7 +53,7 @@ def make_bond(shape, channel):
         """The trainer with a clock at every stage."""
 
     bond = Measured(
-        speed_policy.build(shape),
+        speed_shapes.build_policy(shape),
         TokenReward(shape),
         max_prompt_length=shape.prompt_length,
         max_completion_length=shape.completion_length,
@@ -123,7 +122,7 @@ class Notes:
     """What is remembered of the steps, out of sight of Keras.
 
     Attributes:
-        channel: a `speed_channel.Channel`.
+        channel: a `speed_worker.Channel`.
         stages: dict of compiled functions by name.
         inputs: dict of what they were called with, shapes only; JAX.
         targets: dict of NumPy arrays shaped like a batch for `targets`.

@@ -100,7 +100,7 @@ class Result:
         return speed_costs.seconds(costs, self.machine)
 
 
-def summarise(label, shape, records):
+def summarize(label, shape, records):
     """Turns the records of a contest into a `Result`.
 
     Args:

@@ -30,7 +30,7 @@ def run(shape, channel):
 
     Args:
         shape: a `speed_shapes.Shape`.
-        channel: a `speed_channel.Channel`.
+        channel: a `speed_worker.Channel`.
     """
     channel.set_threads = torch.set_num_threads
     with tempfile.TemporaryDirectory() as folder:
@@ -149,7 +149,7 @@ class Trainer(trl.RLOOTrainer):
 
     def _generate_and_score_completions(self, inputs):
         # What is left of it: old and reference log-probabilities.
-        with self.channel.phase("judge"):
+        with self.channel.phase("score_with_anchor"):
             return super()._generate_and_score_completions(inputs)
 
     def training_step(self, *arguments, **kwargs):

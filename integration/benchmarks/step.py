@@ -1,7 +1,7 @@
-"""How long a step of J-BOND takes, phase by phase, against its rivals.
+"""How long a step of J-BOND takes, phase by phase, against baselines.
 
     python integration/benchmarks/step.py [--backends jax tensorflow torch]
-        [--sizes 14M ...] [--modes full lora] [--rivals kerashub trl]
+        [--sizes 14M ...] [--modes full lora] [--baselines kerashub trl]
         [--prompt-length 64 ...] [--completion-length 64 ...] [--prompts 8]
         [--rounds 5] [--output FOLDER]
 
@@ -13,15 +13,12 @@ table.md, steps.csv, phases.csv and step.png.
 import argparse
 import dataclasses
 import itertools
-import os
 import pathlib
-import platform
 import time
 
 import speed_contest
-import speed_plots
+import speed_report
 import speed_results
-import speed_tables
 from reports import progress
 from reports import write_csv
 from speed_shapes import SIZES
@@ -29,7 +26,7 @@ from speed_worker import BACKENDS
 from speed_worker import CONTENDERS
 
 OUTPUT = pathlib.Path(__file__).resolve().parents[1] / "runs" / "step"
-RIVALS = sorted(set(CONTENDERS) - set(BACKENDS) - {"machine"})
+BASELINES = sorted(set(CONTENDERS) - set(BACKENDS) - {"machine"})
 # One epoch, so that all that counts is from the second on.
 WARM_UP = 2
 PROFILES = 3
@@ -45,7 +42,7 @@ def parse_arguments(argv=None):
         "--modes", nargs="+", choices=("full", "lora"), default=["full"]
     )
     parser.add_argument(
-        "--rivals", nargs="*", choices=RIVALS, default=["kerashub", "trl"]
+        "--baselines", nargs="*", choices=BASELINES, default=["kerashub", "trl"]
     )
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--prompt-length", nargs="+", type=int, default=[64])
@@ -65,14 +62,14 @@ def parse_arguments(argv=None):
 
 
 def main(argv=None):
-    """Runs the benchmark; returns False where a contender dropped out."""
+    """Runs the benchmark; returns False where a contender failed."""
     arguments = parse_arguments(argv)
     arguments.output.mkdir(parents=True, exist_ok=True)
     clock = time.perf_counter()
     results = []
     for label, shape in shapes(arguments):
         progress(label)
-        names = ["machine", *arguments.backends, *arguments.rivals]
+        names = ["machine", *arguments.backends, *arguments.baselines]
         records = speed_contest.hold(
             [speed_contest.Worker(name, shape) for name in names],
             arguments.rounds,
@@ -81,14 +78,25 @@ def main(argv=None):
             extras=("parts", "decode", "memory"),
             progress=progress,
         )
-        results.append(speed_results.summarise(label, shape, records))
-    table = speed_tables.report(results, facts(arguments))
+        results.append(speed_results.summarize(label, shape, records))
+    facts = speed_report.facts(
+        "step.py",
+        backends=arguments.backends,
+        sizes=arguments.sizes,
+        modes=arguments.modes,
+        prompts=arguments.prompts,
+        prompt_length=arguments.prompt_length,
+        completion_length=arguments.completion_length,
+        rounds=arguments.rounds,
+        baselines=arguments.baselines,
+    )
+    table = speed_report.report(results, facts)
     (arguments.output / "table.md").write_text(table)
     write_csv(arguments.output / "steps.csv", speed_results.step_rows(results))
     write_csv(
         arguments.output / "phases.csv", speed_results.phase_rows(results)
     )
-    speed_plots.plot_steps(results, arguments.output / "step.png")
+    speed_report.plot_steps(results, arguments.output / "step.png")
     print(table)
     print(f"{time.perf_counter() - clock:.0f} s, {arguments.output}")
     return not any(
@@ -113,27 +121,6 @@ def shapes(arguments):
             completion_length=completion,
         )
         yield f"{size} {mode}, {prompt} + {completion} tokens", shape
-
-
-def facts(arguments):
-    """What the numbers depend on, for the head of the table."""
-    parts = [
-        "python integration/benchmarks/step.py",
-        f"--backends {' '.join(arguments.backends)}",
-        f"--sizes {' '.join(arguments.sizes)}",
-        f"--modes {' '.join(arguments.modes)}",
-        f"--prompts {arguments.prompts}",
-        f"--prompt-length {' '.join(map(str, arguments.prompt_length))}",
-        "--completion-length "
-        f"{' '.join(map(str, arguments.completion_length))}",
-        f"--rounds {arguments.rounds}",
-        f"--rivals {' '.join(arguments.rivals)}",
-    ]
-    return {
-        "command": " ".join(parts),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "versions": speed_tables.versions(),
-    }
 
 
 if __name__ == "__main__":

@@ -180,11 +180,11 @@ def test_the_sequence_kl_is_a_sum_over_all_sequences():
     kl = np.zeros(len(policy))
     tokens = range(estimator_kl.VOCABULARY)
     for first, second in itertools.product(tokens, tokens):
-        mine, others = (
+        policy_log_prob, anchor_log_prob = (
             x[:, 0, first] + x[:, first, second]
             for x in (log_probs, anchor_log_probs)
         )
-        kl += np.exp(mine) * (mine - others)
+        kl += np.exp(policy_log_prob) * (policy_log_prob - anchor_log_prob)
     np.testing.assert_allclose(
         estimator_kl.sequence_kl(policy, anchor, 2), kl, rtol=1e-4
     )

@@ -21,7 +21,6 @@ import scaling
 import speed_contest
 import speed_costs
 import speed_kerashub
-import speed_policy
 import speed_results
 import speed_shapes
 import step
@@ -59,17 +58,17 @@ def rows_of(path):
 
 
 def test_step_writes_tables_and_a_picture(tmp_path, compiles_fast, capsys):
-    chosen = ["--backends", "jax", "--rivals", "kerashub"]
+    chosen = ["--backends", "jax", "--baselines", "kerashub"]
     assert step.main(["--quick", *chosen, "--output", str(tmp_path)])
     table = (tmp_path / "table.md").read_text()
     assert table in capsys.readouterr().out
     assert "failed" not in table
     assert " parameters, " not in table, "the contenders differ in size"
-    header, _, ours, theirs = contenders(table)
+    header, _, ours, baseline = contenders(table)
     assert header[2] == "time / jax"
     assert (ours[0], ours[2]) == ("jax", "1.00 (1.00 to 1.00)")
     assert ours[header.index("compilations later")] == "0"
-    assert theirs[0] == "kerashub"
+    assert baseline[0] == "kerashub"
     steps = rows_of(tmp_path / "steps.csv")
     assert len(steps) == 2 * 2
     assert min(float(row["seconds"]) for row in steps) > 0
@@ -100,7 +99,9 @@ def test_trl_takes_part(monkeypatch):
     assert not records["trl"].failure
     assert records["trl"].facts["parameters"] == worker.shape.parameters
     (profile,) = records["trl"].profiles
-    assert {"rollout policy", "judge", "learn"} < set(profile["phases"])
+    assert {"rollout policy", "score_with_anchor", "learn"} < set(
+        profile["phases"]
+    )
     assert min(profile["phases"].values()) > 0
 
 
@@ -126,10 +127,10 @@ def test_scaling_writes_tables_and_a_picture(tmp_path, compiles_fast):
 def test_the_ratio_is_that_of_rounds():
     """Pins: the ratio of two medians, which noise of the machine moves."""
     ours = np.array([1.0, 10.0, 2.0, 4.0])
-    theirs = np.array([3.0, 30.0, 8.0, 8.0])
-    median, low, high = speed_contest.paired_ratio(theirs, ours)
+    other = np.array([3.0, 30.0, 8.0, 8.0])
+    median, low, high = speed_contest.paired_ratio(other, ours)
     assert (median, low, high) == (3.0, 2.75, 3.25)
-    assert speed_contest.paired_ratio(theirs[:1], ours) == (3.0, 3.0, 3.0)
+    assert speed_contest.paired_ratio(other[:1], ours) == (3.0, 3.0, 3.0)
     assert np.isnan(speed_contest.paired_ratio([], ours)).all()
 
 
@@ -177,7 +178,7 @@ def test_a_dying_contender_is_reported_and_the_others_go_on():
 
 def test_parameters_are_those_of_the_model():
     for shape in (SMALL, dataclasses.replace(SMALL, lora_rank=4)):
-        policy = speed_policy.build(shape)
+        policy = speed_shapes.build_policy(shape)
         trained = sum(v.value.size for v in policy.trainable_variables)
         adapters = shape.trained_parameters if shape.lora_rank else 0
         assert policy.count_params() == shape.parameters + adapters
@@ -205,7 +206,7 @@ def test_flops_are_those_that_xla_counts():
     shape = dataclasses.replace(
         SMALL, vocabulary=2048, width=128, intermediate=256, head_dim=64
     )
-    policy = speed_policy.build(shape)
+    policy = speed_shapes.build_policy(shape)
     ids = ops.ones((2, 128), "int32")
     forward, both = xla_flops(
         lambda: speed_kerashub.logits_of(policy, ids), policy
@@ -246,13 +247,13 @@ def test_lora_learns_with_two_thirds_of_the_products():
 
 
 def test_the_plain_loop_has_the_loss_of_the_formulas():
-    policy, anchor = (speed_policy.build(SMALL, seed) for seed in (0, 1))
+    policy, anchor = (speed_shapes.build_policy(SMALL, seed) for seed in (0, 1))
     learner = speed_kerashub.PlainJBond(policy, anchor, SMALL)
     generator = np.random.default_rng(0)
     rows = generator.integers(0, SMALL.vocabulary, (2, 3, SMALL.length))
-    mine, best = (ops.convert_to_tensor(r, "int32") for r in rows)
+    policy_rows, best = (ops.convert_to_tensor(r, "int32") for r in rows)
     batch = {
-        "policy_rows": mine,
+        "policy_rows": policy_rows,
         "best_rows": best,
         "penalized": np.array([True, False, False]),
     }
@@ -265,10 +266,10 @@ def test_the_plain_loop_has_the_loss_of_the_formulas():
         mask = np.broadcast_to(counts, token_log_probs.shape)
         return formulas.sequence_log_probs(token_log_probs, mask)[:, None]
 
-    own = log_probs(policy, mine)
+    own = log_probs(policy, policy_rows)
     returns = formulas.backward_returns(
         formulas.jbond_reward(batch["penalized"])[:, None],
-        own - log_probs(anchor, mine),
+        own - log_probs(anchor, policy_rows),
     )
     valid = np.ones(3, bool)
     advantages = returns - formulas.baseline(returns, valid, "batch")
@@ -282,9 +283,9 @@ def test_the_plain_loop_learns_from_the_better_anchor_sample(monkeypatch):
     monkeypatch.setattr(speed_shapes, "score", lambda ids: ids.sum(axis=1))
     loop = speed_kerashub.Loop.__new__(speed_kerashub.Loop)
     loop.shape = dataclasses.replace(SMALL, prompt_length=1)
-    mine = np.array([[9, 1], [9, 5]])
-    theirs = [np.array([[9, 2], [9, 7]]), np.array([[9, 3], [9, 4]])]
-    batch = loop.score(mine, theirs)
+    policy_rows = np.array([[9, 1], [9, 5]])
+    anchor_rows = [np.array([[9, 2], [9, 7]]), np.array([[9, 3], [9, 4]])]
+    batch = loop.score(policy_rows, anchor_rows)
     np.testing.assert_array_equal(batch["best_rows"], [[9, 3], [9, 7]])
     np.testing.assert_array_equal(batch["penalized"], [True, False])
 

@@ -73,8 +73,8 @@ def test_baselines_leave_the_sample_out(kind, num_samples):
     for i in (0, 1, 3):
         others = returns[[j for j in (0, 1, 3) if j != i]].mean()
         for j in range(num_samples):
-            mine = np.delete(returns[i], j)
-            within = mine.mean() if num_samples > 1 else others
+            own = np.delete(returns[i], j)
+            within = own.mean() if num_samples > 1 else others
             expected = {
                 "batch": others,
                 "prompt": within,

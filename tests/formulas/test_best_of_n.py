@@ -1,4 +1,4 @@
-"""Best-of-N from one pool, against subset enumeration and the exact law."""
+"""Best-of-N from one pool, against subset enumeration and the exact probs."""
 
 import itertools
 import math
@@ -16,7 +16,7 @@ POOLS = {
     "all equal": [7.0] * 5,
 }
 LEVELS = np.array([0.0, 1.0, 2.0])
-LAW = np.array([0.5, 0.3, 0.2])
+PROBS = np.array([0.5, 0.3, 0.2])
 
 pools = pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS.keys())
 
@@ -25,21 +25,21 @@ def per_pool(function, rewards, n):
     return ops.convert_to_numpy(function(np.array(rewards, "float32"), n))
 
 
-def exact_law(law, n):
+def exact_best_of_n(probs, n):
     """Theorem 1 with ties broken at random: mass of each level of reward."""
-    p_le = np.cumsum(law)
-    return p_le**n - (p_le - law) ** n
+    p_le = np.cumsum(probs)
+    return p_le**n - (p_le - probs) ** n
 
 
-def exact_kl(law, n):
-    best = exact_law(law, n)
-    return float(np.sum(best * np.log(best / law)))
+def exact_kl(probs, n):
+    best = exact_best_of_n(probs, n)
+    return float(np.sum(best * np.log(best / probs)))
 
 
 def all_pools(size):
-    """Every pool of `size` draws from LAW, with its probability."""
-    draws = np.array(list(itertools.product(range(len(LAW)), repeat=size)))
-    return LEVELS[draws], LAW[draws].prod(axis=1)
+    """Every pool of `size` draws from PROBS, with its probability."""
+    draws = np.array(list(itertools.product(range(len(PROBS)), repeat=size)))
+    return LEVELS[draws], PROBS[draws].prod(axis=1)
 
 
 def weights_by_enumeration(pool, n):
@@ -80,7 +80,7 @@ def test_win_rate_is_that_of_all_subsets_against_one_other(pool, n):
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_weights_are_unbiased_for_the_best_of_n_law(n):
+def test_weights_are_unbiased_for_the_best_of_n_distribution(n):
     """Pins: a weight that estimates another N, by summing over all pools.
 
     `E[Σ w_i 1{y_i in level}]` must be theorem 1's mass of the level.
@@ -89,7 +89,7 @@ def test_weights_are_unbiased_for_the_best_of_n_law(n):
     weights = per_pool(formulas.best_of_n_weights, rewards, n)
     masses = [(weights * (rewards == level)).sum(1) for level in LEVELS]
     expected = [probability @ mass for mass in masses]
-    np.testing.assert_allclose(expected, exact_law(LAW, n), atol=1e-5)
+    np.testing.assert_allclose(expected, exact_best_of_n(PROBS, n), atol=1e-5)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
@@ -97,8 +97,8 @@ def test_win_rate_is_unbiased(n):
     """Pins: a pool one too small or one too large in the binomials."""
     rewards, probability = all_pools(5)
     result = probability @ per_pool(formulas.best_of_n_win_rate, rewards, n)
-    below = np.cumsum(LAW) - LAW
-    expected = exact_law(LAW, n) @ (below + LAW / 2)
+    below = np.cumsum(PROBS) - PROBS
+    expected = exact_best_of_n(PROBS, n) @ (below + PROBS / 2)
     assert result == pytest.approx(expected, abs=1e-5)
 
 
@@ -124,11 +124,11 @@ def test_kl_of_a_pool_without_ties_is_a_little_low(n):
 
 @pytest.mark.parametrize("rare", [0.02, 0.05, 0.1, 0.3, 0.5, 0.9])
 def test_mean_kl_of_binary_rewards_errs_by_less_than_promised(rare):
-    """Pins: the KL of ties kept in order, `log N - (N-1)/N` whatever the law.
+    """Pins: the KL of ties kept in order, `log N - (N-1)/N` for any.
 
     Exact mean over all pools of 32 with two levels of reward.
     """
-    pool, law = 32, np.array([1 - rare, rare])
+    pool, probs = 32, np.array([1 - rare, rare])
     counts = np.arange(pool + 1)
     rewards = np.arange(pool)[None, :] < counts[:, None]
     chance = [
@@ -136,11 +136,11 @@ def test_mean_kl_of_binary_rewards_errs_by_less_than_promised(rare):
     ]
     for n in (2, 4, 8, 16):
         mean = np.array(chance) @ per_pool(formulas.best_of_n_kl, rewards, n)
-        assert abs(mean - exact_kl(law, n)) < 0.4 * n / pool
+        assert abs(mean - exact_kl(probs, n)) < 0.4 * n / pool
 
 
 @pools
-def test_kl_of_a_pool_is_that_of_its_empirical_law(pool):
+def test_kl_of_a_pool_is_that_of_its_empirical_distribution(pool):
     """Pins: a sum for the mean, or a factor of the tied group forgotten."""
     _, counts = np.unique(pool, return_counts=True)
     for n in (1, 2, 5):

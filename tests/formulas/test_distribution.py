@@ -1,4 +1,4 @@
-"""The Best-of-N law against brute force, ties included."""
+"""The Best-of-N distribution against brute force, ties included."""
 
 import numpy as np
 import pytest
@@ -15,14 +15,14 @@ def log(values):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 @pytest.mark.parametrize("kind", distributions.REWARDS)
-def test_the_law_is_that_of_the_best_of_n_draws(kind, n):
+def test_it_is_that_of_the_best_of_n_draws(kind, n):
     """Pins: p_le and p_lt swapped, N - 1 for N, ties left out of factor B."""
     rewards = distributions.REWARDS[kind]
-    law = formulas.best_of_n_distribution(
+    probs = formulas.best_of_n_distribution(
         distributions.ANCHOR.astype("float32"), rewards.astype("float32"), n
     )
     np.testing.assert_allclose(
-        ops.convert_to_numpy(law),
+        ops.convert_to_numpy(probs),
         distributions.best_of_n_by_brute_force(rewards, n),
         atol=2e-6,
     )
@@ -71,9 +71,9 @@ def test_the_optimum_of_the_bond_reward_is_best_of_n(kind, n):
         )
     )
     reward = ops.convert_to_numpy(formulas.bond_reward(p_le, p_lt, n))
-    law = distributions.ANCHOR * np.exp(reward * (n - 1))
+    probs = distributions.ANCHOR * np.exp(reward * (n - 1))
     np.testing.assert_allclose(
-        law / law.sum(),
+        probs / probs.sum(),
         distributions.best_of_n_by_brute_force(rewards, n),
         atol=1e-5,
     )

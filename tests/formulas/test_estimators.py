@@ -48,10 +48,10 @@ def test_the_best_sample_is_unbiased(kind, k, n):
     """
     orders = 1000
     tuples, chances = distributions.all_tuples(0, k)
-    lots = np.random.default_rng(0).random((orders, k)).astype("float32")
+    ties = np.random.default_rng(0).random((orders, k)).astype("float32")
     rows = np.repeat(tuples, orders, axis=0)
     weights = forward_kl.best_sample_weights(
-        rewards_of(kind, rows), n, np.tile(lots, (len(tuples), 1))
+        rewards_of(kind, rows), n, np.tile(ties, (len(tuples), 1))
     )
     ascent = distributions.expected_ascent(
         ops.convert_to_numpy(weights), rows, np.repeat(chances / orders, orders)
@@ -94,7 +94,7 @@ def test_the_scale_is_the_best_one_of_the_other_prompts():
 @pytest.mark.parametrize("p, k", [(1, 2), (2, 1), (2, 2), (3, 0), (0, 3)])
 @pytest.mark.parametrize("kind", distributions.REWARDS)
 def test_the_pooled_forward_part_is_unbiased(kind, p, k):
-    """All samples, of either law, stand for the Best-of-2 law."""
+    """All samples, of either distribution, stand for that of Best-of-2."""
     tuples, chances = distributions.all_tuples(p, k)
     coefficients = pooled.pooled_forward_coefficients(
         rewards_of(kind, tuples), distributions.log_ratios(tuples), p
@@ -110,10 +110,10 @@ def test_pooled_weights_stand_for_the_policy():
     tuples, chances = distributions.all_tuples(2, 1)
     ratios = np.exp(distributions.log_ratios(tuples))
     weights = ops.convert_to_numpy(pooled.policy_weights(ratios, 2)) / 3
-    law = np.zeros(distributions.SIZE)
+    probs = np.zeros(distributions.SIZE)
     for row, chance, weight in zip(tuples, chances, weights):
-        np.add.at(law, row, chance * weight)
-    np.testing.assert_allclose(law, distributions.POLICY, atol=1e-6)
+        np.add.at(probs, row, chance * weight)
+    np.testing.assert_allclose(probs, distributions.POLICY, atol=1e-6)
 
 
 def pooled_by_loops(rewards, log_ratios, p):
@@ -122,7 +122,7 @@ def pooled_by_loops(rewards, log_ratios, p):
     k = n - p
     x = np.exp(log_ratios.astype("float64"))
     anchor = n / (p * x + k)
-    mine = x * anchor
+    weighted = x * anchor
     returns = np.zeros((batch, n))
     for b in range(batch):
         for i in range(n):
@@ -139,12 +139,14 @@ def pooled_by_loops(rewards, log_ratios, p):
     result = np.zeros((batch, n))
     for b in range(batch):
         others = [c for c in range(batch) if c != b]
-        by_batch = (mine * returns)[others].sum() / mine[others].sum()
+        by_batch = (weighted * returns)[others].sum() / weighted[others].sum()
         for i in range(n):
             rest = [j for j in range(n) if j != i]
-            by_prompt = (mine * returns)[b, rest].sum() / mine[b, rest].sum()
+            by_prompt = (weighted * returns)[b, rest].sum() / weighted[
+                b, rest
+            ].sum()
             advantage = returns[b, i] - 0.5 * by_prompt - 0.5 * by_batch
-            result[b, i] = mine[b, i] * advantage / n
+            result[b, i] = weighted[b, i] * advantage / n
     return result
 
 
@@ -207,7 +209,7 @@ def test_far_policies_give_finite_coefficients():
         assert np.isfinite(ops.convert_to_numpy(result)).all()
 
 
-def test_reinforce_descends_its_regularised_objective():
+def test_reinforce_descends_its_regularized_objective():
     """`∇ E[r] - β ∇ KL(π ‖ π_ref)`, exactly (section 6 of the paper)."""
     tuples, chances = distributions.all_tuples(1, 0)
     ratios = distributions.log_ratios(tuples)

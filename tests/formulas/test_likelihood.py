@@ -20,7 +20,7 @@ def log_softmax(logits):
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 3.0])
 def test_token_log_probs_are_those_of_the_tempered_softmax(temperature):
-    """Pins: no normalisation, temperature multiplied in or left out."""
+    """Pins: no normalization, temperature multiplied in or left out."""
     result = formulas.token_log_probs(
         LOGITS.astype("float32"), TOKENS, temperature
     )
@@ -30,7 +30,7 @@ def test_token_log_probs_are_those_of_the_tempered_softmax(temperature):
 
 
 def test_token_log_probs_are_float32_even_for_bfloat16_logits():
-    """Pins: normalising in bfloat16, wrong in the third digit."""
+    """Pins: normalizing in bfloat16, wrong in the third digit."""
     logits = ops.cast(LOGITS.astype("float32"), "bfloat16")
     result = formulas.token_log_probs(logits, TOKENS)
     exact = log_softmax(ops.convert_to_numpy(ops.cast(logits, "float32")))

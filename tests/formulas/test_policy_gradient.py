@@ -47,7 +47,7 @@ def weighted_sum(weights, losses):
     return ops.sum(ops.convert_to_tensor(weights, "float32") * losses)
 
 
-def best_of_two_law():
+def best_of_two_probs():
     """Theorem 1 for N = 2, on rewards that order the completions strictly."""
     p_le = np.array([ANCHOR[REWARDS <= r].sum() for r in REWARDS])
     p_lt = np.array([ANCHOR[REWARDS < r].sum() for r in REWARDS])
@@ -56,8 +56,8 @@ def best_of_two_law():
 
 def backward_target():
     """The optimum of the backward part: `∝ π_anchor · exp(r_J)`."""
-    law = ANCHOR * np.exp(mean_jbond_reward())
-    return law / law.sum()
+    probs = ANCHOR * np.exp(mean_jbond_reward())
+    return probs / probs.sum()
 
 
 def mean_jbond_reward():
@@ -72,17 +72,17 @@ def test_forward_loss_on_best_of_two_descends_the_forward_kl():
     """
     picks = jbond.best_sample(ops.array(REWARDS[PAIRS]))
     best = PAIRS[np.arange(16), ops.convert_to_numpy(picks)].astype("int32")
-    pair_law = ANCHOR[PAIRS].prod(axis=1)
+    pair_probs = ANCHOR[PAIRS].prod(axis=1)
 
     def loss(logits):
         log_probs = ops.take(log_policy(logits), best)
         losses = formulas.weighted_likelihood_loss(
             log_probs[:, None], ops.ones((16, 1))
         )
-        return weighted_sum(pair_law, losses)
+        return weighted_sum(pair_probs, losses)
 
     truth = finite_difference(
-        lambda logits: kl(best_of_two_law(), softmax(logits)), LOGITS
+        lambda logits: kl(best_of_two_probs(), softmax(logits)), LOGITS
     )
     np.testing.assert_allclose(gradient(loss, LOGITS), truth, atol=1e-5)
 

@@ -97,18 +97,20 @@ def test_midrank_for_larger_n_is_the_log_mean_exp_over_ranks():
 def test_counts_are_those_of_loops():
     """Tie-breakers order the tied, and change nothing else."""
     generator = np.random.default_rng(0)
-    mine = generator.integers(0, 3, (50, 2)).astype("float32")
-    anchors = generator.integers(0, 3, (50, 4)).astype("float32")
+    policy = generator.integers(0, 3, (50, 2)).astype("float32")
+    anchor = generator.integers(0, 3, (50, 4)).astype("float32")
     tie_breakers = generator.random((50, 2)), generator.random((50, 4))
-    plain = quantile_tables.count_beaten(mine, anchors)
+    plain = quantile_tables.count_beaten(policy, anchor)
     broken = quantile_tables.count_beaten(
-        mine, anchors, tuple(x.astype("float32") for x in tie_breakers)
+        policy, anchor, tuple(x.astype("float32") for x in tie_breakers)
     )
     for i, j in itertools.product(range(50), range(2)):
-        assert plain[0][i, j] == sum(a < mine[i, j] for a in anchors[i])
-        assert plain[1][i, j] == sum(a == mine[i, j] for a in anchors[i])
-        keys = zip(anchors[i], tie_breakers[1][i])
-        beaten = sum(key < (mine[i, j], tie_breakers[0][i, j]) for key in keys)
+        assert plain[0][i, j] == sum(a < policy[i, j] for a in anchor[i])
+        assert plain[1][i, j] == sum(a == policy[i, j] for a in anchor[i])
+        keys = zip(anchor[i], tie_breakers[1][i])
+        beaten = sum(
+            key < (policy[i, j], tie_breakers[0][i, j]) for key in keys
+        )
         assert broken[0][i, j] == beaten and broken[1][i, j] == 0
 
 

@@ -88,7 +88,7 @@ def train(policy, rewards, steps, copies=16, recipe=None, **settings):
 
 def distances(policy, start, rewards, n):
     """Total variation to Best-of-N of the start, `(prompts,)`."""
-    target = enumerable.best_of_n_law(start, rewards, n)
+    target = enumerable.best_of_n_distribution(start, rewards, n)
     return 0.5 * np.abs(law(policy) - target).sum(axis=1)
 
 
@@ -102,7 +102,7 @@ def test_the_law_is_that_of_picking_the_best():
             drawn = np.array(drawn)
             tied = drawn[rewards[i, drawn] == rewards[i, drawn].max()]
             np.add.at(expected[i], tied, start[i, drawn].prod() / len(tied))
-    actual = enumerable.best_of_n_law(start, rewards, n)
+    actual = enumerable.best_of_n_distribution(start, rewards, n)
     np.testing.assert_allclose(actual, expected, atol=1e-12)
 
 
