@@ -36,7 +36,7 @@ class Step(abc.ABC):
 
     @abc.abstractmethod
     def watch_weights(self):
-        """Copies some weights, which `after_update` compares the new ones with."""
+        """Copies some weights for comparison in `after_update`."""
 
     @abc.abstractmethod
     def is_good(self, batch, loss, gradients):

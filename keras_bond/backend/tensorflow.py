@@ -31,13 +31,13 @@ def rematerialize(function, variables):
 def map_parts(function, tensors, variables):
     """Applies a function to one part after another, rematerialized.
 
-    `tf.recompute_grad` (tensorflow/python/ops/custom_gradient.py) watches its
-    arguments and the variables that it finds, so it loses the gradients of
-    variables inside a loop and of tensors that the function closes over. Here
+    `tf.recompute_grad` (tensorflow/python/ops/custom_gradient.py) watches only
+    its arguments and the variables that it finds. It loses the gradients of
+    variables inside a loop, and of tensors that the function closes over. Here
     `tf.custom_gradient`, from the same file, takes the values of the variables
-    as arguments. `test_parts_change_neither_values_nor_gradients` and
-    `test_nested_parts_have_the_plain_gradient` in tests/rollouts/test_network.py
-    fail if a gradient is lost.
+    as arguments. In tests/rollouts/test_network.py,
+    `test_parts_change_neither_values_nor_gradients` and
+    `test_nested_parts_have_the_plain_gradient` fail if a gradient is lost.
 
     Args:
         function: callable that takes one part, a structure of tensors without
@@ -62,9 +62,9 @@ def map_parts(function, tensors, variables):
         return [tf.convert_to_tensor(x) for x in tree.flatten(structure)]
 
     # Forward and backward pass have a loop each. Differentiating through a
-    # single `tf.while_loop` would store the activations of all iterations, which
-    # recomputation has to avoid. In the explicit backward loop, a tape sees one
-    # part at a time and there is never a gradient of a loop.
+    # single `tf.while_loop` would store the activations of all iterations,
+    # which recomputation has to avoid. In the explicit backward loop, a tape
+    # sees one part at a time and there is never a gradient of a loop.
     @tf.custom_gradient
     def mapped(*arguments):
         values, flat = arguments[:num_values], arguments[num_values:]

@@ -65,7 +65,7 @@ class CacheBuilder(keras.Operation):
         )
 
     def num_bytes(self, batch_size, length):
-        """Returns the bytes of a cache for `batch_size` rows of `length` tokens."""
+        """Returns the bytes of a cache of `batch_size` rows by `length`."""
         leaves = zip(
             keras.tree.flatten(self.spec), keras.tree.flatten(self.length_axes)
         )

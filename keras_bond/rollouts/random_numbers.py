@@ -55,7 +55,7 @@ def threefry2x32(key, counter):
 
 
 def _rotate_left(x, bits):
-    # Shifting a negative int32 to the right copies the sign bit: mask the copies.
+    # Shifting a negative int32 to the right copies the sign: mask the copies.
     low = ops.bitwise_and(ops.right_shift(x, 32 - bits), (1 << bits) - 1)
     return ops.bitwise_or(ops.left_shift(x, bits), low)
 

@@ -144,9 +144,10 @@ def naming(filepath):
         raise
     except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         raise ValueError(
-            "The file must be complete and hold the weights of a model that is "
-            "built and compiled in the same way: the same classes, policy, LoRA "
-            f"rank and optimizer. Nothing was changed. Received: {filepath}, "
+            "The file must be complete and hold the weights of a model that "
+            "is built and compiled in the same way: the same classes, policy, "
+            "LoRA rank and optimizer. Nothing was changed. Received: "
+            f"{filepath}, "
             f"{type(error).__name__}: {error}"
         ) from error
 
