@@ -77,9 +77,7 @@ def test_other_tokens_do_not_pass(served, tmp_path):
         job["examples"][-1]["completion_ids"][-1] ^= 1
 
     path = change(served, tmp_path / "1", edit)
-    with pytest.raises(
-        ValueError, match="the same tokens as `policy.generate`"
-    ):
+    with pytest.raises(ValueError, match="same tokens as `policy.generate`"):
         keras_bond.export.verify_saved_model(path)
 
 

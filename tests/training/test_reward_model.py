@@ -406,7 +406,7 @@ def test_what_is_no_setting_is_named():
         model.compile("sgd", loss="mse")
     with pytest.warns(UserWarning, match="far above the usual 1e-05"):
         model.compile("adam")
-    with pytest.raises(ValueError, match="one for each prompt"):
+    with pytest.raises(ValueError, match="one entry per prompt"):
         make_model().predict(["a"], ["b", "c"])
     low = keras_bond.RewardModel(make_policy(dtype="bfloat16"))
     with pytest.raises(ValueError, match="cannot move bfloat16"):
