@@ -30,7 +30,7 @@ def nothing_is_written(tmp_path):
         ({"max_prompt_length": 0}, "`max_prompt_length` must be an integer"),
         ({"max_new_tokens": 1.5}, "`max_new_tokens` must be an integer"),
         ({"max_prompt_length": 1}, "`max_prompt_length` must leave room"),
-        ({"prompt_template": "a{prompt}" * 17}, "`{prompt}` once"),
+        ({"prompt_template": "a{prompt}" * 17}, "must contain `{prompt}`"),
         ({"prompt_template": "a" * 40 + "{prompt}"}, "must leave room"),
         ({"prompt_template": "Answer:"}, "must contain `{prompt}`"),
         ({"stop_token_ids": []}, "`stop_token_ids` must be"),
@@ -53,7 +53,7 @@ def test_what_is_no_language_model_is_refused(policy, tmp_path):
     bond = keras_bond.JBond(
         policy, length_reward, max_prompt_length=8, max_completion_length=8
     )
-    with pytest.raises(TypeError, match="of a trainer, pass `bond.policy`"):
+    with pytest.raises(TypeError, match="for a trainer, pass `bond.policy`"):
         export(bond, tmp_path)
 
 
