@@ -80,7 +80,11 @@ RULES = (
     ("eatType", "coffee shop", r"\bcoffee.?(?:shop|house|place|bar)?|\bcafe\b"),
     ("eatType", "pub", r"\bpub\b|\bpublic house\b"),
     ("area", "riverside", r"\briver"),
-    ("area", "city centre", r"\b(?:city|town).?cent|\bcent(?:re|er|ral)\b"),
+    (
+        "area",
+        "city centre",  # words: ok, as in the data set
+        r"\b(?:city|town).?cent|\bcent(?:re|er|ral)\b",  # words: ok
+    ),
     ("food", "Fast food", r"\bfast.?food"),
     *[("food", food, rf"\b{food.lower()}\b") for food in FOODS],
     *[

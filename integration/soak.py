@@ -106,11 +106,11 @@ def main():
             f"{logged['reward']:.3f} |",
             flush=True,
         )
-    sys.exit(not judge(memory, compiled, finite))
+    sys.exit(not is_steady(memory, compiled, finite))
 
 
-def judge(memory, compiled, finite):
-    """Says whether all is as it should be, and what is not."""
+def is_steady(memory, compiled, finite):
+    """Whether memory and compilations stay constant; prints the result."""
     growth = max(memory[1:]) / memory[0] - 1
     later = compiled[-1] - compiled[0]
     print(

@@ -1,10 +1,10 @@
-"""A training that is killed again and again ends as one that never was.
+"""A training run that is killed repeatedly ends like an uninterrupted one.
 
     python integration/survive_kills.py --backend jax [--kills 20] [--seed 0]
 
 Trains LoRA adapters of a tiny policy in a process of its own, and kills that
 with SIGKILL at random moments: in a rollout, a reward, a step, a write of the
-backup. Each time it is started again and goes on from
+backup. Each time it is started again and continues from
 `keras.callbacks.BackupAndRestore`. In the end policy, anchor, optimizer and
 clocks must be bit for bit those of a run that nobody killed. Ends with exit
 status 1 if something differs.
@@ -25,7 +25,7 @@ STAGES = ("rollout", "reward", "step", "write")
 BATCH = 2
 # A life ends in one of its first steps; an epoch has two.
 MOST_STEPS = 3
-# Seconds a stage may go on before it is killed.
+# Maximum number of seconds a stage runs before it is killed.
 LONGEST_DELAY = 0.05
 
 

@@ -6,8 +6,8 @@ Two processes on this machine, two virtual devices each, train a tiny policy
 together: each scores its own half of the rows with a function on the host.
 Their weights must be those of one process with four devices. With `--kill` the
 second is killed in its fifth step: the first must end with a message instead of
-waiting for ever, and both, started again, must go on from their last backup to
-the same weights. Ends with exit status 1 if something differs.
+waiting forever, and both, started again, must continue from their last backup
+to the same weights. Ends with exit status 1 if something differs.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Checks of arguments that every floor has."""
+"""Argument checks shared by the whole package."""
 
 import math
 import numbers
@@ -21,7 +21,7 @@ def is_count(value, least):
 
 
 def check_count(name, value, least):
-    """Refuses what is no integer of at least `least`.
+    """Raises an error if a value is not an integer of at least `least`.
 
     Raises:
         ValueError: naming the argument.
@@ -34,10 +34,10 @@ def check_count(name, value, least):
 
 
 def check_list(name, value, of):
-    """Refuses what is no list or tuple.
+    """Raises an error if a value is not a list or tuple.
 
     Args:
-        of: str. What the list is of, for the message.
+        of: str. What the list should contain, for the message.
 
     Raises:
         TypeError: naming the argument.

@@ -1,20 +1,20 @@
-"""The only place that may import jax, tensorflow or torch.
+"""Backend-specific code; no other package imports jax, tensorflow or torch.
 
-One module a backend, with the same names in each:
+There is one module per backend, and all of them define the same names:
 
-- `StagedTrainer`: a mix-in before `keras.Model` whose `train_step` runs
-  rollout, rewards and learning as separately compiled stages, see `step.Step`.
-- `all_finite`: whether all values of some tensors are finite.
+- `StagedTrainer`: mixin for `keras.Model` whose `train_step` runs rollout,
+  rewards and learning as separately compiled stages, see `step.Step`.
+- `all_finite`: whether all values of a list of tensors are finite.
 - `decode_loop`: the loop over the tokens of a completion.
-- `rematerialize`, `map_parts`: memory for computation, in the backward pass.
-- `prefers_flat_products`: whether dense layers had better see one axis of
-  tokens.
-- `compile_forward`: a compiled, gradient-free call of a Keras model.
-- `device_memory`: which device computes, and how many bytes it has.
-- `learning_memory`: what the compiler says that learning from a batch takes.
-- `foreign_strategy`: what distributes this process, if Keras does not.
+- `rematerialize`, `map_parts`: recomputation in the backward pass, which trades
+  time for memory.
+- `prefers_flat_products`: whether dense layers are faster with one token axis.
+- `compile_forward`: compiles a gradient-free call of a Keras model.
+- `device_memory`: name and memory of the device.
+- `learning_memory`: the compiler's estimate of the memory of a learning stage.
+- `foreign_strategy`: name of a distribution strategy other than Keras's.
 
-And `devices`: where rows and variables live, on many devices or one.
+`devices` describes the placement of rows and variables on devices.
 """
 
 import keras

@@ -1,15 +1,15 @@
-"""What a processor without a memory of its own computes in."""
+"""Memory of the host."""
 
 import os
 import platform
 
 
 def host_memory():
-    """Returns the processor's name and the machine's memory.
+    """Returns the name of the processor and the memory of the machine.
 
     Returns:
-        `(name, bytes)`: str, and int, or `None` where the system does not
-        tell.
+        `(name, bytes)`: str, and int or `None` if the system does not report
+        it.
     """
     name = f"CPU ({platform.machine()})"
     try:

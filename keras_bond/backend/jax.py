@@ -1,4 +1,4 @@
-"""JAX: every stage is one `jax.jit`, its state threaded explicitly."""
+"""JAX backend: each stage is one `jax.jit` function with explicit state."""
 
 import contextlib
 import functools
@@ -12,24 +12,24 @@ from keras_bond.backend.step import Step
 
 
 def rematerialize(function, variables):
-    """Lets the backward pass compute a function again, not remember it.
+    """Makes the backward pass recompute a function instead of storing it.
 
     Args:
         function: callable of tensors.
-        variables: list of `keras.Variable`, all that it reads.
+        variables: list of `keras.Variable` that the function reads.
     """
     del variables
     return jax.checkpoint(function)
 
 
 def map_parts(function, tensors, variables):
-    """Applies a function to one part after the other, rematerialized.
+    """Applies a function to one part after another, rematerialized.
 
     Args:
-        function: callable of one part, a structure of tensors without their
-            first axis, that returns a structure of tensors.
+        function: callable that takes one part, a structure of tensors without
+            the first axis, and returns a structure of tensors.
         tensors: nested structure of tensors `(parts, ...)`.
-        variables: list of `keras.Variable`, all that it reads.
+        variables: list of `keras.Variable` that the function reads.
 
     Returns:
         structure of tensors `(parts, ...)`.
@@ -38,14 +38,15 @@ def map_parts(function, tensors, variables):
 
 
 def prefers_flat_products():
-    """Whether gradients of products over two axes are slow: XLA on CPUs."""
+    """Whether gradients of products over two axes are slow, as on CPUs."""
     return jax.default_backend() == "cpu"
 
 
 def compile_forward(function, variables, static_argnums=()):
-    """Compiles a function of tensors that reads `variables`, updates none.
+    """Compiles a function that reads `variables` but does not update them.
 
-    Arguments numbered in `static_argnums` are hashable Python values.
+    Arguments listed in `static_argnums` are hashable Python values, all others
+    are tensors.
     """
     shifted = tuple(number + 1 for number in static_argnums)
 
@@ -59,34 +60,34 @@ def compile_forward(function, variables, static_argnums=()):
 
 
 def device_memory():
-    """Returns the name of the device that computes, and its memory.
+    """Returns the name and the memory of the device.
 
     Returns:
-        `(name, bytes)`: str, and int, or `None` where it is not known.
+        `(name, bytes)`: str, and int or `None` if it is unknown.
     """
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         return host_memory()
-    # The part of it that JAX may use.
+    # The memory that JAX may use, which is less than the device has.
     stats = device.memory_stats() or {}
     return device.device_kind, stats.get("bytes_limit")
 
 
 def foreign_strategy():
-    """Name of what distributes this process beside Keras: nothing in JAX."""
+    """Returns `None`: JAX has no distribution strategy of its own."""
     return None
 
 
 class StagedTrainer(Step):
-    """Runs a step as Python between compiled stages.
+    """Runs a training step as Python that calls compiled stages.
 
-    A reward may do what it likes, and its exceptions surface as themselves.
-    Keras takes the values out of the variables before the first step of an
-    epoch (`_purge_model_variables` in keras/src/backend/jax/trainer.py). Here
-    they are put back for as long as a step collects, so that whatever runs on
-    the host meets an ordinary model, and only the learning stage, to which the
-    buffers are donated, takes its state as an argument.
-    `tests/training/test_state.py` watches that.
+    A reward is ordinary Python, and its exceptions are raised unchanged. Keras
+    removes the values from the variables before the first step of an epoch
+    (`_purge_model_variables` in keras/src/backend/jax/trainer.py). This class
+    puts them back before a step collects its batch, so that code on the host
+    can use the model as usual. Only the learning stage, to which the buffers
+    are donated, takes the state as an argument.
+    `tests/training/test_state.py` fails if this no longer holds.
     """
 
     def train_step(self, state, data):
@@ -98,9 +99,10 @@ class StagedTrainer(Step):
         except BaseException as error:
             if any(x.is_deleted() for x in jax.tree.leaves(state)):
                 raise RuntimeError(
-                    "The learning stage failed after JAX had given it the "
-                    "memory of the weights, so they are lost: rebuild the "
-                    "model and call `load_weights` on the last checkpoint."
+                    "The learning stage failed after the buffers of the "
+                    "weights had been donated to it, so the weights are lost: "
+                    "rebuild the model and load the last checkpoint with "
+                    "`load_weights`."
                 ) from error
             raise
 
@@ -111,10 +113,10 @@ class StagedTrainer(Step):
         return logs, (*state[:2], metrics)
 
     def run_stage(self, name, function, *tensors):
-        """Calls a function as a compiled stage that updates no variable.
+        """Calls a function as a compiled stage that does not update variables.
 
         Args:
-            name: str. Under which it is compiled once.
+            name: str. Key of the compiled stage; it is compiled once.
             function: callable of tensors.
             *tensors: structures of tensors.
         """
@@ -125,7 +127,7 @@ class StagedTrainer(Step):
 
     @contextlib.contextmanager
     def state_at_home(self):
-        """Leaves the current values in the variables, however it ends."""
+        """Returns a context that always leaves the values in the variables."""
         try:
             yield
         finally:
@@ -142,10 +144,10 @@ class StagedTrainer(Step):
                 variable.assign(value)
 
     def _learning_stage(self, state):
-        """A stage that takes the state, gives it away and returns it anew."""
+        """The learning stage, whose state is donated and returned updated."""
         placed = None
         if keras.distribution.distribution() is not None:
-            # Every variable stays where it is.
+            # Without `out_shardings` XLA could move variables to other devices.
             places = jax.tree.map(lambda value: value.sharding, state)
             placed = (None, places)
         return self._stage(

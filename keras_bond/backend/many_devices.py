@@ -1,4 +1,4 @@
-"""JAX: where rows of a batch and variables live, on one device or many."""
+"""Placement of rows and variables on one or many devices, for JAX."""
 
 import jax
 import keras
@@ -7,35 +7,35 @@ from jax.experimental import multihost_utils
 
 
 def num_replicas():
-    """Into how many parts the rows of a batch are spread over devices."""
+    """Returns the number of shards of a batch."""
     distribution = keras.distribution.distribution()
     return 1 if distribution is None else distribution.num_model_replicas
 
 
 def num_processes():
-    """How many processes train together."""
+    """Returns the number of processes that train together."""
     return jax.process_count()
 
 
 def process_index():
-    """Which of them this one is; the one numbered 0 writes files."""
+    """Returns the index of this process; process 0 writes files."""
     return jax.process_index()
 
 
 def wait_for_all(name):
-    """Waits until all processes have come to the place of that name."""
+    """Waits until all processes have called this function with `name`."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def is_same_everywhere(number):
-    """Whether all processes have the same number, below 2³¹."""
+    """Whether `number`, below 2³¹, is the same in all processes."""
     everyones = multihost_utils.process_allgather(np.array(number, "int32"))
     return bool((everyones == number).all())
 
 
 def own_rows(array):
-    """The rows of a batch that are this process's to read, tokenise, score.
+    """Returns the rows of a batch that this process tokenizes and scores.
 
     Args:
         array: NumPy array `(rows, ...)`, the same in every process.
@@ -51,10 +51,10 @@ def own_rows(array):
 
 
 def to_device(array):
-    """Makes a tensor of all processes' rows, spread as the distribution says.
+    """Makes a tensor of the rows of all processes, sharded over the devices.
 
     Args:
-        array: NumPy array `(own rows, ...)`, those of this process.
+        array: NumPy array `(own rows, ...)`, the rows of this process.
 
     Returns:
         tensor `(rows, ...)`.
@@ -65,7 +65,7 @@ def to_device(array):
 
 
 def to_host(tensor):
-    """This process's rows of a tensor, see `own_rows`, as a NumPy array."""
+    """Returns this process's rows of a tensor as a NumPy array."""
     tensor = jax.numpy.asarray(tensor)
     if tensor.is_fully_addressable or tensor.is_fully_replicated:
         return np.asarray(tensor)
@@ -77,7 +77,7 @@ def to_host(tensor):
 
 
 def shard(tensor, axis=0):
-    """Inside a compiled function: keeps an axis of rows spread over devices."""
+    """Shards an axis of rows over the devices, in a compiled function."""
     distribution = keras.distribution.distribution()
     if distribution is None or tensor.shape[axis] % num_replicas():
         return tensor
@@ -87,30 +87,30 @@ def shard(tensor, axis=0):
 
 
 def gathered(tensor):
-    """Inside a compiled function: gives every device the whole tensor."""
+    """Replicates a tensor on every device, in a compiled function."""
     if keras.distribution.distribution() is None:
         return tensor
     return _constrained(tensor, [None] * len(tensor.shape))
 
 
 def layout_of(variable):
-    """Where a variable lives: a layout for another one that shall go along."""
+    """Returns the layout of a variable, for variables of the same shape."""
     distribution = keras.distribution.distribution()
     return distribution and distribution.get_variable_layout(variable)
 
 
 def num_devices(variable):
-    """How many devices hold a variable or a part of it."""
+    """Returns the number of devices that hold a variable or a shard of it."""
     return len(_place(variable).device_set)
 
 
 def is_split(variable):
-    """Whether no device holds all of a variable."""
+    """Whether a variable is sharded, not replicated."""
     return not _place(variable).is_fully_replicated
 
 
 def is_here(variable):
-    """Whether this process has all of a variable."""
+    """Whether this process holds all values of a variable."""
     value = variable.value
     return value.is_fully_addressable or value.is_fully_replicated
 
@@ -123,7 +123,7 @@ def _sharding(array):
 def _place(variable):
     value = variable.value
     if isinstance(value, jax.core.Tracer):
-        # Nowhere yet: where it is to be.
+        # A tracer has no sharding yet: use the one that it will get.
         layout = layout_of(variable)
         here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         return layout.backend_layout if layout else here

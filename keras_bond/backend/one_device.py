@@ -1,75 +1,75 @@
-"""TensorFlow and PyTorch: all rows and variables live on one device.
+"""Placement of rows and variables on one device, for TensorFlow and PyTorch.
 
-The same names as in `many_devices`, for JAX.
+It defines the same names as `many_devices`.
 """
 
 from keras import ops
 
 
 def num_replicas():
-    """Into how many parts the rows of a batch are spread over devices."""
+    """Returns the number of shards of a batch."""
     return 1
 
 
 def num_processes():
-    """How many processes train together."""
+    """Returns the number of processes that train together."""
     return 1
 
 
 def process_index():
-    """Which of them this one is; the one numbered 0 writes files."""
+    """Returns the index of this process; process 0 writes files."""
     return 0
 
 
 def wait_for_all(name):
-    """Waits until all processes have come to the place of that name."""
+    """Does nothing, as there is one process."""
 
 
 def is_same_everywhere(number):
-    """Whether all processes have the same number."""
+    """Whether `number` is the same in all processes."""
     return True
 
 
 def own_rows(array):
-    """The rows of a batch that are this process's: all."""
+    """Returns all rows of a batch."""
     return array
 
 
 def to_device(array):
-    """Makes a tensor of a NumPy array."""
+    """Converts a NumPy array to a tensor."""
     return ops.convert_to_tensor(array)
 
 
 def to_host(tensor):
-    """Makes a NumPy array of a tensor."""
+    """Converts a tensor to a NumPy array."""
     return ops.convert_to_numpy(tensor)
 
 
 def shard(tensor, axis=0):
-    """Keeps an axis of rows spread over devices: over the only one."""
+    """Returns the tensor unchanged, as there is one device."""
     return tensor
 
 
 def gathered(tensor):
-    """Gives every device the whole tensor."""
+    """Returns the tensor unchanged, as there is one device."""
     return tensor
 
 
 def layout_of(variable):
-    """Where a variable lives."""
+    """Returns `None`, as variables have no layout on one device."""
     return None
 
 
 def num_devices(variable):
-    """How many devices hold a variable or a part of it."""
+    """Returns the number of devices that hold a variable or a shard of it."""
     return 1
 
 
 def is_split(variable):
-    """Whether no device holds all of a variable."""
+    """Whether a variable is sharded, not replicated."""
     return False
 
 
 def is_here(variable):
-    """Whether this process has all of a variable."""
+    """Whether this process holds all values of a variable."""
     return True

@@ -1,7 +1,7 @@
-"""A batch in several parts, on one device or many.
+"""Division of a batch into parts, on one or many devices.
 
-Where the rows of a batch are spread over devices, every device has some of
-each part: no row leaves its device.
+If the rows of a batch are sharded over devices, every device holds some rows of
+each part, so that no row moves to another device.
 """
 
 from keras import ops
@@ -15,7 +15,7 @@ def split(tensors, num_parts):
 
     Args:
         tensors: nested structure of tensors `(batch, ...)`.
-        num_parts: int. Must divide the rows that a device has.
+        num_parts: int. Must divide the number of rows per device.
 
     Returns:
         nested structure of tensors `(num_parts, batch / num_parts, ...)`.
@@ -33,7 +33,7 @@ def split(tensors, num_parts):
 
 
 def join(tensors):
-    """Puts the rows of the parts back into their places, see `split`.
+    """Joins the parts of a batch in the original order, see `split`.
 
     Args:
         tensors: nested structure of tensors `(parts, rows, ...)`.
@@ -54,7 +54,7 @@ def join(tensors):
 
 
 def check_divides(name, value, batch_size):
-    """Raises an error for parts into which a batch does not divide.
+    """Raises an error if a batch is not divisible by an argument.
 
     Raises:
         ValueError: naming the argument and the batch.
@@ -67,7 +67,7 @@ def check_divides(name, value, batch_size):
 
 
 def check_shards(name, value, rows):
-    """Raises an error for parts that do not spread evenly over the devices.
+    """Raises an error if a part cannot be sharded evenly over the devices.
 
     Raises:
         ValueError: naming the argument and the devices.
@@ -76,6 +76,6 @@ def check_shards(name, value, rows):
     if rows % replicas:
         raise ValueError(
             f"`{name}` must leave every part with a multiple of {replicas} "
-            "prompts, for the distribution spreads them over so many places. "
-            f"Received: {name}={value}, which makes parts of {rows} prompts"
+            "prompts, because the distribution shards each part over that many "
+            f"replicas. Received: {name}={value}, parts of {rows} prompts"
         )

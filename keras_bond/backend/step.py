@@ -1,4 +1,4 @@
-"""What the parts of a training step are called, on every backend."""
+"""Interface between a trainer and the backend that runs its steps."""
 
 import abc
 
@@ -7,15 +7,15 @@ from keras import ops
 
 
 class Step(abc.ABC):
-    """Declares what a trainer gives to the mix-in that runs its steps.
+    """Abstract methods of a trainer that `StagedTrainer` calls.
 
-    `StagedTrainer` of each backend inherits from it and runs, in this order,
-    `collect`, `targets`, `call` and `compute_loss` with their gradients, the
-    optimizer, and `after_update`.
+    The `StagedTrainer` of each backend inherits from this class. It runs
+    `collect`, `targets`, `call` and `compute_loss` with gradients, the
+    optimizer, and `after_update`, in this order.
 
     Attributes:
         optimizer: `keras.optimizers.Optimizer`.
-        compiles_stages: bool. Whether stages are compiled at all.
+        compiles_stages: bool. Whether to compile stages at all.
         jit_compiles_stages: bool. Whether TensorFlow compiles them with XLA.
     """
 
@@ -26,43 +26,44 @@ class Step(abc.ABC):
     def collect(self, inputs, training):
         """Draws, reads and scores completions of a batch of prompts.
 
-        Python between compiled stages, see `run_stage`. Returns a dict of
-        tensors, the batch that is learned from.
+        It is Python that calls compiled stages, see `run_stage`. Returns a dict
+        of tensors, the batch to train on.
         """
 
     @abc.abstractmethod
     def targets(self, batch):
-        """Adds to a batch what is learned from its rewards."""
+        """Adds the training targets to a batch."""
 
     @abc.abstractmethod
     def watch_weights(self):
-        """Copies what `after_update` compares the weights with."""
+        """Copies some weights for comparison in `after_update`."""
 
     @abc.abstractmethod
     def is_good(self, batch, loss, gradients):
-        """Whether a step may be taken, a bool scalar tensor."""
+        """Whether to apply the update, a bool scalar tensor."""
 
     @abc.abstractmethod
     def after_update(self, batch, outputs, loss, watched, is_good):
-        """Moves the anchor and the counters; returns the logged numbers."""
+        """Updates anchor and counters; returns the logged values."""
 
     @abc.abstractmethod
     def evaluate_batch(self, batch):
-        """Logs a batch that is not learned from; returns the numbers."""
+        """Logs an evaluation batch; returns the logged values."""
 
     def protects_itself(self):
-        """Whether the optimizer skips gradients that overflow by itself.
+        """Whether the optimizer itself skips gradients that overflow.
 
-        It must see them then: Keras's `LossScaleOptimizer` lowers its scale.
+        Such an optimizer must be called with them: Keras's
+        `LossScaleOptimizer` then lowers its scale.
         """
         return isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
 
 
 def all_finite(tensors):
-    """Whether every value of some tensors is finite, a bool scalar tensor.
+    """Whether all values of a list of tensors are finite, a bool tensor.
 
     Args:
-        tensors: list of tensors, or `None` where there is none.
+        tensors: list of tensors; entries may be `None`.
     """
     finite = [ops.all(ops.isfinite(x)) for x in tensors if x is not None]
     return ops.all(ops.stack(finite))

@@ -1,4 +1,4 @@
-"""TensorFlow: every stage is one `tf.function`, XLA-compiled by default."""
+"""TensorFlow backend: each stage is one `tf.function`, compiled with XLA."""
 
 import contextlib
 
@@ -13,11 +13,11 @@ from keras_bond.backend.step import Step
 
 
 def rematerialize(function, variables):
-    """Lets the backward pass compute a function again, not remember it.
+    """Makes the backward pass recompute a function instead of storing it.
 
     Args:
         function: callable of tensors that returns a tensor.
-        variables: list of `keras.Variable`, all that it reads.
+        variables: list of `keras.Variable` that the function reads.
     """
 
     def rematerialized(*tensors):
@@ -29,18 +29,21 @@ def rematerialize(function, variables):
 
 
 def map_parts(function, tensors, variables):
-    """Applies a function to one part after the other, rematerialized.
+    """Applies a function to one part after another, rematerialized.
 
-    `tf.recompute_grad` loses variables inside a loop, and tensors that its
-    function closes over. Here variables become arguments, and both loops,
-    forward and backward, are written out, so that nothing is differentiated
-    through a loop.
+    `tf.recompute_grad` (tensorflow/python/ops/custom_gradient.py) watches only
+    its arguments and the variables that it finds. It loses the gradients of
+    variables inside a loop, and of tensors that the function closes over. Here
+    `tf.custom_gradient`, from the same file, takes the values of the variables
+    as arguments. In tests/rollouts/test_network.py,
+    `test_parts_change_neither_values_nor_gradients` and
+    `test_nested_parts_have_the_plain_gradient` fail if a gradient is lost.
 
     Args:
-        function: callable of one part, a structure of tensors without their
-            first axis, that returns a structure of tensors.
+        function: callable that takes one part, a structure of tensors without
+            the first axis, and returns a structure of tensors.
         tensors: nested structure of tensors `(parts, ...)`.
-        variables: list of `keras.Variable`, all that it reads.
+        variables: list of `keras.Variable` that the function reads.
 
     Returns:
         structure of tensors `(parts, ...)`.
@@ -58,6 +61,10 @@ def map_parts(function, tensors, variables):
             structure = function(tree.pack_sequence_as(tensors, part))
         return [tf.convert_to_tensor(x) for x in tree.flatten(structure)]
 
+    # Forward and backward pass have a loop each. Differentiating through a
+    # single `tf.while_loop` would store the activations of all iterations,
+    # which recomputation has to avoid. In the explicit backward loop, a tape
+    # sees one part at a time and there is never a gradient of a loop.
     @tf.custom_gradient
     def mapped(*arguments):
         values, flat = arguments[:num_values], arguments[num_values:]
@@ -100,12 +107,13 @@ def map_parts(function, tensors, variables):
 
 
 def _loop(function, num_parts, num_sums=0):
-    """Runs `function(i)` for each part: first results summed, the rest stacked.
+    """Runs `function(i)` for each part, and sums or stacks the results.
 
     Args:
         function: callable of an int scalar that returns a list of tensors.
         num_parts: int.
-        num_sums: int. How many of the results are added up.
+        num_sums: int. Number of results, the first ones, that are summed; the
+            rest is stacked.
 
     Returns:
         list of tensors.
@@ -138,15 +146,15 @@ def _loop(function, num_parts, num_sums=0):
 
 
 def prefers_flat_products():
-    """Whether gradients of products over two axes are slow: XLA on CPUs."""
+    """Whether gradients of products over two axes are slow, as on CPUs."""
     kinds = {device.device_type for device in tf.config.list_logical_devices()}
     return kinds == {"CPU"}
 
 
 def compile_forward(function, variables, static_argnums=()):
-    """Compiles a function of tensors that reads `variables`, updates none.
+    """Compiles a function that reads `variables` but does not update them.
 
-    Arguments numbered in `static_argnums` are hashable Python values, which
+    Arguments listed in `static_argnums` are hashable Python values, which
     `tf.function` traces by value anyway.
     """
     del variables, static_argnums
@@ -154,10 +162,10 @@ def compile_forward(function, variables, static_argnums=()):
 
 
 def device_memory():
-    """Returns the name of the device that computes, and its memory.
+    """Returns the name and the memory of the device.
 
     Returns:
-        `(name, bytes)`: str, and int, or `None` where it is not known.
+        `(name, bytes)`: str, and int or `None` if it is unknown.
     """
     accelerators = [
         device
@@ -178,16 +186,16 @@ def device_memory():
 
 
 def foreign_strategy():
-    """Name of the `tf.distribute` strategy that shares out this scope."""
+    """Returns the name of the current `tf.distribute` strategy."""
     strategy = tf.distribute.get_strategy()
     is_shared = strategy.num_replicas_in_sync > 1
     return f"tf.distribute.{type(strategy).__name__}" if is_shared else None
 
 
 class StagedTrainer(Step):
-    """Runs a step as Python between compiled stages.
+    """Runs a training step as Python that calls compiled stages.
 
-    A reward may do what it likes, and its exceptions surface as themselves.
+    A reward is ordinary Python, and its exceptions are raised unchanged.
     """
 
     def train_step(self, data):
@@ -199,10 +207,10 @@ class StagedTrainer(Step):
         return self._stage("test", self._test)(batch)
 
     def run_stage(self, name, function, *tensors):
-        """Calls a function as a compiled stage that updates no variable.
+        """Calls a function as a compiled stage that does not update variables.
 
         Args:
-            name: str. Under which it is compiled once.
+            name: str. Key of the compiled stage; it is compiled once.
             function: callable of tensors.
             *tensors: structures of tensors.
         """
@@ -220,7 +228,7 @@ class StagedTrainer(Step):
         return self.stages[name]
 
     def state_at_home(self):
-        """The current values are always in the variables."""
+        """Returns an empty context: values are always in the variables."""
         return contextlib.nullcontext()
 
     def _learn(self, batch):

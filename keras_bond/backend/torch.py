@@ -1,4 +1,4 @@
-"""PyTorch: every stage runs eagerly, the rollout without a graph."""
+"""PyTorch backend: all stages run eagerly."""
 
 import contextlib
 
@@ -9,10 +9,10 @@ from torch.utils.checkpoint import checkpoint
 from keras_bond.backend.host import host_memory
 from keras_bond.backend.step import Step
 
-# Asking whether rows have ended waits for the device: ask once in so many
-# tokens.
+# Number of tokens between two checks for ended rows, as each check has to wait
+# for the device.
 CHECK_EVERY = 16
-# Rows are only worth moving together once a good part of them has ended.
+# Fraction of rows that must have ended before the rest is copied together.
 WORTH_DROPPING = 0.25
 
 
@@ -21,27 +21,28 @@ def decode_loop(body, start, stop, state, cache):
 
     Args:
         body: callable.
-        start, stop: int scalar tensor and int. Indices of the tokens.
-        state: dict of tensors `(rows, ...)`; `"ended"`, bool, marks rows that
-            need no further token, and are dropped on the way. When all have
-            ended, the loop does too.
+        start: int scalar tensor. First index.
+        stop: int. End of the range of indices.
+        state: dict of tensors `(rows, ...)`. Rows whose entry of `"ended"`, a
+            bool tensor `(rows,)`, is True are removed during the loop, which
+            stops early when all rows have ended.
         cache: nested structure of tensors `(rows, ...)`.
 
     Returns:
-        the last `state`.
+        the final `state`, with all rows.
     """
     rows, rest = None, state
     for index in range(int(start), stop):
         cache = tree.map_structure(_Updatable.of, cache)
         rest, cache = body(index, rest, cache)
         if index % CHECK_EVERY == 0:
-            going_on = torch.nonzero(~rest["ended"])[:, 0]
-            if len(going_on) == 0:
+            unfinished = torch.nonzero(~rest["ended"])[:, 0]
+            if len(unfinished) == 0:
                 break
-            if len(going_on) <= (1 - WORTH_DROPPING) * len(rest["ended"]):
+            if len(unfinished) <= (1 - WORTH_DROPPING) * len(rest["ended"]):
                 state = _put(state, rows, rest)
-                rows = going_on if rows is None else rows[going_on]
-                rest, cache = _take((rest, cache), going_on)
+                rows = unfinished if rows is None else rows[unfinished]
+                rest, cache = _take((rest, cache), unfinished)
     return _put(state, rows, rest)
 
 
@@ -50,7 +51,7 @@ def _take(tensors, rows):
 
 
 def _put(state, rows, values):
-    """Writes the values of some rows into the state of all of them."""
+    """Writes the values of some rows into the state of all rows."""
     if rows is None:
         return values
     return {
@@ -60,10 +61,15 @@ def _put(state, rows, values):
 
 
 class _Updatable(torch.Tensor):
-    """A tensor that is updated in place where Keras would copy it.
+    """A tensor that `keras.ops.slice_update` updates in place.
 
-    `keras.ops.slice_update` clones what it updates, the whole key-value cache
-    once a token. Nobody reads an old cache again: a clone is the thing itself.
+    This relies on `slice_update` of keras/src/backend/torch/core.py, which
+    calls `torch.clone(inputs)` or `inputs.clone()` and writes into the clone.
+    For a key-value cache that would copy the whole cache once per token.
+    Because the old cache is never read again, cloning returns the tensor
+    itself here.
+    `test_pytorch_drops_ended_rows_and_copies_no_cache` in
+    tests/rollouts/test_decoder.py fails if the cache is copied.
     """
 
     @classmethod
@@ -82,11 +88,11 @@ class _Updatable(torch.Tensor):
 
 
 def rematerialize(function, variables):
-    """Lets the backward pass compute a function again, not remember it.
+    """Makes the backward pass recompute a function instead of storing it.
 
     Args:
         function: callable of tensors.
-        variables: list of `keras.Variable`, all that it reads.
+        variables: list of `keras.Variable` that the function reads.
     """
     del variables
     return lambda *tensors: checkpoint(
@@ -95,13 +101,13 @@ def rematerialize(function, variables):
 
 
 def map_parts(function, tensors, variables):
-    """Applies a function to one part after the other, rematerialized.
+    """Applies a function to one part after another, rematerialized.
 
     Args:
-        function: callable of one part, a structure of tensors without their
-            first axis, that returns a structure of tensors.
+        function: callable that takes one part, a structure of tensors without
+            the first axis, and returns a structure of tensors.
         tensors: nested structure of tensors `(parts, ...)`.
-        variables: list of `keras.Variable`, all that it reads.
+        variables: list of `keras.Variable` that the function reads.
 
     Returns:
         structure of tensors `(parts, ...)`.
@@ -116,21 +122,21 @@ def map_parts(function, tensors, variables):
 
 
 def prefers_flat_products():
-    """Whether gradients of products over two axes are slow: not here."""
+    """Whether gradients of products over two axes are slow: not on PyTorch."""
     return False
 
 
 def compile_forward(function, variables, static_argnums=()):
-    """Wraps a function of tensors so that it builds no graph."""
+    """Wraps a function of tensors in `torch.no_grad`."""
     del variables, static_argnums
     return torch.no_grad()(function)
 
 
 def device_memory():
-    """Returns the name of the device that computes, and its memory.
+    """Returns the name and the memory of the device.
 
     Returns:
-        `(name, bytes)`: str, and int, or `None` where it is not known.
+        `(name, bytes)`: str, and int or `None` if it is unknown.
     """
     if not torch.cuda.is_available():
         return host_memory()
@@ -138,7 +144,7 @@ def device_memory():
 
 
 def foreign_strategy():
-    """Name of what shares out the work of this process."""
+    """Returns the name of the strategy that distributes this process."""
     distributed = torch.distributed
     if not distributed.is_available() or not distributed.is_initialized():
         return None
@@ -146,9 +152,9 @@ def foreign_strategy():
 
 
 class StagedTrainer(Step):
-    """Runs a step eagerly: Python between stages that build no graph.
+    """Runs a training step eagerly, with gradients for the learning stage only.
 
-    A reward may do what it likes, and its exceptions surface as themselves.
+    A reward is ordinary Python, and its exceptions are raised unchanged.
     """
 
     def train_step(self, data):
@@ -160,10 +166,10 @@ class StagedTrainer(Step):
         return self._stage("test", self._test)(batch)
 
     def run_stage(self, name, function, *tensors):
-        """Calls a function as a stage that updates no variable.
+        """Calls a function as a stage that does not update variables.
 
         Args:
-            name: str. Used where stages are compiled.
+            name: str. Key of the stage.
             function: callable of tensors.
             *tensors: structures of tensors.
         """
@@ -174,7 +180,7 @@ class StagedTrainer(Step):
         return self.stages.setdefault(name, function)
 
     def state_at_home(self):
-        """The current values are always in the variables."""
+        """Returns an empty context: values are always in the variables."""
         return contextlib.nullcontext()
 
     @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What JAX and TensorFlow share: shapes are fixed, loops are compiled."""
+"""Decoding loop of JAX and TensorFlow, with fixed shapes."""
 
 from keras import ops
 
@@ -8,20 +8,21 @@ def decode_loop(body, start, stop, state, cache):
 
     Args:
         body: callable.
-        start, stop: int scalar tensor and int. Indices of the tokens.
-        state: dict of tensors `(rows, ...)`; `"ended"`, bool, marks rows that
-            need no further token. When all have ended, the loop does too.
+        start: int scalar tensor. First index.
+        stop: int. End of the range of indices.
+        state: dict of tensors `(rows, ...)`. The loop stops early when all
+            entries of `"ended"`, a bool tensor `(rows,)`, are True.
         cache: nested structure of tensors `(rows, ...)`.
 
     Returns:
-        the last `state`.
+        the final `state`.
     """
 
-    def goes_on(index, state, cache):
+    def is_unfinished(index, state, cache):
         all_ended = ops.all(state["ended"])
         return ops.logical_and(index < stop, ops.logical_not(all_ended))
 
     def advance(index, state, cache):
         return index + 1, *body(index, state, cache)
 
-    return ops.while_loop(goes_on, advance, (start, state, cache))[1]
+    return ops.while_loop(is_unfinished, advance, (start, state, cache))[1]

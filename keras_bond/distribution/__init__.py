@@ -1,4 +1,4 @@
-"""One policy on many devices, on the JAX backend."""
+"""Model parallelism for Gemma, on the JAX backend."""
 
 from keras_bond.distribution.model_parallel import ModelParallel
 

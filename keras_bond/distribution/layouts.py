@@ -1,15 +1,15 @@
-"""Which axis of each of Gemma's variables may be split over devices.
+"""Sharded axes of Gemma's variables.
 
-Heads and the hidden units of the feed-forward network are split, as Shoeybi
-et al. do (Megatron-LM, arXiv 1909.08053): then a block talks twice, once
-behind its attention and once behind its feed-forward network. Adapters go
-along with their kernel.
+Attention heads and the hidden units of the feed-forward network are sharded as
+in Megatron-LM (Shoeybi et al., arXiv 1909.08053), so that a block needs two
+all-reduce operations: one after its attention and one after its feed-forward
+network. LoRA adapters are sharded like their kernels.
 """
 
 import re
 
-# Path of a variable, and its axes in the order of preference: the first that
-# the number of devices divides is split.
+# Path of a variable, and its axes in order of preference: the first axis that
+# is divisible by the number of devices is sharded.
 SPLIT_AXES = (
     # (vocabulary, width)
     (r"token_embedding/embeddings", (0, 1)),
@@ -26,15 +26,15 @@ SPLIT_AXES = (
 
 
 def split_axis(path, shape, num_devices):
-    """Chooses the axis of a variable that is split.
+    """Chooses the axis along which a variable is sharded.
 
     Args:
         path: str, as `variable.path`.
         shape: tuple of int.
-        num_devices: int. Parts into which the axis must divide.
+        num_devices: int. Number of shards, which must divide the axis.
 
     Returns:
-        int, or `None` for a variable that every device has all of.
+        int, or `None` for a variable that is replicated on every device.
     """
     for pattern, axes in SPLIT_AXES:
         if re.search(f"(^|/){pattern}$", path):

@@ -1,4 +1,4 @@
-"""Splits Gemma's weights over devices."""
+"""Model parallelism without a layout map."""
 
 import keras
 
@@ -6,26 +6,28 @@ from keras_bond.distribution.layouts import split_axis
 
 
 class ModelParallel(keras.distribution.ModelParallel):
-    """Spreads a batch and the weights of a Gemma or Gemma 3 over a mesh.
+    """Shards batches and the weights of a Gemma model over a device mesh.
 
-    A `keras.distribution.ModelParallel` that needs no layout map: it knows
-    which variables of Gemma, Gemma 2 and Gemma 3 to split, LoRA adapters
-    included, and sees their shapes, so that a model with fewer heads than
-    devices is split along another axis. Anchor, reference and optimizer of a
-    `keras_bond` trainer live where their variable does. Use it when a model is
-    too large for one device; else `keras.distribution.DataParallel()` is
-    faster. Needs the JAX backend.
+    This is a `keras.distribution.ModelParallel` that does not need a layout
+    map. It knows which variables of Gemma, Gemma 2 and Gemma 3 to shard,
+    including LoRA adapters. It takes their shapes into account, so that a model
+    with fewer heads than devices is sharded along another axis. The anchor,
+    reference and optimizer variables of a `keras_bond` trainer have the layout
+    of the variable that they belong to. Use it if a model is too large for one
+    device; otherwise `keras.distribution.DataParallel()` is faster. It needs
+    the JAX backend.
 
-    Other families: `keras.distribution.ModelParallel` with the layout map of
-    their KerasHub backbone, such as `LlamaBackbone.get_layout_map(mesh)`.
+    For other families use `keras.distribution.ModelParallel` with the layout
+    map of their KerasHub backbone, such as
+    `LlamaBackbone.get_layout_map(mesh)`.
 
     Args:
-        device_mesh: `keras.distribution.DeviceMesh` with two axes: over the
-            first the rows of a batch are spread, over the second the weights.
+        device_mesh: `keras.distribution.DeviceMesh` with two axes. The rows of
+            a batch are sharded over the first, the weights over the second.
 
     Raises:
-        TypeError: if `device_mesh` is no `DeviceMesh`.
-        ValueError: if it has not two axes, or the backend is not JAX.
+        TypeError: if `device_mesh` is not a `DeviceMesh`.
+        ValueError: if it does not have two axes, or the backend is not JAX.
 
     Example:
 
@@ -50,7 +52,7 @@ class ModelParallel(keras.distribution.ModelParallel):
         )
 
     def get_variable_layout(self, variable):
-        """Where a variable lives: a `keras.distribution.TensorLayout`."""
+        """Returns the `keras.distribution.TensorLayout` of a variable."""
         if getattr(variable, "_layout", None) is not None:
             return variable._layout
         axes = [None] * len(variable.shape)
@@ -77,7 +79,7 @@ def _check(device_mesh):
     if len(device_mesh.shape) != 2:
         raise ValueError(
             "`device_mesh` must have two axes, one for the rows of a batch "
-            "and one for the weights; use (1, devices) or (devices, 1) for "
-            "one of them alone. "
+            "and one for the weights; use (1, devices) or (devices, 1) to "
+            "shard only one of them. "
             f"Received: device_mesh.shape={device_mesh.shape}"
         )

@@ -1,4 +1,4 @@
-"""A trained policy for the world outside: served, or as files."""
+"""Export of trained policies: TensorFlow Serving, presets, safetensors."""
 
 from keras_bond.export.presets import save_preset
 from keras_bond.export.presets import save_safetensors

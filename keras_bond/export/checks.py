@@ -1,4 +1,4 @@
-"""What cannot be exported, refused before any heavy work."""
+"""Argument checks of the export functions."""
 
 import importlib.util
 import math
@@ -15,7 +15,7 @@ DTYPES = (
     "mixed_float16",
 )
 SPARE_BYTES = 2**26
-# What KerasHub's exporter to Transformers takes for granted.
+# Settings that KerasHub's exporter to Transformers assumes.
 TRANSFORMERS_SETTINGS = {
     "GemmaBackbone": {
         "use_post_ffw_norm": False,
@@ -34,26 +34,26 @@ DESCRIPTION = os.path.join("assets.extra", "keras_bond.json")
 
 
 def check_policy(policy):
-    """Refuses what is no KerasHub language model.
+    """Raises an error if a policy is not a KerasHub language model.
 
     Raises:
-        TypeError: if `policy` is no `keras_hub.models.CausalLM`.
+        TypeError: if `policy` is not a `keras_hub.models.CausalLM`.
     """
     import keras_hub
 
     if not isinstance(policy, keras_hub.models.CausalLM):
         raise TypeError(
-            "`policy` must be a `keras_hub.models.CausalLM`; of a trainer, "
+            "`policy` must be a `keras_hub.models.CausalLM`; for a trainer, "
             "pass `bond.policy`. Received: policy of type "
             f"{type(policy).__name__}"
         )
 
 
 def check_servable(policy):
-    """Refuses policies whose text cannot be handled inside the graph.
+    """Raises an error if a policy cannot be served as a TensorFlow graph.
 
     Raises:
-        ValueError: naming what is missing or too much.
+        ValueError: naming what is missing or not supported.
     """
     backbone = policy.backbone
     if policy.preprocessor is None:
@@ -66,7 +66,7 @@ def check_servable(policy):
     if getattr(tokenizer, "proto", None) is None:
         raise ValueError(
             "`policy` must have a SentencePiece tokenizer with its `proto`, "
-            "as Gemma has: others do not run inside the graph. Received: "
+            "as Gemma has: other tokenizers do not run in the graph. Received: "
             f"tokenizer of type {type(tokenizer).__name__}"
         )
     if tokenizer.vocabulary_size() > backbone.vocabulary_size:
@@ -85,28 +85,28 @@ def check_servable(policy):
 
 
 def check_transformers(policy):
-    """Refuses backbones of which KerasHub's exporter leaves parts out.
+    """Raises an error if KerasHub's exporter ignores settings of a backbone.
 
-    It writes a `GemmaBackbone` as Gemma 1 and a `Gemma3Backbone` with all of
-    its norms, whatever they are.
+    The exporter writes every `GemmaBackbone` as Gemma 1, and every
+    `Gemma3Backbone` with all norms, regardless of its settings.
 
     Raises:
-        ValueError: naming the parts.
+        ValueError: naming the settings.
     """
     wanted = TRANSFORMERS_SETTINGS.get(type(policy.backbone).__name__, {})
     config = policy.backbone.get_config()
     wrong = {k: config[k] for k, v in wanted.items() if bool(config[k]) != v}
     if wrong:
         raise ValueError(
-            "`policy` must be built as Transformers builds its family, or it "
-            "would compute something else there; Gemma 2 and its relatives "
-            f"cannot be exported. Received: {type(policy.backbone).__name__} "
-            f"with {wrong}"
+            "`policy` must have the settings that Transformers uses for its "
+            "family, or the exported model would compute something else; "
+            "Gemma 2 and similar models cannot be exported. Received: "
+            f"{type(policy.backbone).__name__} with {wrong}"
         )
 
 
 def check_tensorflow():
-    """Refuses to go on without TensorFlow and its text operations.
+    """Raises an error if TensorFlow or its text operations are missing.
 
     Raises:
         ImportError: naming what to install.
@@ -122,56 +122,59 @@ def check_tensorflow():
 
 
 def check_template(prompt_template):
-    """Refuses a template that does not say where the prompt goes.
+    """Raises an error if a template has no unique place for the prompt.
 
     Raises:
-        ValueError: unless it holds `{prompt}` once.
+        ValueError: if it does not contain `{prompt}` exactly once.
     """
     if prompt_template.count("{prompt}") != 1:
         raise ValueError(
-            "`prompt_template` must hold `{prompt}` once. "
+            "`prompt_template` must contain `{prompt}` exactly once. "
             f"Received: prompt_template={prompt_template!r}"
         )
 
 
 def check_lengths(max_prompt_length, empty_prompt):
-    """Refuses a length that leaves no room for a prompt.
+    """Raises an error if a length leaves no room for a prompt.
 
     Args:
         max_prompt_length: int.
-        empty_prompt: list of int. Start token and template by themselves.
+        empty_prompt: list of int. Tokens of an empty prompt: start token and
+            template.
 
     Raises:
-        ValueError: if nothing fits behind them.
+        ValueError: if there is no room for another token.
     """
     if len(empty_prompt) >= max_prompt_length:
         raise ValueError(
-            "`max_prompt_length` must leave room for a prompt beside the "
-            f"start token and `prompt_template`, {len(empty_prompt)} tokens. "
+            "`max_prompt_length` must leave room for a prompt in addition to "
+            "the start token and `prompt_template`, which have "
+            f"{len(empty_prompt)} tokens. "
             f"Received: max_prompt_length={max_prompt_length}"
         )
 
 
 def check_examples(examples, prompts, max_prompt_length):
-    """Refuses to go on with no prompt to check the model with.
+    """Raises an error if there is no prompt to check the model with.
 
     Raises:
         ValueError: if none of the prompts fits.
     """
     if not examples:
         raise ValueError(
-            "`prompts` must hold one that fits into `max_prompt_length`. "
+            "`prompts` must contain one that fits into `max_prompt_length`. "
             f"Received: {len(prompts)} prompts, max_prompt_length="
             f"{max_prompt_length}"
         )
 
 
 def reward_modules(reward, best_of_n):
-    """Returns the modules that a reward model needs, `None` without one.
+    """Returns the modules that a reward model needs, `None` without a model.
 
     Raises:
-        TypeError: if `reward` is no Keras model.
-        ValueError: if it comes without `best_of_n`, or lives in a script.
+        TypeError: if `reward` is not a Keras model.
+        ValueError: if `best_of_n` is not given, or if the model has a class
+            that is defined in a script.
     """
     if reward is None:
         return None
@@ -190,8 +193,8 @@ def reward_modules(reward, best_of_n):
     modules = {type(layer).__module__ for layer in layers}
     if "__main__" in modules:
         raise ValueError(
-            "The classes of `reward` must live in a module, where another "
-            "process can import them. Received: a class of `__main__`"
+            "The classes of `reward` must be defined in a module that another "
+            "process can import. Received: a class of `__main__`"
         )
     libraries = ("keras.", "keras_hub.")
     return sorted(m for m in modules if not m.startswith(libraries))
@@ -201,14 +204,14 @@ def resolve_dtype(dtype, policy):
     """Returns the dtype to serve in, by default that of the policy.
 
     Raises:
-        ValueError: if it is unknown, or the weights are quantised.
+        ValueError: if it is unknown, or the weights are quantized.
     """
     layers = policy._flatten_layers()
     modes = {getattr(layer, "quantization_mode", None) for layer in layers}
     if modes - {None}:
         raise ValueError(
-            "`policy` must not be quantised: export it before `quantize`. "
-            f"Received: layers quantised to {sorted(modes - {None})}"
+            "`policy` must not be quantized: export it before `quantize`. "
+            f"Received: layers quantized to {sorted(modes - {None})}"
         )
     if dtype == "auto":
         dtype = policy.backbone.dtype_policy.name
@@ -220,16 +223,16 @@ def resolve_dtype(dtype, policy):
     return dtype
 
 
-def resolve_stops(stop_token_ids, codec):
-    """Returns the tokens that end a completion, by default the policy's.
+def resolve_stops(stop_token_ids, tokenizer):
+    """Returns the tokens that end a completion, by default the tokenizer's.
 
     Raises:
-        ValueError: if there is none, or one that the vocabulary lacks.
+        ValueError: if there are none, or one is not in the vocabulary.
     """
     if stop_token_ids == "auto":
-        stop_token_ids = codec.stop_token_ids()
+        stop_token_ids = tokenizer.stop_token_ids()
     stops = sorted(map(int, stop_token_ids))
-    size = codec.tokenizer.vocabulary_size()
+    size = tokenizer.tokenizer.vocabulary_size()
     if not stops or not all(0 <= stop < size for stop in stops):
         raise ValueError(
             '`stop_token_ids` must be "auto" or at least one of the '
@@ -242,8 +245,8 @@ def resolve_version(path, version):
     """Returns the number of the new version, by default the next one.
 
     Raises:
-        ValueError: if it is no positive number.
-        FileExistsError: if there is such a version already.
+        ValueError: if it is not a positive integer.
+        FileExistsError: if the version exists.
     """
     if version == "auto":
         names = os.listdir(path) if os.path.isdir(path) else []
@@ -258,26 +261,26 @@ def resolve_version(path, version):
 
 
 def check_absent(name, path):
-    """Refuses to write over what exists.
+    """Raises an error if a path exists.
 
     Raises:
-        FileExistsError: if there is anything at `path`.
+        FileExistsError: if there is a file or folder at `path`.
     """
     if os.path.lexists(path):
         raise FileExistsError(
-            f"`{name}` must be a new one: nothing is ever overwritten. "
+            f"`{name}` must not exist, as nothing is ever overwritten. "
             f"Received: {path!r}, which exists"
         )
 
 
 def check_disk(variables, path, dtype):
-    """Refuses to begin what the disk cannot hold.
+    """Raises an error if the disk is too small for an export.
 
-    Twice the weights are written: once for the process that traces, and once
-    for the server.
+    The weights are written twice: once for the process that traces the model,
+    and once for the server.
 
     Raises:
-        OSError: with the bytes that are needed and free.
+        OSError: naming the bytes that are needed and free.
     """
     served = keras.DTypePolicy(dtype).variable_dtype
     needed = SPARE_BYTES + sum(
@@ -289,7 +292,7 @@ def check_disk(variables, path, dtype):
     free = shutil.disk_usage(path).free
     if free < needed:
         raise OSError(
-            "`path` must have room for the weights twice over. Received: "
+            "`path` must have room for two copies of the weights. Received: "
             f"{needed:,} bytes needed, {free:,} free at {path!r}"
         )
 
@@ -299,10 +302,10 @@ def _bytes(dtype):
 
 
 def check_exported(path):
-    """Refuses a folder that no export wrote.
+    """Raises an error if a folder was not written by an export.
 
     Raises:
-        FileNotFoundError: if its description is missing.
+        FileNotFoundError: if the description of the model is missing.
     """
     if not os.path.exists(os.path.join(path, DESCRIPTION)):
         raise FileNotFoundError(

@@ -1,4 +1,4 @@
-"""What `policy.generate` says when it takes the likeliest token."""
+"""Greedy completions of KerasHub, the expected output of a served model."""
 
 import contextlib
 
@@ -28,11 +28,11 @@ def greedy_completions(policy, prompt_ids, max_new_tokens, stop_token_ids):
     Args:
         policy: a `keras_hub.models.CausalLM`.
         prompt_ids: list of lists of int.
-        max_new_tokens: int. Most tokens of a completion.
+        max_new_tokens: int. Maximum number of tokens in a completion.
         stop_token_ids: sequence of int.
 
     Returns:
-        list of lists of int, each up to and with its stop token.
+        list of lists of int, each up to and including its stop token.
     """
     lengths = [len(row) for row in prompt_ids]
     token_ids = np.zeros((len(lengths), max(lengths) + max_new_tokens), "int32")
@@ -49,17 +49,20 @@ def greedy_completions(policy, prompt_ids, max_new_tokens, stop_token_ids):
         )
     drawn = ops.convert_to_numpy(outputs["token_ids"])
     rows = [row[n : n + max_new_tokens] for row, n in zip(drawn, lengths)]
-    return [_cut(row.tolist(), stop_token_ids) for row in rows]
+    return [_truncated(row.tolist(), stop_token_ids) for row in rows]
 
 
-def _cut(tokens, stop_token_ids):
+def _truncated(tokens, stop_token_ids):
     ends = [i for i, token in enumerate(tokens) if token in stop_token_ids]
     return tokens[: ends[0] + 1] if ends else tokens
 
 
 @contextlib.contextmanager
 def _greedy(policy):
-    """Lends the policy a greedy sampler; `compile` would reset more."""
+    """Returns a context in which the policy has a greedy sampler.
+
+    `policy.compile(sampler=...)` would also reset optimizer and loss.
+    """
     import keras_hub
 
     before = policy.sampler, policy.generate_function

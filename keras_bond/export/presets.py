@@ -1,4 +1,4 @@
-"""A trained policy as files of KerasHub and of Hugging Face."""
+"""Export to KerasHub presets and Hugging Face Transformers."""
 
 import os
 
@@ -9,20 +9,21 @@ from keras_bond.training.saving import lora_layers
 
 
 def save_preset(policy, path):
-    """Writes a policy as a KerasHub preset, LoRA adapters merged.
+    """Saves a policy as a KerasHub preset with merged LoRA adapters.
 
-    The stock `policy.save_to_preset(path)` in a folder that appears only when
-    all of it is written. `keras_hub.models.CausalLM.from_preset(path)` gives
-    the same greedy text, from a policy without adapters: what they learned is
-    in the kernels. To go on training the adapters, save the trainer.
+    This is `policy.save_to_preset(path)` as an atomic write: the folder exists
+    only when it is complete. `keras_hub.models.CausalLM.from_preset(path)`
+    loads a policy that generates the same greedy text but has no adapters,
+    because they are merged into the kernels. To continue training the adapters,
+    save the trainer instead.
 
     Args:
         policy: `keras_hub.models.CausalLM`.
-        path: str. Folder that does not exist.
+        path: str. Folder to create; it must not exist.
 
     Raises:
-        TypeError: if `policy` is no `CausalLM`.
-        FileExistsError: if there is anything at `path`.
+        TypeError: if `policy` is not a `CausalLM`.
+        FileExistsError: if there is a file or folder at `path`.
 
     Example:
 
@@ -39,22 +40,23 @@ def save_preset(policy, path):
 
 
 def save_safetensors(policy, path):
-    """Writes a policy for Hugging Face Transformers, LoRA adapters merged.
+    """Saves a policy for Hugging Face Transformers with merged LoRA adapters.
 
-    KerasHub's `policy.export_to_transformers(path)`, which on a policy with
-    adapters would write the weights from before the training; in a folder that
-    appears only when all of it is written.
+    This is KerasHub's `policy.export_to_transformers(path)` as an atomic write:
+    the folder exists only when it is complete. Adapters are merged first,
+    because KerasHub's method ignores them and would write the kernels from
+    before the training.
 
     Args:
-        policy: `keras_hub.models.CausalLM` of a family that KerasHub exports:
-            Gemma, Gemma 3, Llama 3, Mistral and others. Not Gemma 2.
-        path: str. Folder that does not exist.
+        policy: `keras_hub.models.CausalLM` of a family that KerasHub exports,
+            such as Gemma, Gemma 3, Llama 3 and Mistral, but not Gemma 2.
+        path: str. Folder to create; it must not exist.
 
     Raises:
-        TypeError: if `policy` is no `CausalLM`.
-        ValueError: if Transformers would compute something else, or KerasHub
-            does not export this family.
-        FileExistsError: if there is anything at `path`.
+        TypeError: if `policy` is not a `CausalLM`.
+        ValueError: if the exported model would compute something else in
+            Transformers, or if KerasHub does not export this family.
+        FileExistsError: if there is a file or folder at `path`.
 
     Example:
 
@@ -74,7 +76,7 @@ def save_safetensors(policy, path):
 
 
 def _merged(policy, folder):
-    """The same policy without adapters; a preset merges them."""
+    """Returns a copy of the policy with merged adapters, through a preset."""
     import keras_hub
 
     parts = {}

@@ -1,4 +1,4 @@
-"""Runs the parts that live in processes of their own."""
+"""Subprocesses that trace and verify served models."""
 
 import json
 import os
@@ -11,26 +11,27 @@ ROOT = SERVING.parents[2]
 
 
 def trace(folder):
-    """Lets Keras on TensorFlow write the served model of a job folder.
+    """Writes the served model of a job folder, with Keras on TensorFlow.
 
     Raises:
-        RuntimeError: with the last words of the process, if it fails.
+        RuntimeError: if the process fails, with the end of its error output.
     """
     _run(["-m", "keras_bond.export.serving.trace", str(folder)])
 
 
 def verify(path):
-    """Lets TensorFlow alone check a served model.
+    """Checks a served model in a process without Keras.
 
     Returns:
-        dict, what was checked.
+        dict of what was checked.
 
     Raises:
         ValueError: if the model does not pass.
-        RuntimeError: with the last words of the process, if it fails.
+        RuntimeError: if the process fails, with the end of its error output.
     """
     script = str(SERVING / "verify.py")
-    # `-P`: the folder of the script must not become a place of modules.
+    # `-P` keeps the folder of the script out of `sys.path`, where its modules
+    # would shadow others.
     report = json.loads(_run(["-P", script, str(path)]).splitlines()[-1])
     if "error" in report:
         raise ValueError(report["error"])
@@ -40,14 +41,14 @@ def verify(path):
 def _run(arguments):
     environment = {
         **os.environ,
-        # Whatever the caller can import: its own classes of rewards.
+        # The process must import what the caller can: classes of rewards.
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
         "KERAS_BACKEND": "tensorflow",
-        # The caller's own model may fill the accelerator.
+        # The caller's model may fill the memory of the accelerator.
         "CUDA_VISIBLE_DEVICES": "-1",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
-    # TensorFlow dies of a flag that only the XLA of JAX knows.
+    # TensorFlow aborts on flags that only the XLA of JAX knows.
     environment.pop("XLA_FLAGS", None)
     process = subprocess.run(
         [sys.executable, *arguments],
@@ -58,6 +59,7 @@ def _run(arguments):
     if process.returncode:
         raise RuntimeError(
             f"`python {' '.join(arguments)}` ended with status "
-            f"{process.returncode}. Its last words:\n{process.stderr[-4000:]}"
+            f"{process.returncode}. Its error output ends with:\n"
+            f"{process.stderr[-4000:]}"
         )
     return process.stdout

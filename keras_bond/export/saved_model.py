@@ -1,4 +1,4 @@
-"""A trained policy as a model that TensorFlow Serving runs."""
+"""Export to TensorFlow Serving."""
 
 import json
 import os
@@ -30,53 +30,58 @@ def export_saved_model(
     warmup=True,
     verify=True,
 ):
-    """Writes a policy as a SavedModel for TensorFlow Serving.
+    """Exports a policy as a SavedModel for TensorFlow Serving.
 
-    From every backend, strings in and strings out: the tokenizer is inside,
-    LoRA adapters are merged, and the weights are stored once. The model holds
-    no XLA and no Python operation, so the stock server runs it. Keras on
-    TensorFlow traces it in a process of its own, and a second process checks
-    with TensorFlow alone that it answers as `policy.generate` does, token for
-    token. Only then it appears, as `path/version`.
+    The export works on every backend. The model maps strings to strings: it
+    includes the tokenizer, LoRA adapters are merged, and the weights are stored
+    once. It runs in the standard server, because it has no XLA and no Python
+    operations. One subprocess traces the model with Keras on TensorFlow, and a
+    second one checks, with TensorFlow only, that it generates the same tokens
+    as `policy.generate`. After that the model is moved to `path/version`.
 
-    Its signatures, each over a batch:
+    The model has these signatures, which all take batches:
 
     - `serving_default(prompts)`: `completions`, greedy.
     - `generate(prompts, temperature, seed)`: `completions`, drawn from the
-      full distribution; greedy where the temperature is 0. A row depends on
-      its own prompt, temperature and seed only.
-    - `sample(prompts, temperature, seed)`, if `best_of_n` is given: that many
-      `completions` of each prompt and their `log_probs` (at temperature 1);
-      with a `reward` their `rewards`, and the `best` of them.
+      full distribution, or greedy for rows with temperature 0. A row depends
+      only on its own prompt, temperature and seed.
+    - `sample(prompts, temperature, seed)`, if `best_of_n` is given: `best_of_n`
+      `completions` per prompt and their `log_probs` (at temperature 1); with a
+      `reward` also their `rewards` and the `best` completion.
     - `score(prompts, completions)`: `log_probs`, the log-probability of each
-      completion as the tokenizer splits it, in nats, and `end_log_probs`, that
-      of stopping right behind it.
-    - `generate_tokens` and `score_tokens`: the same on token ids.
+      completion as tokenized by the tokenizer, in nats, and `end_log_probs`,
+      the log-probability that generation stops after it.
+    - `generate_tokens` and `score_tokens`: the same for token ids.
 
     Args:
         policy: `keras_hub.models.CausalLM` with a SentencePiece tokenizer,
             such as Gemma and Gemma 3, text only.
         path: str. Folder of the model; its last part is the model's name.
-        max_prompt_length: int. Most tokens of a prompt, start token and
-            template included. A longer one is answered with an error.
-        max_new_tokens: int. Most tokens of a completion.
-        version: `"auto"` for the next number, or an int. A version that
-            exists is never written over.
-        prompt_template: str. What `{prompt}` stands in. Defaults to the prompt
-            by itself.
+        max_prompt_length: int. Maximum number of tokens in a prompt, including
+            start token and template. The server answers longer prompts with an
+            error.
+        max_new_tokens: int. Maximum number of tokens in a completion.
+        version: `"auto"` for the next number, or an int. An existing version
+            is never overwritten.
+        prompt_template: str. Text that contains `{prompt}`, which is replaced
+            by the prompt. Defaults to the prompt only.
         stop_token_ids: `"auto"` or sequence of int. Tokens that end a
-            completion; by default the end token, and Gemma's end of turn where
-            the vocabulary has it.
-        best_of_n: int. Completions of a prompt in `sample`.
+            completion. Defaults to the end token, and Gemma's end-of-turn
+            token if the vocabulary has it.
+        best_of_n: int. Completions per prompt in `sample`.
         reward: `keras.Model` that maps `{"token_ids", "padding_mask"}` to one
-            score a row, on every backend; it becomes part of the served model.
-        dtype: `"auto"` or str, the precision to serve in. Defaults to that of
-            the policy.
-        prompts: list of str. Prompts whose greedy completions are recorded,
-            to check and to warm up with. Those that are too long are left out.
-        warmup: bool. Whether to add requests that the server answers before
-            it says that it is ready; without them the first user waits.
-        verify: bool. Whether to check the model before it appears.
+            score per row, on every backend. It becomes part of the served
+            model.
+        dtype: `"auto"` or str. Precision to serve in. Defaults to that of the
+            policy.
+        prompts: list of str. Prompts whose greedy completions are recorded for
+            the check and the warm-up requests. Those that are too long are
+            ignored.
+        warmup: bool. Whether to add warm-up requests, which the server runs
+            before it reports that it is ready. Without them the first request
+            is slow.
+        verify: bool. Whether to check the model before it is moved to its
+            path.
 
     Returns:
         str, the folder of the version.
@@ -88,7 +93,7 @@ def export_saved_model(
         ImportError: without TensorFlow or tensorflow-text.
         FileExistsError: if the version exists.
         OSError: if the disk is too small.
-        RuntimeError: with the last words of a process that failed.
+        RuntimeError: if a subprocess fails, with the end of its error output.
 
     Example:
 
@@ -108,7 +113,7 @@ def export_saved_model(
     if best_of_n is not None:
         check_count("best_of_n", best_of_n, 2)
     checks.check_template(prompt_template)
-    codec = TextTokenizer(policy.preprocessor)
+    tokenizer = TextTokenizer(policy.preprocessor)
     job = {
         "name": os.path.basename(path),
         "policy": type(policy).__name__,
@@ -117,14 +122,14 @@ def export_saved_model(
         "max_prompt_length": max_prompt_length,
         "max_new_tokens": max_new_tokens,
         "prompt_template": prompt_template,
-        "start_token_ids": codec.start,
-        "stop_token_ids": checks.resolve_stops(stop_token_ids, codec),
-        "special_token_ids": sorted(codec.special_token_ids()),
+        "start_token_ids": tokenizer.start,
+        "stop_token_ids": checks.resolve_stops(stop_token_ids, tokenizer),
+        "special_token_ids": sorted(tokenizer.special_token_ids()),
         "best_of_n": best_of_n,
         "reward_modules": checks.reward_modules(reward, best_of_n),
         "warmup": warmup,
     }
-    job["examples"] = _examples(codec, job, prompts)
+    job["examples"] = _examples(tokenizer, job, prompts)
     version = str(checks.resolve_version(path, version))
     models = [policy] if reward is None else [policy, reward]
     variables = [v for model in models for v in model.variables]
@@ -133,23 +138,23 @@ def export_saved_model(
 
 
 def verify_saved_model(path):
-    """Checks an exported model again, in a process with TensorFlow alone.
+    """Checks an exported model in a process with TensorFlow only.
 
-    That its operations are those of a stock server, that it answers greedily
-    as the policy did when it was exported, and that its warm-up requests are
-    answered with finite numbers.
+    It checks that the standard server has all operations of the model, that
+    greedy completions are those of the policy at the time of export, and that
+    the outputs of the warm-up requests are finite.
 
     Args:
         path: str. The folder of a version, such as `"served/my_policy/1"`.
 
     Returns:
         dict of what was checked: `operations`, `examples` and
-        `warmup_requests` are their numbers, `signatures` a list of names.
+        `warmup_requests` are counts, `signatures` is a list of names.
 
     Raises:
         ValueError: if the model does not pass.
         ImportError: without TensorFlow or tensorflow-text.
-        RuntimeError: with the last words of the process, if it fails.
+        RuntimeError: if the process fails, with the end of its error output.
 
     Example:
 
@@ -163,33 +168,35 @@ def verify_saved_model(path):
     return processes.verify(os.fspath(path))
 
 
-def _examples(codec, job, prompts):
+def _examples(tokenizer, job, prompts):
     """The prompts that fit, as text and as token ids."""
     limit = job["max_prompt_length"]
-    checks.check_lengths(limit, _encode(codec, job, [""])[0])
+    checks.check_lengths(limit, _encode(tokenizer, job, [""])[0])
     prompts = list(prompts)
     examples = [
         {"prompt": prompt, "prompt_ids": ids}
-        for prompt, ids in zip(prompts, _encode(codec, job, prompts))
+        for prompt, ids in zip(prompts, _encode(tokenizer, job, prompts))
         if len(ids) <= limit
     ]
     checks.check_examples(examples, prompts, limit)
     return examples
 
 
-def _encode(codec, job, prompts):
+def _encode(tokenizer, job, prompts):
     template = job["prompt_template"]
-    return codec.encode([template.replace("{prompt}", p) for p in prompts])
+    texts = [template.replace("{prompt}", prompt) for prompt in prompts]
+    return tokenizer.encode(texts)
 
 
 def _write(policy, reward, job, path, verify):
     if job["dtype"] == "float32" == policy.backbone.dtype_policy.name:
-        # In lower precision every backend rounds in its own way; then the
-        # tracing process asks Keras on TensorFlow.
+        # In lower precision the backends round differently. The tracing process
+        # then records the completions, with Keras on TensorFlow.
         record_completions(policy, job)
     with temporary_folder(path) as folder:
         preset = os.path.join(folder, "preset")
-        # In parts, which merges adapters and leaves the compilation out.
+        # Saving the parts separately merges adapters and omits the compile
+        # config.
         policy.backbone.save_to_preset(preset)
         policy.preprocessor.save_to_preset(preset)
         if reward is not None:

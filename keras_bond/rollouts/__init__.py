@@ -1,4 +1,4 @@
-"""From prompts to completions: layout, random numbers, drawing, reading."""
+"""Sampling of completions, and their log-probabilities."""
 
 from keras_bond.rollouts.decoder import Decoder
 from keras_bond.rollouts.network import Head

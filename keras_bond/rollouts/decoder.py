@@ -1,4 +1,4 @@
-"""Draws completions token by token, from the full distribution."""
+"""Token-by-token sampling from the full distribution of a policy."""
 
 import math
 
@@ -15,14 +15,15 @@ from keras_bond.rollouts.network import without_head
 class Decoder:
     """Draws several completions for each prompt of a batch.
 
-    The prompts are read once, whatever the number of samples, into a cache of
-    their own length, which is then repeated and grows. A row stops counting at
-    its first stop token, and the loop ends when all rows have ended; PyTorch,
-    where shapes are free, drops ended rows as it goes.
+    Each prompt is processed once, regardless of the number of samples. Its
+    key-value cache has the length of the prompts; it is then repeated for the
+    samples and enlarged for the completions. A row ends at its first stop
+    token, and the loop stops when all rows have ended. On PyTorch, where shapes
+    may change, ended rows are removed during the loop.
 
     Args:
         policy: a `keras_hub.models.CausalLM` with a key-value cache.
-        max_completion_length: int. Most tokens drawn for a row.
+        max_completion_length: int. Maximum number of tokens drawn per row.
         stop_token_ids: tuple of int. Tokens that end a completion.
         temperature: float. Divides the logits. Defaults to 1.
     """
@@ -53,9 +54,10 @@ class Decoder:
         Returns:
             dict of tensors over `(batch, num_samples)`:
             `completion_ids` int32 `(..., max_completion_length)`, padded with
-            0 behind the end; `log_probs` float32, `log π(y|x)` as decoded, in
-            nats; `entropies` float32, mean entropy of the next-token
-            distribution over the completion's tokens, in nats a token.
+            0 after the end; `log_probs` float32, `log π(y|x)` computed while
+            decoding, in nats; `entropies` float32, mean entropy of the
+            next-token distribution over the completion's tokens, in nats per
+            token.
         """
         batch_size, num_samples, length = uniforms.shape
         total = prompt_ids.shape[1] + length
@@ -67,6 +69,9 @@ class Decoder:
             sequences.repeat_rows(prompt_lengths, num_samples),
             ops.reshape(uniforms, (batch_size * num_samples, length)),
         )
+        # One index serves all rows. The loop starts at the end of the shortest
+        # prompt, where the first completion begins; rows with longer prompts
+        # copy their prompt until their own completion begins, see `_step`.
         state = backend.decode_loop(
             self._step, ops.min(prompt_lengths), total, state, cache
         )
@@ -91,7 +96,7 @@ class Decoder:
         }
 
     def _step(self, index, state, cache):
-        """Reads the token before `index`, decides the one at `index`."""
+        """Processes the token at `index - 1` and chooses the one at `index`."""
         rows = state["token_ids"].shape[0]
         previous = ops.slice(state["token_ids"], (0, index - 1), (rows, 1))
         logits, _, cache = self.policy.call_with_cache(
@@ -104,11 +109,17 @@ class Decoder:
             state["uniforms"], ops.clip(position, 0, last)[:, None], axis=1
         )
         drawn, normalizers = inverse_cdf_sample(logits, draws[:, 0])
+        # A row whose prompt is longer than `index` keeps the token that is
+        # already there: its prompt is given, and no draw or stop token counts
+        # in it. A row that has ended keeps the 0 of the padding.
         in_prompt = position < 0
         given = ops.slice(state["token_ids"], (0, index), (rows, 1))[:, 0]
         counts = ops.logical_not(ops.logical_or(in_prompt, state["ended"]))
         token = ops.where(counts, drawn, given)
         stops = masks.is_any_of(token, self.stop_token_ids)
+        # The last position ends a row without a stop token. Otherwise a row
+        # with a short prompt would draw more than `max_completion_length`
+        # tokens while rows with longer prompts are still being completed.
         stops = ops.logical_or(stops, position >= last)
         chosen = ops.take_along_axis(logits, drawn[:, None], axis=1)[:, 0]
         log_probs = chosen - normalizers
@@ -140,21 +151,20 @@ class Decoder:
         }
 
 
-# The largest float32 below 1: keeps a number inside its interval.
+# The largest float32 below 1.
 BELOW_ONE = 1.0 - 2.0**-24
 
 
 def inverse_cdf_sample(logits, uniforms):
     """Draws from `softmax(logits)` by inverting the cumulative distribution.
 
-    One random number a row instead of one for every entry of the vocabulary.
-    The vocabulary is cut into about √V blocks of √V tokens; a search over the
-    sums of the blocks finds the block, a search inside it the token, so that
-    no running sum over the whole vocabulary is needed.
+    This needs one random number per row instead of one per entry of the
+    vocabulary. The vocabulary is divided into about √V blocks of √V tokens. A
+    search over the sums of the blocks finds the block, and a search within it
+    the token, which avoids a cumulative sum over the whole vocabulary.
 
     Args:
-        logits: float32 tensor `(rows, vocabulary)`; -inf for what is
-            impossible.
+        logits: float32 tensor `(rows, vocabulary)`; -inf for impossible tokens.
         uniforms: float32 tensor `(rows,)` in [0, 1).
 
     Returns:
@@ -172,7 +182,7 @@ def inverse_cdf_sample(logits, uniforms):
 
 
 def _into_blocks(weights):
-    """`(rows, vocabulary)` as `(rows, blocks, √V)`, padded with zeros."""
+    """Reshapes `(rows, vocabulary)` to `(rows, blocks, √V)`, zero-padded."""
     vocabulary = weights.shape[1]
     size = 2 ** math.ceil(math.log2(vocabulary) / 2)
     missing = -vocabulary % size
@@ -183,16 +193,16 @@ def _into_blocks(weights):
 
 
 def _find(weights, uniforms):
-    """Finds the entry whose interval of the cumulative sum holds a number.
+    """Finds the entry whose interval of the cumulative sum has a number.
 
     Returns:
         `(index, rest, total)`: int32 tensor `(rows,)`; float32 tensor
-        `(rows,)` in [0, 1), where in that interval the number lies; float32
-        tensor `(rows,)`, the sum of the weights.
+        `(rows,)` in [0, 1), the relative position of the number in that
+        interval; float32 tensor `(rows,)`, the sum of the weights.
     """
     cumulative = ops.cumsum(weights, axis=-1)
     total = cumulative[:, -1]
-    # Clipped, for rounding may leave it at the end of its interval.
+    # Rounding could move a number to the end of the last interval.
     targets = ops.minimum(uniforms, BELOW_ONE) * total * BELOW_ONE
     reached = ops.logical_and(cumulative > targets[:, None], weights > 0)
     index = ops.cast(ops.argmax(reached, axis=-1), "int32")

@@ -1,7 +1,7 @@
-"""The door to a network: what is asked of a KerasHub language model.
+"""Interface to KerasHub language models: cache, output layer, layer calls.
 
-Its cache, whatever the layout; its output layer, where memory goes; and layers
-that do something else for a while.
+No other module depends on how KerasHub lays out a cache, how it computes
+logits, or which layers a backbone has.
 """
 
 import contextlib
@@ -17,24 +17,25 @@ from keras_bond.formulas import likelihood
 from keras_bond.rollouts import sequences
 from keras_bond.rollouts import sizes
 
-# Two lengths that tell which axis of a cache is that of the tokens.
+# Two lengths; the axis of a cache that differs between them is the token axis.
 PROBES = (8, 16)
-# Entries of the logits that are held at once: 64 MiB in float32.
+# Maximum number of logits held at once: 64 MiB in float32.
 MOST_LOGITS = 2**24
 
 
 class CacheBuilder(keras.Operation):
-    """Makes empty caches for a policy, and lets filled ones grow.
+    """Creates empty key-value caches for a policy and enlarges filled ones.
 
-    KerasHub's decoders share `call_with_cache`, but each lays its cache out in
-    its own way. The layout is asked for once, without computing anything.
+    KerasHub's decoders share `call_with_cache`, but the layout of the cache
+    differs. The layout is inferred once, symbolically, without computing
+    anything.
 
     Args:
         policy: a `keras_hub.models.CausalLM`.
 
     Raises:
-        ValueError: if the first axis of a cache is not the batch, or none is
-            that of the tokens.
+        ValueError: if the first axis of a cache is not the batch axis, or if
+            there is not exactly one token axis.
     """
 
     def __init__(self, policy):
@@ -64,7 +65,7 @@ class CacheBuilder(keras.Operation):
         )
 
     def num_bytes(self, batch_size, length):
-        """Bytes of a cache for `batch_size` rows of `length` tokens."""
+        """Returns the bytes of a cache of `batch_size` rows by `length`."""
         leaves = zip(
             keras.tree.flatten(self.spec), keras.tree.flatten(self.length_axes)
         )
@@ -75,12 +76,12 @@ class CacheBuilder(keras.Operation):
         )
 
     def grow(self, cache, num_samples, length):
-        """Repeats every row, and makes room for more tokens.
+        """Repeats every row and makes room for more tokens.
 
         Args:
             cache: a cache of `(batch, ...)`.
-            num_samples: int. Copies of each row, side by side.
-            length: int. Tokens that the new cache holds.
+            num_samples: int. Number of adjacent copies of each row.
+            length: int. Number of tokens that the new cache holds.
 
         Returns:
             a cache of `(batch * num_samples, ...)`.
@@ -118,11 +119,11 @@ def _length_axis(short, long):
 
 
 class Head:
-    """The output layer, applied to some tokens at a time.
+    """The output layer of a policy, applied to a few tokens at a time.
 
-    An array of `(batch, length, vocabulary)` is larger than all else of a
-    training step: Gemma 3 has 262,144 tokens. So the head is applied to some
-    tokens at a time, and its result is computed again for the gradient.
+    A tensor `(batch, length, vocabulary)` would be the largest of a training
+    step, as the vocabulary of Gemma 3 has 262,144 tokens. The head is therefore
+    applied to a few tokens at a time and recomputed in the backward pass.
 
     Args:
         policy: a `keras_hub.models.CausalLM`.
@@ -141,7 +142,8 @@ class Head:
         """Log-probability of each token, see `likelihood.token_log_probs`.
 
         Args:
-            hidden: float tensor `(..., width)`: those that predict the tokens.
+            hidden: float tensor `(..., width)`, hidden states that predict the
+                tokens.
             token_ids: int32 tensor `(...)`.
 
         Returns:
@@ -156,12 +158,12 @@ class Head:
         return self.map_tokens(log_probs, {"hidden": hidden, "ids": token_ids})
 
     def map_tokens(self, function, tensors):
-        """Applies a function of single tokens to some of them at a time.
+        """Applies a function of tokens to a few of them at a time.
 
         Args:
-            function: callable that takes `tensors` with one axis of tokens in
-                place of the leading ones, and returns a tensor `(tokens,)`.
-            tensors: dict of tensors with the leading axes of `"ids"`.
+            function: callable that takes `tensors` with one token axis in place
+                of the leading axes, and returns a tensor `(tokens,)`.
+            tensors: dict of tensors with the same leading axes as `"ids"`.
 
         Returns:
             tensor of the shape of `"ids"`.
@@ -180,10 +182,10 @@ class Head:
         return ops.reshape(ops.reshape(mapped, (-1,))[:num_tokens], leading)
 
     def tokens_at_once(self):
-        """How many tokens' logits are held at once.
+        """Returns the number of tokens whose logits are held at once.
 
-        Where the embedding is trained, its gradient, which is added up over
-        the parts, is of the size of `width` tokens' logits anyway.
+        If the embedding is trained, its gradient has the size of the logits of
+        `width` tokens anyway, so fewer tokens would save little memory.
         """
         vocabulary, width = self.embedding.input_dim, self.embedding.output_dim
         tokens = max(1, MOST_LOGITS // vocabulary)
@@ -193,7 +195,7 @@ class Head:
 
 
 def _into_parts(tensor, num_parts):
-    """`(tokens, ...)` as `(parts, tokens a part, ...)`, padded with zeros."""
+    """Reshapes `(tokens, ...)` to `(parts, size, ...)`, zero-padded."""
     num_tokens = tensor.shape[0]
     size = -(-num_tokens // num_parts)
     padding = [(0, 0)] * len(tensor.shape)
@@ -204,13 +206,19 @@ def _into_parts(tensor, num_parts):
 
 @contextlib.contextmanager
 def replaced_calls(replacements):
-    """Gives layers another `call` while the context lasts.
+    """Returns a context in which layers have a different `call`.
+
+    This relies on `keras.Layer.__call__` (keras/src/layers/layer.py) running
+    `self.call(...)`, which Python looks up on the instance before the class.
+    `test_prompts_are_read_once_at_their_own_length` in
+    tests/rollouts/test_decoder.py fails if a replaced `call` is not used.
 
     Args:
-        replacements: dict from each `keras.Layer` to a callable.
+        replacements: dict that maps each `keras.Layer` to a callable.
     """
     for layer, call in replacements.items():
-        # Past Keras's own `__setattr__`, which tracks what a layer holds.
+        # `keras.Layer.__setattr__` would track the callable as part of the
+        # layer.
         object.__setattr__(layer, "call", call)
     try:
         yield
@@ -220,34 +228,34 @@ def replaced_calls(replacements):
 
 
 def rematerialized(layers):
-    """A context in which layers keep no activations but their inputs.
+    """Returns a context in which layers keep only their inputs.
 
-    The backward pass computes them again: less memory, one more forward pass.
+    The backward pass recomputes their activations, which saves memory and costs
+    one more forward pass.
 
     Args:
         layers: list of `keras.Layer`.
     """
-    return replaced_calls({layer: _forgetful(layer) for layer in layers})
+    return replaced_calls({x: _rematerialized_call(x) for x in layers})
 
 
-def _forgetful(layer):
+def _rematerialized_call(layer):
     call = layer.call
 
-    def forgetful_call(*tensors, **kwargs):
+    def rematerialized_call(*tensors, **kwargs):
         return backend.rematerialize(
             lambda *tensors: call(*tensors, **kwargs), layer.variables
         )(*tensors)
 
-    return forgetful_call
+    return rematerialized_call
 
 
 def flattened(policy):
-    """A context in which dense layers see all tokens along one axis.
+    """Returns a context in which dense layers see all tokens along one axis.
 
     The gradient of a product `(rows, tokens, width) · (width, ...)` sums over
-    two axes, for which XLA transposes on CPUs at a snail's pace; with rows and
-    tokens along one axis it takes half the time. Where that is no matter, the
-    context does nothing.
+    two axes. XLA on CPUs transposes slowly for it, and takes half the time if
+    rows and tokens are one axis. On other devices the context does nothing.
 
     Args:
         policy: a `keras_hub.models.CausalLM`.
@@ -262,7 +270,7 @@ def flattened(policy):
 
 
 def _flat_equation(layer):
-    """`"btd,df->btf"` as `"bd,df->bf"`, or `None` where that is impossible."""
+    """Turns `"btd,df->btf"` into `"td,df->tf"`; `None` if impossible."""
     inputs, kernel, outputs = layer.equation.replace("->", ",").split(",")
     rows = inputs[:2]
     shared = rows == outputs[:2] and rows.isalpha()
@@ -288,9 +296,9 @@ def _flat_call(layer, equation):
 
 
 def without_head(policy):
-    """A context in which a policy's logits are not computed.
+    """Returns a context in which a policy does not compute logits.
 
-    XLA drops logits that nobody reads; PyTorch would compute them all.
+    XLA removes unused logits by itself, but PyTorch would compute all of them.
 
     Args:
         policy: a `keras_hub.models.CausalLM`.

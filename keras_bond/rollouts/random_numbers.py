@@ -1,10 +1,10 @@
-"""Uniform random numbers as a pure function of what they are used for.
+"""Counter-based uniform random numbers.
 
-A number depends on (seed, purpose, prompt, sample, position) and on nothing
-else: not on the batch size, the order of calls or the backend. The same prompt
-therefore draws the same completions whether it arrives in one batch of 8 or in
-two accumulated batches of 4, on JAX, TensorFlow and PyTorch, and a resumed run
-continues with the numbers that the killed one would have used.
+A number depends only on (seed, purpose, prompt, sample, position), not on the
+batch size, the order of calls or the backend. A prompt therefore gets the same
+completions in one batch of 8 as in two accumulated batches of 4, on JAX,
+TensorFlow and PyTorch, and a resumed run continues with the numbers that the
+interrupted run would have used.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from keras import ops
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 
-# What a stream of numbers is for; part of the key, so streams never meet.
+# Part of the key: streams of different purposes are independent.
 PURPOSES = (
     "policy",
     "anchor",
@@ -31,16 +31,17 @@ MAX_SAMPLES = 2**11
 def threefry2x32(key, counter):
     """Threefry-2x32 with 20 rounds, a counter-based random bit generator.
 
-    Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011. Done
-    in int32, whose wrap-around every backend shares (PyTorch and JAX have no
-    unsigned or 64-bit integers to rely on).
+    See Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+    It is computed in int32, which wraps around in the same way on every
+    backend. Unsigned integers are not fully supported by PyTorch, and 64-bit
+    integers are disabled in JAX by default.
 
     Args:
         key: pair of int32 tensors.
         counter: pair of int32 tensors; all four broadcast.
 
     Returns:
-        Pair of int32 tensors of random bits.
+        pair of int32 tensors of random bits.
     """
     keys = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)
     x, y = counter[0] + keys[0], counter[1] + keys[1]
@@ -54,13 +55,13 @@ def threefry2x32(key, counter):
 
 
 def _rotate_left(x, bits):
-    # The shift of a negative int32 copies the sign: mask those bits away.
+    # Shifting a negative int32 to the right copies the sign: mask the copies.
     low = ops.bitwise_and(ops.right_shift(x, 32 - bits), (1 << bits) - 1)
     return ops.bitwise_or(ops.left_shift(x, bits), low)
 
 
 def uniform(seed, purpose, prompt_numbers, num_samples, num_positions):
-    """Draws the numbers of `num_samples` completions for each prompt.
+    """Returns the random numbers of `num_samples` completions per prompt.
 
     Args:
         seed: int in [0, 2³¹). Seed of the run.
@@ -89,12 +90,12 @@ def uniform(seed, purpose, prompt_numbers, num_samples, num_positions):
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """The random numbers of some prompts, in one mode of use.
+    """The random numbers of a batch of prompts in one mode of use.
 
     Attributes:
         seed: int or int32 scalar tensor in [0, 2³¹). Seed of the run.
-        mode: `"train"`, `"evaluate"` or `"generate"`; numbers of different
-            modes never meet.
+        mode: `"train"`, `"evaluate"` or `"generate"`. The numbers of
+            different modes are independent.
         prompt_numbers: int32 tensor `(batch,)`. Number of each prompt in the
             run.
     """

@@ -1,4 +1,4 @@
-"""Log-probabilities and exact KLs of given completions, in a parallel pass."""
+"""Log-probabilities and exact KLs of given completions, in one forward pass."""
 
 from keras import ops
 
@@ -10,11 +10,13 @@ from keras_bond.rollouts.network import Head
 
 
 class Reader:
-    """Reads completions that are given, all of their tokens at once.
+    """Computes log-probabilities and KLs of given completions.
+
+    All tokens are processed in parallel.
 
     Args:
         policy: a `keras_hub.models.CausalLM`.
-        head: a `keras_bond.rollouts.Head` of it.
+        head: the `keras_bond.rollouts.Head` of the policy.
         using: callable that takes the name of a weight set and returns a
             context in which the policy runs with it.
     """
@@ -25,7 +27,7 @@ class Reader:
         self.using = using
 
     def hidden(self, inputs, rematerialize=False):
-        """Hidden states that predict each token of the completions.
+        """Computes the hidden states that predict each completion token.
 
         Args:
             inputs: dict of tensors: `prompt_ids` int32 `(batch,
@@ -49,7 +51,7 @@ class Reader:
         return ops.reshape(hidden, (batch_size, num_samples, length, -1))
 
     def log_probs(self, inputs, hidden):
-        """`log π(y|x)` of the completions, by the head in force.
+        """Computes `log π(y|x)` of the completions with the current head.
 
         Args:
             inputs: see `hidden`.
@@ -62,9 +64,10 @@ class Reader:
         return likelihood.sequence_log_probs(log_probs, inputs["mask"])
 
     def kls(self, inputs, hidden, other_hidden, other):
-        """Exact KL of the policy to another weight set along the completions.
+        """Computes the KL of the policy to another weight set.
 
-        Summed over the tokens, exact over the vocabulary at each of them.
+        It is exact over the vocabulary at each token, and summed over the
+        tokens of the completions.
 
         Args:
             inputs: see `hidden`.
@@ -98,7 +101,7 @@ def completion_hidden(
     mask,
     rematerialize=False,
 ):
-    """Hidden states that predict each token of given completions.
+    """Computes the hidden states that predict each token of completions.
 
     Args:
         policy: a `keras_hub.models.CausalLM`.
@@ -106,8 +109,8 @@ def completion_hidden(
         prompt_lengths: int32 tensor `(rows,)`.
         completion_ids: int32 tensor `(rows, completion_length)`.
         mask: bool tensor `(rows, completion_length)`.
-        rematerialize: bool. Whether the blocks of the network compute their
-            activations again for the gradient, instead of keeping them.
+        rematerialize: bool. Whether the blocks of the network recompute their
+            activations in the backward pass instead of keeping them.
 
     Returns:
         float tensor `(rows, completion_length, width)`.
@@ -130,12 +133,12 @@ def completion_hidden(
 def completion_log_probs(
     policy, prompt_ids, prompt_lengths, completion_ids, mask, temperature
 ):
-    """`log π(y|x)` of given completions, one in each row.
+    """Computes `log π(y|x)` of given completions, one per row.
 
     Args:
         policy, prompt_ids, prompt_lengths, completion_ids, mask: see
             `completion_hidden`.
-        temperature: float, that of the sampler.
+        temperature: float. Temperature of the sampler.
 
     Returns:
         float32 tensor `(rows,)`, in nats.

@@ -1,4 +1,4 @@
-"""Completions of prompts, drawn from one weight set or several."""
+"""Completions drawn from one or several weight sets."""
 
 from keras import ops
 
@@ -7,10 +7,10 @@ from keras_bond.rollouts import sequences
 
 
 class Rollout:
-    """Draws completions for training, evaluation and generation alike.
+    """Draws completions for training, evaluation and generation.
 
-    Every number that is drawn is a function of the seed, the mode, the number
-    of the prompt, the sample and the position, see `random_numbers.Stream`.
+    All draws are determined by the seed, the mode, and the numbers of prompt,
+    sample and position, see `random_numbers.Stream`.
 
     Args:
         decoder: a `keras_bond.rollouts.Decoder`.
@@ -25,12 +25,12 @@ class Rollout:
         self.seed = seed
 
     def stream(self, mode, prompt_numbers, seed=None):
-        """Random numbers of some prompts, see `random_numbers.Stream`.
+        """Returns the `random_numbers.Stream` of a batch of prompts.
 
         Args:
             mode: `"train"`, `"evaluate"` or `"generate"`.
             prompt_numbers: int32 tensor `(batch,)`.
-            seed: int32 scalar tensor in place of the run's seed, or `None`.
+            seed: int32 scalar tensor, or `None` for the seed of the run.
         """
         seed = self.seed if seed is None else seed
         return random_numbers.Stream(seed, mode, prompt_numbers)
@@ -57,11 +57,11 @@ class Rollout:
             )
 
     def collate(self, inputs, *drawn):
-        """Puts the samples of each prompt side by side and describes them.
+        """Concatenates the samples of each prompt and adds masks.
 
         Args:
             inputs: see `draw`.
-            *drawn: dicts of tensors, what `draw` returned for each weight set.
+            *drawn: dicts of tensors that `draw` returned for each weight set.
 
         Returns:
             dict of tensors over `(batch, samples)`: `completion_ids`, `mask`,

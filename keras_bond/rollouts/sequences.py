@@ -1,7 +1,7 @@
-"""The layout of prompt and completion in one row of tokens.
+"""Layout of prompt and completion in one row of tokens.
 
-A prompt is left-aligned and its completion follows at once, so each row starts
-its completion at a position of its own; padding comes last.
+A row begins with its prompt, its completion follows directly, and padding comes
+last. Completions therefore begin at a different position in each row.
 """
 
 from keras import ops
@@ -10,7 +10,7 @@ from keras_bond.formulas import masks
 
 
 def join(prompt_ids, prompt_lengths, completion_ids):
-    """Writes each completion right behind its prompt.
+    """Appends each completion to its prompt.
 
     Args:
         prompt_ids: int32 tensor `(rows, prompt_length)`, padded on the right.
@@ -33,14 +33,14 @@ def join(prompt_ids, prompt_lengths, completion_ids):
 
 
 def completion_window(values, prompt_lengths, completion_length, shift=0):
-    """Cuts each row's completion out of a tensor over whole rows.
+    """Slices the completion of each row out of a tensor over whole rows.
 
     Args:
         values: tensor `(rows, total_length, ...)`.
         prompt_lengths: int32 tensor `(rows,)`.
         completion_length: int.
-        shift: int. -1 takes the positions BEFORE each token of the completion:
-            those whose output predicts it. Defaults to 0.
+        shift: int. -1 takes the position BEFORE each completion token, whose
+            output predicts the token. Defaults to 0.
 
     Returns:
         tensor `(rows, completion_length, ...)`.
@@ -52,7 +52,7 @@ def completion_window(values, prompt_lengths, completion_length, shift=0):
 
 
 def at_last_token(values, padding_mask):
-    """Takes what stands at the last real token of each row.
+    """Takes the value at the last token of each row that is not padding.
 
     Args:
         values: tensor `(rows, length, width)`.
@@ -67,16 +67,16 @@ def at_last_token(values, padding_mask):
 
 
 def repeat_rows(values, num_samples):
-    """Repeats every row `num_samples` times, copies side by side."""
+    """Repeats every row `num_samples` times; copies are adjacent."""
     return ops.repeat(values, num_samples, axis=0)
 
 
 def take_samples(tensors, chosen):
-    """Keeps some samples of each prompt.
+    """Selects samples of each prompt.
 
     Args:
         tensors: dict of tensors `(batch, samples, ...)`.
-        chosen: int32 tensor `(batch, kept)`: which samples.
+        chosen: int32 tensor `(batch, kept)`. Indices of the samples to keep.
 
     Returns:
         dict of tensors `(batch, kept, ...)`.
@@ -92,7 +92,7 @@ def take_samples(tensors, chosen):
 
 
 def collate(prompt_ids, prompt_lengths, completion_ids, stop_token_ids):
-    """Describes sampled completions: where they end, and the whole sequences.
+    """Computes masks and whole sequences of sampled completions.
 
     Args:
         prompt_ids: int32 tensor `(batch, prompt_length)`.

@@ -1,26 +1,26 @@
-"""How many bytes values take, without making any."""
+"""Sizes in bytes, computed from shapes and dtypes."""
 
 import math
 import re
 
 
 def itemsize(dtype):
-    """Bytes of one value of a dtype, given by its name."""
+    """Returns the bytes of one value of a dtype, which is given by name."""
     bits = re.search(r"\d+", dtype)
     return max(1, int(bits[0]) // 8) if bits else 1
 
 
 def num_values(variables):
-    """How many values some variables hold, each variable counted once."""
+    """Returns the number of values of variables, each counted once."""
     return sum(math.prod(v.shape) for v in _each_once(variables))
 
 
 def num_bytes(variables, dtype=None):
-    """Bytes of some variables, each counted once.
+    """Returns the bytes of variables, each counted once.
 
     Args:
         variables: iterable of `keras.Variable`.
-        dtype: str, the dtype to count them in. Defaults to their own.
+        dtype: str. A dtype to use instead of the variables' own.
     """
     return sum(
         math.prod(v.shape) * itemsize(dtype or v.dtype)

@@ -1,16 +1,16 @@
-"""A training step on samples of a policy and of an anchor, from top to bottom.
+"""The training step on samples of a policy and an anchor, from top to bottom.
 
-    collect                 prompts -> a batch that can be learned from
+    collect                 prompts -> a batch to train on
         draw                completions of policy and anchor
         score_with_anchor   log-probabilities of anchor and reference
         score               rewards, on the host
-    targets                 rewards -> what is learned, by the child
+    targets                 rewards -> training targets, by the subclass
     call                    log-probabilities of the policy, with gradient
-    compute_loss            terms of the loss, by the child
-    after_update            the anchor follows, numbers are counted and logged
+    compute_loss            loss terms, by the subclass
+    after_update            anchor update, counters and logging
 
-`backend.StagedTrainer` calls these in this order, with gradients and optimizer
-between the last two.
+`backend.StagedTrainer` calls these methods in this order. It computes the
+gradients and applies the optimizer between the last two.
 """
 
 import numpy as np
@@ -28,9 +28,9 @@ from keras_bond.rewards.reward import Samples
 from keras_bond.training import metrics
 from keras_bond.training.policy_trainer import PolicyTrainer
 
-# What the network reads: prompts, and completions of them.
+# Entries of a batch that the network reads: prompts and their completions.
 COMPLETIONS = ("prompt_ids", "prompt_lengths", "completion_ids", "mask")
-# What only drawing and rewards need of a batch.
+# Entries of a batch that only sampling and rewards need.
 NOT_LEARNED_FROM = (
     "prompt_index",
     "index_in_batch",
@@ -43,14 +43,15 @@ NOT_LEARNED_FROM = (
 class AnchoredTrainer(PolicyTrainer):
     """Trains a policy on samples of itself and of an anchor.
 
-    What BOND and its baselines share. A child says what is learned: `targets`
-    turns rewards into targets, and `loss_terms` turns these and the
-    log-probabilities into the terms of the loss.
+    This is the base class of BOND and its baselines. Subclasses implement
+    `targets`, which turns rewards into training targets, and `loss_terms`,
+    which turns targets and log-probabilities into the terms of the loss.
 
     Args:
         policy, reward: see `keras_bond.Bond`.
-        logged_names: list of str. What a child logs beside the usual: the
-            terms of its loss, and what it adds to a batch in `targets`.
+        logged_names: list of str. Names that the subclass logs in addition to
+            the common ones: its loss terms, and entries that its `targets`
+            adds to a batch.
         num_policy_samples: int, at least 1. Completions of the policy per
             prompt.
         num_anchor_samples: int. Completions of the anchor per prompt.
@@ -92,24 +93,26 @@ class AnchoredTrainer(PolicyTrainer):
     def collect(self, inputs, training):
         """Draws, reads and scores completions of a batch of prompts.
 
-        Steps 1 to 3 of algorithm 2 up to the rewards. It is Python between
-        compiled stages, and nothing here has a gradient. The device gets all
-        its work before the host scores anything: where it works ahead of the
-        host, the rewards of one part are computed while the next is drawn.
+        These are steps 1 to 3 of algorithm 2, up to the rewards. The method is
+        Python that calls compiled stages; nothing here has a gradient. All
+        device work is dispatched before the host scores anything, so that with
+        asynchronous dispatch the host scores one part of the batch while the
+        device draws the next.
 
         Args:
             inputs: dict of int32 tensors: `prompt_ids` `(batch,
-                prompt_length)`, and `prompt_lengths`, `prompt_index` (the
-                prompt's number in the data, -1 where a row only fills the
-                batch) and `index_in_batch` `(batch,)`.
-            training: bool. In training the random numbers depend on how many
-                prompts were seen before, in evaluation on `prompt_index`.
+                prompt_length)`, and `prompt_lengths`, `prompt_index` (position
+                of the prompt in the data, -1 for rows that pad the batch) and
+                `index_in_batch` `(batch,)`.
+            training: bool. In training the random numbers depend on the number
+                of prompts seen before, in evaluation on `prompt_index`.
 
         Returns:
             dict of tensors: the prompts, what `draw` and `score_with_anchor`
-            return, and `rewards` float32 `(batch, P + k)`, 0 for what does not
-            count, with two bool tensors `(batch,)`: `present` for real
-            prompts, and `valid` for those that could be scored.
+            return, and `rewards` float32 `(batch, P + k)`, 0 for prompts that
+            are masked out. Two bool tensors `(batch,)` are the masks:
+            `present` for real prompts, and `valid` for prompts that could be
+            scored.
 
         Raises:
             FloatingPointError: if too many steps were skipped in a row.
@@ -142,8 +145,8 @@ class AnchoredTrainer(PolicyTrainer):
             dict of tensors: over `(batch, P + k)`, the P policy samples first,
             `completion_ids`, `mask`, `terminated`, `token_ids`,
             `padding_mask` and `tie_breakers`; over `(batch, P)` `entropies`;
-            over `(batch, k)` `sampling_log_probs`, those of the anchor for its
-            own samples.
+            over `(batch, k)` `sampling_log_probs`, the anchor's
+            log-probabilities of its own samples.
         """
 
         def collate(inputs, policy, *anchor):
@@ -173,16 +176,16 @@ class AnchoredTrainer(PolicyTrainer):
         return self.run_stage(name, collate, inputs, *drawn)
 
     def score_with_anchor(self, drawn, training):
-        """Asks anchor and reference for the policy's samples.
+        """Computes log-probabilities of the samples under anchor and reference.
 
         Args:
             drawn: dict of tensors: the prompts and what `draw` returned.
             training: bool.
 
         Returns:
-            dict of tensors: over `(batch, P + k)` `anchor_log_probs`; over
-            `(batch, P)`, with a reference, `reference_log_probs`, and in
-            evaluation `anchor_kls` and `reference_kls`, exact over the
+            dict of tensors: `anchor_log_probs` `(batch, P + k)`; with a
+            reference, `reference_log_probs` `(batch, P)`; in evaluation also
+            `anchor_kls` and `reference_kls` `(batch, P)`, exact over the
             vocabulary.
         """
 
@@ -199,7 +202,7 @@ class AnchoredTrainer(PolicyTrainer):
                     kls = self.reader.kls(samples, hidden, other, name)
                     scored[f"{name}_kls"] = kls
             if "sampling_log_probs" in batch:
-                # The decoder knows the anchor's own samples already.
+                # The decoder has already scored the anchor's own samples.
                 scored["anchor_log_probs"] = ops.concatenate(
                     [scored["anchor_log_probs"], batch["sampling_log_probs"]],
                     axis=1,
@@ -215,11 +218,11 @@ class AnchoredTrainer(PolicyTrainer):
     def score(self, drawn, training):
         """Scores all completions of a rollout in one call of the reward.
 
-        Where several processes train together, each scores its own rows.
+        If several processes train together, each scores its own rows.
 
         Args:
             drawn: dict of tensors: the prompts and what `draw` returned.
-            training: bool. Which data set the prompts are from.
+            training: bool. Whether the prompts are training or test data.
 
         Returns:
             dict of tensors: `rewards`, `present` and `valid`, see `collect`.
@@ -241,20 +244,20 @@ class AnchoredTrainer(PolicyTrainer):
         return {k: devices.to_device(v) for k, v in scored.items()}
 
     def targets(self, batch):
-        """Decides what is learned from the rewards of a batch.
+        """Turns the rewards of a batch into training targets.
 
         Args:
             batch: dict of tensors, see `collect`.
 
         Returns:
-            `batch`, with what `loss_terms` needs.
+            `batch`, extended by the entries that `loss_terms` needs.
         """
         return batch
 
     def call(self, inputs):
         if "completion_ids" not in inputs:
-            # Keras builds a model by calling it on a batch of its data, which
-            # here are prompts still without completions.
+            # `fit` first builds the model by calling it on a batch of its data,
+            # which here are prompts without completions.
             return {"log_probs": ops.zeros((inputs["prompt_ids"].shape[0], 0))}
 
         def read(inputs):
@@ -266,19 +269,19 @@ class AnchoredTrainer(PolicyTrainer):
         return self._in_parts(read, inputs)
 
     def more_outputs(self, inputs):
-        """What else a child's loss wants to know about the completions."""
+        """Additional outputs of `call` that the subclass's loss needs."""
         return {}
 
     def loss_terms(self, batch, outputs):
-        """The terms of the loss, with their weights.
+        """Returns the terms of the loss with their weights.
 
         Args:
             batch: dict of tensors, see `targets`.
             outputs: dict of tensors, what `call` returned.
 
         Returns:
-            dict from the name of each term to `(weight, losses)`: a float, and
-            a float tensor `(batch,)`.
+            dict that maps the name of each term to `(weight, losses)`: a float
+            and a float tensor `(batch,)`.
         """
         raise NotImplementedError(
             f"`{type(self).__name__}` must define `loss_terms`."
@@ -287,7 +290,7 @@ class AnchoredTrainer(PolicyTrainer):
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        """The weighted sum of `loss_terms`, a mean over prompts with rewards.
+        """Computes the mean loss of the valid prompts from `loss_terms`.
 
         Args:
             x: dict of tensors, see `targets`.
@@ -304,22 +307,22 @@ class AnchoredTrainer(PolicyTrainer):
         return averages.masked_mean(loss, x["valid"])
 
     def is_good(self, batch, loss, gradients):
-        """Whether a step is taken: all is finite and something was scored."""
+        """Whether loss and gradients are finite and some prompt is valid."""
         finite = backend.all_finite([loss, *gradients])
         return ops.logical_and(finite, ops.any(batch["valid"]))
 
     def after_update(self, batch, outputs, loss, watched, is_good):
-        """Moves the anchor and the counters; step 6 of algorithm 2.
+        """Updates anchor, counters and metrics; step 6 of algorithm 2.
 
         Args:
-            batch: dict of tensors, what was learned from.
+            batch: dict of tensors, the batch of the update.
             outputs: dict of tensors, what `call` returned.
             loss: float scalar tensor.
             watched: what `watch_weights` returned before the update.
-            is_good: bool scalar tensor. Whether the update was made.
+            is_good: bool scalar tensor. Whether the update was applied.
 
         Returns:
-            dict of the logged numbers.
+            dict of the logged values.
         """
         self.log_step(batch, outputs, loss, is_good)
         self._count(batch, is_good)
@@ -334,13 +337,13 @@ class AnchoredTrainer(PolicyTrainer):
         return self.get_metrics_result()
 
     def evaluate_batch(self, batch):
-        """Logs a batch that is not learned from.
+        """Logs an evaluation batch.
 
         Args:
             batch: dict of tensors, see `targets`.
 
         Returns:
-            dict of the logged numbers, without those about updates.
+            dict of the logged values, without those about updates.
         """
         outputs = self(batch)
         loss = self.compute_loss(x=batch, y_pred=outputs, training=False)
@@ -349,7 +352,7 @@ class AnchoredTrainer(PolicyTrainer):
         return {k: v for k, v in logs.items() if not k.startswith("train/")}
 
     def log_step(self, batch, outputs, loss, is_good):
-        """Feeds all numbers that describe a batch to the trackers."""
+        """Updates all metrics that describe a batch."""
         log_probs = outputs["log_probs"][:, : self.num_policy_samples]
         terms = self.loss_terms(batch, outputs)
         losses = {name: values for name, (_, values) in terms.items()}
@@ -357,11 +360,12 @@ class AnchoredTrainer(PolicyTrainer):
         metrics.update_loss(self.metrics, batch, loss, is_good)
 
     def _count(self, batch, is_good):
-        """Counts the prompts seen and the steps skipped."""
+        """Counts prompts seen and steps skipped."""
         progress = self.progress
         count = ops.sum(ops.cast(batch["present"], "int32"))
         progress.prompts_seen.assign(progress.prompts_seen + count)
-        # A step in which nothing could be scored is not the optimizer's fault.
+        # A step in which no prompt could be scored is not a sign of divergence,
+        # so it does not count as skipped.
         fails = ops.logical_not(is_good)
         fails = ops.logical_and(fails, ops.any(batch["valid"]))
         skipped = ops.cast(fails, "int32")
@@ -370,10 +374,10 @@ class AnchoredTrainer(PolicyTrainer):
         self.trackers["train/skipped_steps"].update_state(skipped)
 
     def check_skipped(self):
-        """Ends a training that cannot continue; the weights are the last good.
+        """Raises an error after too many skipped steps.
 
-        Called before a step, when the device has long finished the one before,
-        so that nothing waits for the answer.
+        It is called before a step, when the device has already finished the
+        previous one, so that reading the counter does not block.
 
         Raises:
             FloatingPointError: if too many steps were skipped in a row.
@@ -382,30 +386,30 @@ class AnchoredTrainer(PolicyTrainer):
         if skipped >= self.max_skipped_steps:
             raise FloatingPointError(
                 "Loss and gradients must be finite: lower the learning rate, "
-                "warm it up, or look for what overflows with "
+                "warm it up, or find what overflows with "
                 "`compile(run_eagerly=True)`. The weights are those of the "
-                f"last good step. Received: {skipped} steps in a row that were "
-                f"not, max_skipped_steps={self.max_skipped_steps}"
+                f"last good step. Received: {skipped} skipped steps in a row, "
+                f"max_skipped_steps={self.max_skipped_steps}"
             )
 
     def watch_weights(self):
         return metrics.watch(self.policy.trainable_variables)
 
     def _stream(self, inputs, training):
-        """The random numbers of a batch."""
+        """Random number stream of a batch."""
         if not training:
             return self.rollout.stream("evaluate", inputs["prompt_index"])
         seen = ops.convert_to_tensor(self.progress.prompts_seen)
         return self.rollout.stream("train", seen + inputs["index_in_batch"])
 
     def _policy_samples(self, batch):
-        """`batch` with the completions that the policy itself drew."""
+        """`batch` with only the completions drawn from the policy."""
         p = self.num_policy_samples
         own = {k: batch[k][:, :p] for k in ("completion_ids", "mask")}
         return {**batch, **own}
 
     def _rollout_parts(self, inputs):
-        """A batch of prompts in parts of `rollout_batch_size`."""
+        """Splits a batch of prompts into parts of `rollout_batch_size`."""
         batch_size = inputs["prompt_index"].shape[0]
         size = self.rollout_batch_size or batch_size
         parts_lib.check_divides("rollout_batch_size", size, batch_size)
@@ -440,11 +444,11 @@ class AnchoredTrainer(PolicyTrainer):
     compile.__doc__ = PolicyTrainer.compile.__doc__
 
     def needs_other_prompts(self):
-        """Whether the baseline of a prompt is made of the other prompts."""
+        """Whether the baseline of a prompt is computed from other prompts."""
         return False
 
     def check_batch(self, batches):
-        """Raises an error if batches of one prompt leave no baseline.
+        """Raises an error if a batch is too small to compute a baseline.
 
         Args:
             batches: a `PromptBatches` or `PromptStream`.
@@ -460,7 +464,7 @@ class AnchoredTrainer(PolicyTrainer):
             )
 
     def complete_callbacks(self, callbacks):
-        """Adds the default anchor rule where the user gives none."""
+        """Adds the default anchor rule if `callbacks` has none."""
         completed = anchor_rules.with_anchor_rule(
             callbacks,
             self.default_anchor_rule(),

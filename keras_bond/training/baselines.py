@@ -1,7 +1,7 @@
-"""Other methods that BOND is compared with: REINFORCE and BoNBoN.
+"""Baselines for BOND: REINFORCE and BoNBoN.
 
-Sampling, rewards, optimizer, data and logging are those of `keras_bond.Bond`;
-only `loss_terms` differs.
+Sampling, rewards, optimizer, data and logging are the same as in
+`keras_bond.Bond`; only `loss_terms` differs.
 """
 
 import keras
@@ -20,10 +20,10 @@ from keras_bond.training.anchored_trainer import AnchoredTrainer
 class Reinforce(AnchoredTrainer):
     """KL-regularized REINFORCE, the baseline of the paper's figure 7.
 
-    Maximises `E[r(y)] - β_RL KL(π ‖ π_ref)` by the score function, with a
-    leave-one-out baseline (BOND, Sessa et al., ICLR 2025, arXiv 2407.14622,
-    section 6; RLOO, Ahmadian et al., 2024, arXiv 2402.14740). Unlike BOND it
-    depends on the scale of the reward.
+    It maximizes `E[r(y)] - β_RL KL(π ‖ π_ref)` with the score-function
+    estimator and a leave-one-out baseline (BOND, Sessa et al., ICLR 2025, arXiv
+    2407.14622, section 6; RLOO, Ahmadian et al., 2024, arXiv 2402.14740).
+    Unlike BOND, it depends on the scale of the reward.
 
     Args:
         policy, reward, max_prompt_length, max_completion_length: see
@@ -109,12 +109,13 @@ class Reinforce(AnchoredTrainer):
 
 @keras.saving.register_keras_serializable(package="keras_bond")
 class BoNBoN(AnchoredTrainer):
-    """BoNBoN: imitates the best and contrasts it with the worst of N.
+    """BoNBoN, which imitates the best and contrasts it with the worst of N.
 
-    `α · (-log π(best)) + (1-α) · (Δ - margin)²` on N samples of the reference
-    (Gui et al., NeurIPS 2024, arXiv 2406.00832), where `Δ` is the log-ratio of
-    best over worst and the margin is what Best-of-N makes it. One more sample,
-    of the policy, is drawn for the log only.
+    The loss is `α · (-log π(best)) + (1-α) · (Δ - margin)²` on N samples of the
+    reference (Gui et al., NeurIPS 2024, arXiv 2406.00832). `Δ` is the
+    log-likelihood ratio of the best over the worst sample, and the margin is
+    its value under the Best-of-N distribution. One more sample is drawn from
+    the policy, for logging only.
 
     Args:
         policy, reward, max_prompt_length, max_completion_length: see
@@ -163,7 +164,7 @@ class BoNBoN(AnchoredTrainer):
         tie_breakers = batch["tie_breakers"][:, 1:]
         n = self.best_of_n
         best = forward_kl.best_sample_weights(rewards, n, tie_breakers)
-        # The same tie-breakers, reversed, so that best and worst always differ.
+        # Reversing the tie-breakers makes best and worst differ in all ties.
         worst = forward_kl.best_sample_weights(-rewards, n, 1.0 - tie_breakers)
         contrast = other_methods.bonbon_contrast_coefficients(
             best, worst, log_ratios

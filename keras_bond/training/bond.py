@@ -15,87 +15,97 @@ from keras_bond.training.anchored_trainer import AnchoredTrainer
 
 @keras.saving.register_keras_serializable(package="keras_bond")
 class Bond(AnchoredTrainer):
-    """Trains a policy so that one sample is as good as the best of N.
+    """Distills Best-of-N sampling into a policy.
 
-    BOND (Sessa et al., ICLR 2025, arXiv 2407.14622): the policy descends the
-    Jeffreys divergence to the Best-of-N distribution of an anchor. Both KLs of
-    it are estimated from P samples of the policy and k of the anchor for each
-    prompt. With an anchor that stays (`callbacks.AnchorFixed`) the policy
-    becomes the Best-of-N of its initial self; with one that follows
-    (`AnchorEMA`, the default, or `AnchorRefresh`: iterative BOND, algorithm 1)
-    N grows as training continues.
+    This implements BOND (Sessa et al., ICLR 2025, arXiv 2407.14622): training
+    minimizes the Jeffreys divergence between the policy and the Best-of-N
+    distribution of an anchor, so that one sample of the policy becomes as good
+    as the best of N. For each prompt, both KLs of the divergence are estimated
+    from P samples of the policy and k samples of the anchor. With a fixed
+    anchor (`callbacks.AnchorFixed`) the policy approaches the Best-of-N
+    distribution of the initial policy. With a moving anchor (`AnchorEMA`, the
+    default, or `AnchorRefresh`, which is iterative BOND, algorithm 1) the
+    effective N grows during training.
 
-    The defaults are the best that was measured, better than the paper's for an
-    equal number of generated sequences: Best-of-2 of a moving anchor and 4 + 4
-    samples, all of which serve both KLs. `JBond` is this class with the
-    paper's settings; `jeffreys_beta=0` with `estimator="paper"` is supervised
-    learning on Best-of-N picks (RAFT), and `jeffreys_beta=1` is vBoN.
+    The defaults performed best in our measurements, better than the paper's
+    settings at an equal number of generated sequences: Best-of-2 of a moving
+    anchor with 4 + 4 samples, all of which are used for both KLs. `JBond` is
+    this class with the paper's settings; `jeffreys_beta=0` with
+    `estimator="paper"` is supervised fine-tuning on the best of N samples
+    (RAFT), and `jeffreys_beta=1` is vBoN.
 
     Args:
         policy: a `keras_hub.models.CausalLM` with a key-value cache, such as
             Gemma or Gemma 3. Call `policy.backbone.enable_lora(rank)` BEFORE.
         reward: function `reward(prompts, completions, **columns)` that returns
-            one number for each completion, higher is better, `None` for
-            "cannot score" (the prompt then drops out of the batch); or a Keras
-            model or layer that scores token ids, see
+            one number for each completion, where higher is better, or `None`
+            if it cannot score a completion (the prompt is then masked out); or
+            a Keras model or layer that scores token ids, see
             `keras_bond.rewards.ModelReward`; or a list of these.
-        max_prompt_length: int. Tokens in the longest prompt, start token
-            included.
-        max_completion_length: int. Tokens at which a completion is cut.
+        max_prompt_length: int. Maximum number of tokens in a prompt, including
+            the start token.
+        max_completion_length: int. Maximum number of tokens in a completion;
+            longer ones are truncated.
         best_of_n: int, at least 2. The N to distill from the anchor. With a
-            moving anchor 2 is enough, because rounds multiply. Denoted N in
-            the paper. Defaults to 2.
-        num_policy_samples: int. P above. Defaults to 4.
-        num_anchor_samples: int. Denoted k in the paper. Defaults to 4.
+            moving anchor 2 is enough, because the effective N multiplies as
+            the anchor follows the policy. Denoted N in the paper. Defaults to
+            2.
+        num_policy_samples: int. Policy samples per prompt, denoted P above.
+            Defaults to 4.
+        num_anchor_samples: int. Anchor samples per prompt. Denoted k in the
+            paper. Defaults to 4.
         estimator: how the gradient is estimated:
-            `"pooled"` uses all samples for both KLs, by balance-heuristic
+            `"pooled"` uses all samples for both KLs, with balance-heuristic
             weights and harmonic quantiles (N = 2);
-            `"control_variate"` imitates every anchor sample by its probability
-            of being the best of N, less a control variate, and ranks the
-            policy's samples by harmonic quantiles;
+            `"control_variate"` weights every anchor sample by its probability
+            of being the best of N, minus a control variate, and ranks the
+            policy samples by harmonic quantiles;
             `"paper"` imitates the best of the first N anchor samples, with
             harmonic quantiles and the batch's mean return as the baseline;
-            `"monte_carlo"` is the same with `log(c / k)` for c of k anchor
-            samples beaten (eq. 10);
-            `"jbond"` is the same with the `-log 16` rule of eq. 17 (N = 2);
+            `"monte_carlo"` is `"paper"` with `log(c / k)` if a sample beats c
+            of k anchor samples (eq. 10);
+            `"jbond"` is `"paper"` with the `-log 16` rule of eq. 17 (N = 2);
             `"learned"` is `"control_variate"` with quantiles from a classifier
-            on the policy's backbone that is trained beside it (eq. 25), for an
-            anchor that stays or moves slowly. A fitted
-            `keras_bond.QuantileModel`, or another Keras layer with its inputs
-            and outputs, is used in its place and frozen.
-            `"auto"` is `"pooled"` where `best_of_n` is 2, else
+            on the policy's backbone that is trained along with the policy
+            (eq. 25), for a fixed or slowly moving anchor. A fitted
+            `keras_bond.QuantileModel`, or another Keras layer with the same
+            inputs and outputs, is used instead of the classifier and frozen.
+            `"auto"` is `"pooled"` if `best_of_n` is 2, else
             `"control_variate"`. Defaults to `"auto"`. Equal rewards count as
-            half a win, or are ordered at random by `"paper"` and `"jbond"`.
-        jeffreys_beta: float in [0, 1]. Weight of the backward KL against the
-            forward KL. Denoted β in the paper. Defaults to 0.5.
-        kl_weight: float, at least 0. Weight of the additional KL to the
-            anchor; larger is slower and keeps closer. Denoted γ in the paper.
-            Defaults to 0.
-        reward_weights: list of float, one for each reward of a list.
-        reference: whether to keep the starting values, so that `kl_ref`, the
-            KL to the start, is logged. `"auto"` keeps them where they cost
-            little: where at most a tenth of the parameters is trained, as with
-            LoRA. Defaults to `"auto"`.
-        temperature: float. Of the samples and their log-probabilities alike.
-            Defaults to 1.
-        prompt_buckets: tuple of int, increasing, the last of them
-            `max_prompt_length`. A batch is padded to the shortest that covers
-            its prompts, and prompts of one bucket come together when they are
-            shuffled; each length is compiled once. Defaults to `None`:
-            `max_prompt_length` alone.
-        truncate: `None` to refuse prompts that are too long, `"left"` to keep
-            their end. Defaults to `None`.
+            half a win, except that `"paper"` and `"jbond"` order them at
+            random.
+        jeffreys_beta: float in [0, 1]. Weight of the backward KL; the forward
+            KL has weight `1 - jeffreys_beta`. Denoted β in the paper. Defaults
+            to 0.5.
+        kl_weight: float, at least 0. Weight of an additional KL to the anchor.
+            Larger values keep the policy closer to the anchor and slow down
+            training. Denoted γ in the paper. Defaults to 0.
+        reward_weights: list of float, one for each reward if `reward` is a
+            list.
+        reference: bool or `"auto"`. Whether to keep the weights of the initial
+            policy, so that `kl_ref`, the KL to the reference policy, is logged.
+            `"auto"` keeps them if at most a tenth of the parameters is
+            trainable, as with LoRA. Defaults to `"auto"`.
+        temperature: float. Temperature of the samples and of their
+            log-probabilities. Defaults to 1.
+        prompt_buckets: tuple of int, increasing, ending with
+            `max_prompt_length`. A batch is padded to the smallest bucket that
+            fits its prompts. Shuffling keeps prompts of the same bucket
+            together, and each length is compiled once. Defaults to `None`,
+            which means `max_prompt_length` only.
+        truncate: `None` to raise an error for prompts that are too long, or
+            `"left"` to keep their end. Defaults to `None`.
         stop_token_ids: tuple of int, or `"auto"` for the tokenizer's end token
-            and Gemma's end of turn. Defaults to `"auto"`.
-        seed: int in [0, 2³¹), or `None` to draw one. All randomness of the run
-            is a function of it.
-        **kwargs: `name` and the like, for `keras.Model`.
+            and Gemma's end-of-turn token. Defaults to `"auto"`.
+        seed: int in [0, 2³¹), or `None` to draw one. All randomness of a run
+            is determined by it.
+        **kwargs: arguments of `keras.Model`, such as `name`.
 
     Raises:
         TypeError: if `policy` is not a KerasHub causal language model, or
             `reward` cannot score.
-        ValueError: if an argument is out of its range, the numbers do not go
-            with the estimator, nothing is trainable, or the reward shares
+        ValueError: if an argument is out of range, the sample counts do not
+            fit the estimator, nothing is trainable, or the reward shares
             trainable variables with the policy.
 
     Example:
@@ -174,14 +184,15 @@ class Bond(AnchoredTrainer):
             )
 
     def targets(self, batch):
-        """Turns rewards into ranks, and ranks into what is learned.
+        """Turns rewards into the training targets of the estimator.
 
         Args:
             batch: dict of tensors, see `collect`.
 
         Returns:
-            `batch` with `penalized` bool `(batch, P)`, whether a sample is
-            worse than all of the anchor's, and what the estimator needs.
+            `batch`, extended by `penalized` bool `(batch, P)`, whether a
+            policy sample is worse than all anchor samples, and by the
+            estimator's targets.
         """
         policy, anchor = self.estimator.split(batch["rewards"])
         penalized = jbond.is_penalized(
@@ -242,12 +253,12 @@ class Bond(AnchoredTrainer):
         return self.jeffreys_beta > 0 and self.estimator.needs_other_prompts()
 
     def quantile_examples(self, prompts, num_samples=16, batch_size=None):
-        """Draws what a `keras_bond.QuantileModel` is fitted to.
+        """Draws training data for a `keras_bond.QuantileModel`.
 
         Args:
             prompts: list or array of str, or a dict of columns.
             num_samples: int, at least 2. Anchor samples per prompt.
-            batch_size: int. Prompts at a time. Defaults to 32.
+            batch_size: int. Prompts per batch. Defaults to 32.
 
         Returns:
             `(inputs, labels)`: a dict of `token_ids` int32 and `padding_mask`

@@ -1,4 +1,4 @@
-"""Checks of what would silently ruin training."""
+"""Checks for mistakes that would silently ruin training."""
 
 import warnings
 
@@ -9,7 +9,7 @@ from keras_bond.arguments import is_count
 from keras_bond.arguments import is_number
 
 PAPER_LEARNING_RATE = 3e-6
-# A constant learning rate from here on damages a policy before it helps.
+# A constant learning rate of at least this value can damage a policy.
 HIGH_LEARNING_RATE = 1e-4
 
 
@@ -17,8 +17,8 @@ def check_policy(policy):
     """Raises an error if a policy is not a KerasHub model with a cache.
 
     Raises:
-        TypeError: if `policy` lacks what the rollout needs.
-        ValueError: if it takes more than text, or nothing in it is trainable.
+        TypeError: if `policy` lacks methods that the rollout needs.
+        ValueError: if it has inputs other than text, or nothing is trainable.
     """
     needed = ("backbone", "call_with_cache", "_build_cache")
     missing = [name for name in needed if not hasattr(policy, name)]
@@ -49,7 +49,7 @@ def check_policy(policy):
 
 
 def check_backbone(backbone):
-    """Raises an error if something is not a KerasHub backbone.
+    """Raises an error if an object is not a KerasHub backbone.
 
     Raises:
         TypeError: if it does not map tokens to hidden states.
@@ -64,7 +64,7 @@ def check_backbone(backbone):
 
 
 def check_lengths(policy, max_prompt_length, max_completion_length):
-    """Raises an error if lengths leave nothing to generate.
+    """Raises an error if the lengths do not fit the policy.
 
     Raises:
         ValueError: naming the length that is out of range.
@@ -89,7 +89,7 @@ def check_lengths(policy, max_prompt_length, max_completion_length):
 
 
 def check_temperature(temperature):
-    """Raises an error if nothing can be sampled at a temperature.
+    """Raises an error if a temperature does not allow sampling.
 
     Raises:
         ValueError: if it is not a finite number above 0.
@@ -103,7 +103,7 @@ def check_temperature(temperature):
 
 
 def check_jeffreys_beta(jeffreys_beta):
-    """Raises an error if a weight of the Jeffreys divergence is not in [0, 1].
+    """Raises an error if `jeffreys_beta` is not in [0, 1].
 
     Raises:
         ValueError: naming the weight.
@@ -154,11 +154,11 @@ def check_one_of(name, value, allowed):
 
 
 def check_reward(policy, reward, tokenizer):
-    """Raises an error if a policy cannot serve a reward, or would change it.
+    """Raises an error if a reward cannot be used with a policy.
 
     Raises:
-        ValueError: if it needs text and the policy has no tokenizer, or if it
-            shares a trainable variable with the policy.
+        ValueError: if the reward needs text and the policy has no tokenizer, or
+            if they share a trainable variable.
     """
     if reward.needs_text and tokenizer is None:
         raise ValueError(
@@ -179,13 +179,14 @@ def check_reward(policy, reward, tokenizer):
 
 
 def check_optimizer(optimizer, variables):
-    """Raises an error if an optimizer cannot move the policy's variables.
+    """Raises an error if an optimizer cannot update the policy's variables.
 
-    Adam in bfloat16 never moves a weight, at any learning rate: its 0.999
-    rounds to 1. The optimizer is tried on a variable of each low precision.
+    Adam never changes a bfloat16 weight, at any learning rate, because its
+    `beta_2` of 0.999 rounds to 1. The optimizer is therefore tried on one
+    variable of each low-precision dtype.
 
     Raises:
-        ValueError: naming the dtype and the ways out.
+        ValueError: naming the dtype and how to fix it.
     """
     for dtype in sorted({v.dtype for v in variables} - {"float32", "float64"}):
         if not _moves(optimizer, dtype):
@@ -212,12 +213,12 @@ def _moves(optimizer, dtype):
 def warn_high_learning_rate(
     optimizer, usual=f"the paper's {PAPER_LEARNING_RATE:g}", what="the policy"
 ):
-    """Warns about a constant learning rate far above the usual one.
+    """Warns if a constant learning rate is far above the usual one.
 
     Args:
         optimizer: `keras.optimizers.Optimizer`.
         usual: str. The usual rate, for the message.
-        what: str. What it damages, for the message.
+        what: str. What a high rate can damage, for the message.
     """
     schedule = getattr(optimizer, "_learning_rate", None)
     if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):

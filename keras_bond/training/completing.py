@@ -1,4 +1,4 @@
-"""Completions on request: drawn outside of training, and scored if asked."""
+"""Completions drawn, and optionally scored, outside of training."""
 
 import keras
 import numpy as np
@@ -16,10 +16,11 @@ from keras_bond.training import standardize
 
 
 class Completing:
-    """A mix-in before `keras.Model` that draws completions of prompts.
+    """Mixin for `keras.Model` that draws completions of prompts.
 
-    It reads `rollout`, `weight_sets`, `tokenizer`, `encoder`, `seed`, the two
-    maximal lengths, `run_stage` of `backend.StagedTrainer`, and the scorer.
+    It uses `rollout`, `weight_sets`, `tokenizer`, `encoder`, `seed`,
+    `max_prompt_length`, `max_completion_length`, `run_stage` of
+    `backend.StagedTrainer`, and `_scorer`.
     """
 
     def predict(self, x, batch_size=None, verbose="auto", seed=None):
@@ -29,11 +30,11 @@ class Completing:
             x: list or array of str, or a dict of columns.
             batch_size: int. Defaults to 32.
             verbose: see `keras.Model.predict`.
-            seed: int, or `None` for the model's.
+            seed: int, or `None` for the model's seed.
 
         Returns:
-            array of str `(prompts,)`; of token ids where the policy has no
-            tokenizer. `bond.policy.generate` offers other samplers.
+            array of str `(prompts,)`, or of token ids if the policy has no
+            tokenizer. Use `bond.policy.generate` for other samplers.
         """
         completions = self.generate(
             x, batch_size=batch_size, verbose=verbose, seed=seed
@@ -49,23 +50,25 @@ class Completing:
         seed=None,
         verbose=0,
     ):
-        """Draws completions from the full distribution, as training does.
+        """Draws completions from the full distribution, as in training.
 
-        `bond.policy.generate` is KerasHub's own, with its samplers and its
-        `max_length`; this one draws what the losses are about, many samples
-        per prompt at the cost of reading the prompt once.
+        `bond.policy.generate` is KerasHub's method, with KerasHub's samplers
+        and `max_length`. This method draws from the distribution that the
+        losses are computed on, and processes each prompt only once for all its
+        samples.
 
         Args:
             prompts: list or array of str, or a dict of columns.
             num_samples: int. Completions per prompt.
-            batch_size: int. Prompts at a time. Defaults to 32.
+            batch_size: int. Prompts per batch. Defaults to 32.
             weights: `"policy"`, `"anchor"` or `"reference"`.
-            seed: int, or `None` for the model's.
+            seed: int, or `None` for the model's seed.
             verbose: 0 or 1. Whether to show a progress bar.
 
         Returns:
-            list of str, one for each prompt; of lists of `num_samples` str if
-            that is above 1. Lists of token ids where there is no tokenizer.
+            list with one str per prompt or, if `num_samples` is above 1, one
+            list of `num_samples` str per prompt. Without a tokenizer, lists of
+            token ids take the place of the strings.
         """
         samples = self._draw_all(
             prompts,
@@ -93,16 +96,17 @@ class Completing:
     ):
         """Draws completions, as `generate` does, and scores them.
 
-        What `keras_bond.evaluation` compares policies by.
+        `keras_bond.evaluation` compares policies with this method.
 
         Args:
             prompts, num_samples, batch_size, weights, seed: see `generate`;
-                columns of a dict go to the reward.
+                columns of a dict are passed to the reward.
 
         Returns:
             `(samples, rewards)`: a `keras_bond.rewards.Samples` of all
-            completions, those of a prompt side by side, and an array
-            `(prompts, num_samples)`, NaN for what could not be scored.
+            completions, where those of one prompt are adjacent, and an array
+            `(prompts, num_samples)`, NaN for completions that could not be
+            scored.
         """
         samples = self._draw_all(
             prompts, num_samples, batch_size, weights, seed
@@ -110,10 +114,10 @@ class Completing:
         return samples, self.score_samples(samples).reshape(-1, num_samples)
 
     def score_samples(self, samples):
-        """Scores a `keras_bond.rewards.Samples`; NaN for what it cannot.
+        """Scores a `keras_bond.rewards.Samples`.
 
         Returns:
-            array `(rows,)`.
+            array `(rows,)`, NaN for completions that could not be scored.
         """
         return self._scorer(samples)
 
@@ -129,7 +133,7 @@ class Completing:
         """Draws completions of all prompts, batch by batch.
 
         Returns:
-            a `keras_bond.rewards.Samples`, those of a prompt side by side.
+            a `keras_bond.rewards.Samples`; those of one prompt are adjacent.
         """
         check_count("num_samples", num_samples, 1)
         checks.check_one_of("weights", weights, self.weight_sets.names)
@@ -143,7 +147,8 @@ class Completing:
         drawn = []
         for i in range(batches.num_batches):
             (inputs,) = batches[i]
-            # Numbered by their place in `prompts`, whatever the batch size.
+            # The position in `prompts` selects the random numbers, so that the
+            # draws do not depend on the batch size.
             first = i * batches.prompts_per_batch
             inputs["index_in_batch"] = first + inputs["index_in_batch"]
             inputs = {k: devices.to_device(v) for k, v in inputs.items()}
@@ -168,7 +173,7 @@ class Completing:
         return tree.map_structure(devices.gathered, collated)
 
     def _fetch(self, arrays):
-        """Arrays on the host, whole sequences padded to one length."""
+        """Copies arrays to the host and pads whole sequences to one length."""
         arrays = {k: devices.to_host(v) for k, v in arrays.items()}
         length = self.max_prompt_length + self.max_completion_length
         for name in ("token_ids", "padding_mask"):

@@ -1,8 +1,8 @@
-"""Estimators of the Jeffreys divergence, the recipes that `Bond` offers.
+"""Gradient estimators of the Jeffreys divergence, selected by `Bond`.
 
 Each turns a batch of P policy and k anchor samples into coefficients `c_i` of
-`∇ log π(y_i)`, one set for the forward and one for the backward KL; the losses
-are `-Σ_i sg(c_i) log π(y_i)`. Biases and variances are in docs/estimators.md.
+`∇ log π(y_i)`, one set for the forward and one for the backward KL. The losses
+are `-Σ_i sg(c_i) log π(y_i)`. See docs/estimators.md for bias and variance.
 """
 
 from keras import ops
@@ -18,12 +18,12 @@ from keras_bond.formulas import quantile_tables
 from keras_bond.rollouts import sequences
 from keras_bond.training import checks
 
-# What belongs to one sample of a prompt, and is left out with it.
+# Entries of a batch with one value per sample, which are selected together.
 PER_SAMPLE = ("completion_ids", "mask", "anchor_log_probs")
 
 
 class Estimator:
-    """Base: what a recipe may say, and what all of them share.
+    """Base class of the estimators.
 
     Args:
         best_of_n: int. Denoted N in the paper.
@@ -31,7 +31,7 @@ class Estimator:
         num_anchor_samples: int, k.
 
     Raises:
-        ValueError: if the numbers do not go with the recipe.
+        ValueError: if the sample counts do not fit the estimator.
     """
 
     name = None
@@ -45,24 +45,24 @@ class Estimator:
         if best_of_n > num_anchor_samples:
             raise ValueError(
                 "`best_of_n` must not exceed `num_anchor_samples`, because the "
-                "best of N is picked among these: draw more, or distill a "
-                "smaller N from an anchor that moves. Received: "
+                "best of N is picked from these samples: draw more, or distill "
+                "a smaller N from a moving anchor. Received: "
                 f"best_of_n={best_of_n}, "
                 f"num_anchor_samples={num_anchor_samples}"
             )
 
     def needs_other_prompts(self):
-        """Whether the baseline is made of other prompts alone."""
+        """Whether the baseline is computed from other prompts only."""
         return self.baseline_kind == "batch" or self.num_policy_samples == 1
 
     def targets(self, batch):
-        """What is known from the rewards of a batch, before any gradient.
+        """Computes what depends only on the rewards of a batch.
 
         Args:
             batch: dict of tensors; `rewards`, `tie_breakers` `(batch, P + k)`.
 
         Returns:
-            dict of tensors, added to the batch or in place of its entries.
+            dict of tensors that are added to the batch or replace its entries.
         """
         raise NotImplementedError
 
@@ -73,7 +73,7 @@ class Estimator:
             batch: dict of tensors, with `targets`.
             outputs: dict of tensors, what the trainer's `call` returned.
             log_ratios: float tensor `(batch, samples)`, `log π - log π_anchor`
-                without gradient, policy samples first.
+                without gradient; policy samples come first.
 
         Returns:
             float tensor `(batch, samples)`.
@@ -91,20 +91,20 @@ class Estimator:
         return ops.pad(advantages / p, [(0, 0), (0, others)])
 
     def backward_rewards(self, batch, outputs):
-        """`(N-1) r_BOND` of the policy's samples, `(batch, P)`."""
+        """Returns `(N-1) r_BOND` of the policy samples, `(batch, P)`."""
         return batch["backward_rewards"]
 
     def baseline(self, values, batch):
-        """What is subtracted from values `(batch, P)`, of the same shape."""
+        """Returns the baseline of values `(batch, P)`, in the same shape."""
         return averages.baseline(values, batch["valid"], self.baseline_kind)
 
     def split(self, tensor):
-        """The policy's and the anchor's part of `(batch, P + k)`."""
+        """Splits `(batch, P + k)` into policy and anchor samples."""
         p = self.num_policy_samples
         return tensor[:, :p], tensor[:, p:]
 
     def rewards_by_rank(self, batch, table, tie_breakers=None):
-        """Looks up the backward reward for anchor samples beaten and tied."""
+        """Looks up the backward reward by anchor samples beaten and tied."""
         policy, anchor = self.split(batch["rewards"])
         counts = quantile_tables.count_beaten(policy, anchor, tie_breakers)
         table = quantile_tables.tie_table(table, self.best_of_n)
@@ -112,10 +112,10 @@ class Estimator:
 
 
 class Pooled(Estimator):
-    """All P + k samples serve both KLs; for N = 2.
+    """Uses all P + k samples for both KLs; for N = 2 only.
 
-    Balance-heuristic weights make each sample stand for either distribution,
-    see `keras_bond/formulas/pooled.py`.
+    Balance-heuristic weights let each sample estimate expectations under both
+    policy and anchor, see `keras_bond/formulas/pooled.py`.
     """
 
     name = "pooled"
@@ -149,10 +149,11 @@ class Pooled(Estimator):
 
 
 class ControlVariate(Estimator):
-    """Order statistics less a control variate; harmonic quantiles.
+    """Order statistics minus a control variate; harmonic quantiles.
 
-    Every anchor sample is imitated by its probability of being the best of N
-    (unbiased), less a term of mean 0: nothing drifts where all rewards tie.
+    Every anchor sample is weighted by its probability of being the best of N,
+    which is unbiased, minus a term of mean 0 that keeps the policy from
+    drifting if all rewards are equal.
     """
 
     name = "control_variate"
@@ -176,7 +177,7 @@ class ControlVariate(Estimator):
 
 
 class Learned(ControlVariate):
-    """As `ControlVariate`, with quantiles from a model in the backward KL."""
+    """`ControlVariate` with quantiles from a model in the backward KL."""
 
     name = "learned"
 
@@ -197,10 +198,10 @@ class Learned(ControlVariate):
 
 
 class Paper(Estimator):
-    """As printed: the best sample is imitated, the batch makes the baseline.
+    """The paper's estimator: imitates the best sample, with a batch baseline.
 
-    Only the anchor sample that is imitated is learned from. Ties are broken at
-    random, which orders the completions strictly as theorem 1 assumes.
+    All anchor samples but the best one are removed from the batch. Ties are
+    broken at random, because theorem 1 assumes strictly ordered completions.
     """
 
     name = "paper"
@@ -208,7 +209,7 @@ class Paper(Estimator):
     centers_kl = False
 
     def table(self):
-        """The reward of each number of beaten anchor samples."""
+        """Backward rewards by the number of anchor samples beaten."""
         return quantile_tables.harmonic_table(self.num_anchor_samples)
 
     def targets(self, batch):
@@ -236,7 +237,7 @@ class Paper(Estimator):
 
 
 class MonteCarlo(Paper):
-    """As `Paper`, with the share of anchor samples beaten (eq. 10)."""
+    """`Paper` with the fraction of anchor samples beaten (eq. 10)."""
 
     name = "monte_carlo"
 
@@ -249,9 +250,9 @@ class MonteCarlo(Paper):
 
 
 class JBondPairs(Paper):
-    """As algorithm 2 prints it: as `Paper`, with `-log 16` of eq. 17.
+    """Algorithm 2 of the paper: `Paper` with the `-log 16` rule of eq. 17.
 
-    With more than two anchor samples eq. 17 is averaged over all pairs.
+    With more than two anchor samples, eq. 17 is averaged over all pairs.
     """
 
     name = "jbond"
@@ -282,17 +283,17 @@ BY_NAME = {
 
 
 def get(estimator, best_of_n, num_policy_samples, num_anchor_samples):
-    """Makes the estimator of a name.
+    """Returns the estimator for an `estimator=` argument.
 
     Args:
-        estimator: str, a key of `BY_NAME`, or `"auto"`: `"pooled"` where
-            `best_of_n` is 2, else `"control_variate"`; or a Keras layer, a
-            quantile model.
+        estimator: str, a key of `BY_NAME`, or `"auto"`: `"pooled"` if
+            `best_of_n` is 2, else `"control_variate"`; or a Keras layer that
+            serves as quantile model.
         best_of_n, num_policy_samples, num_anchor_samples: see `Estimator`.
 
     Raises:
-        ValueError: if there is no such estimator, or if the numbers do not go
-            with it.
+        ValueError: if there is no such estimator, or if the sample counts do
+            not fit it.
     """
     counts = (best_of_n, num_policy_samples, num_anchor_samples)
     if not isinstance(estimator, str):

@@ -14,23 +14,24 @@ PAPER_SETTINGS = {
 
 @keras.saving.register_keras_serializable(package="keras_bond")
 class JBond(Bond):
-    """Trains a policy as J-BOND does, algorithm 2 of the paper.
+    """J-BOND, algorithm 2 of the BOND paper.
 
-    BOND (Sessa et al., ICLR 2025, arXiv 2407.14622). For each prompt of a
-    batch it draws 1 completion of the policy and 2 of the anchor, a slowly
-    moving average of the policy; imitates the better anchor sample (forward
-    KL), pushes the policy away from samples worse than both (backward KL), and
-    mixes the two: the Jeffreys divergence to the anchor's Best-of-2. As the
-    anchor follows, N grows with every step. Use it to turn N times the cost of
-    Best-of-N sampling into one training run.
+    See Sessa et al., ICLR 2025, arXiv 2407.14622. For each prompt of a batch,
+    the trainer draws 1 completion from the policy and 2 from the anchor, a
+    slowly moving average of the policy. The loss imitates the better anchor
+    sample (forward KL) and pushes the policy away from samples that are worse
+    than both (backward KL). Together they estimate the Jeffreys divergence to
+    the anchor's Best-of-2 distribution. The effective N grows with every step,
+    because the anchor follows the policy. Use it to replace Best-of-N
+    sampling, which costs N samples per answer, by a single training run.
 
-    It is `keras_bond.Bond` with the paper's numbers, which are fixed here:
+    This is `keras_bond.Bond` with the paper's settings, which are fixed:
     `best_of_n=2`, `num_policy_samples=1`, `num_anchor_samples=2` and
-    `estimator="jbond"`: one anchor sample is imitated, the backward reward is
+    `estimator="jbond"`. One anchor sample is imitated, the backward reward is
     `-log 16` or 0 (eq. 17), the baseline is the mean return of the other
     prompts, and equal rewards are ordered at random. `Bond` with its own
     defaults learns more from each generated token. All other arguments, the
-    errors and what `fit` logs are those of `Bond`.
+    errors and the logged values are those of `Bond`.
 
     Example:
 

@@ -1,7 +1,7 @@
-"""Logged numbers of a step, as `keras.metrics` trackers.
+"""Metrics of a training step.
 
-Means are over the samples of prompts that were scored; an epoch without any has
-no mean and logs NaN.
+Means are taken over the samples of prompts that were scored. An epoch without
+any scored prompt has no mean and logs NaN.
 """
 
 import math
@@ -9,7 +9,7 @@ import math
 import keras
 from keras import ops
 
-# `frac_prompts_unscored` is over all prompts, the last two concern the update.
+# `frac_prompts_unscored` is a mean over all prompts, not only the scored ones.
 NAMES = (
     "reward",
     "kl",
@@ -35,8 +35,8 @@ class StandardDeviation(keras.metrics.Metric):
     """Weighted standard deviation of all values seen, NaN if there are none.
 
     Deviations are taken from the mean of each batch and combined as in Chan,
-    Golub and LeVeque (1979): a difference of two large sums of squares would
-    lose every digit where rewards have an offset.
+    Golub and LeVeque (1979). The difference of two large sums of squares would
+    lose all its digits if the rewards have a large offset.
     """
 
     def __init__(self, name, **kwargs):
@@ -65,15 +65,15 @@ class StandardDeviation(keras.metrics.Metric):
 
 
 def make_trackers(names, has_reference, has_anchor_samples):
-    """Makes one tracker for each logged number.
+    """Makes one metric for each logged name.
 
     Args:
-        names: list of str. What a trainer logs beside the usual.
+        names: list of str. Names that a trainer logs in addition to `NAMES`.
         has_reference: bool. Whether the reference is kept.
-        has_anchor_samples: bool. Whether the anchor draws samples.
+        has_anchor_samples: bool. Whether samples are drawn from the anchor.
 
     Returns:
-        dict from name to `keras.metrics.Metric`.
+        dict that maps names to `keras.metrics.Metric`.
     """
     names = [*names, *NAMES]
     if has_anchor_samples:
@@ -87,14 +87,14 @@ def make_trackers(names, has_reference, has_anchor_samples):
 
 
 def update(trackers, batch, log_probs, terms, is_good=True):
-    """Logs a batch, unless its step was skipped.
+    """Updates the metrics with a batch, unless its step was skipped.
 
     Args:
         trackers: dict, see `make_trackers`.
         batch: dict of tensors, see `AnchoredTrainer.collect` and `targets`.
         log_probs: float tensor `(batch, P)`, `log π(y|x)` of the policy's
             samples.
-        terms: dict from the name of each term of the loss to its values
+        terms: dict that maps the name of each loss term to its values
             `(batch,)`.
         is_good: bool scalar tensor.
     """
@@ -106,17 +106,17 @@ def update(trackers, batch, log_probs, terms, is_good=True):
         weight = ops.cast(counts, "float32")
         if len(value.shape) == 2:
             weight = ops.broadcast_to(weight[:, None], value.shape)
-        # What could not be scored may hold anything, a NaN too.
+        # Values of prompts without a score can be NaN, and 0 * NaN is NaN.
         value = ops.where(weight > 0, ops.cast(value, "float32"), 0.0)
         trackers[name].update_state(value, sample_weight=weight)
 
 
 def update_loss(metrics, batch, loss, is_good):
-    """Logs the loss, weighted by the prompts that it is the mean of.
+    """Updates the loss metric, weighted by the number of prompts averaged.
 
     Args:
-        metrics: list of `keras.metrics.Metric`, those of the model, without a
-            loss before it is compiled.
+        metrics: list of `keras.metrics.Metric`, the model's metrics; before
+            the model is compiled, the loss is not among them.
         batch: dict of tensors, see `update`.
         loss: float scalar tensor.
         is_good: bool scalar tensor.
@@ -129,7 +129,7 @@ def update_loss(metrics, batch, loss, is_good):
 
 
 def values_of(batch, log_probs):
-    """Numbers that describe a batch, one for each prompt or sample.
+    """Computes the logged values of a batch, per prompt or per sample.
 
     Args:
         batch, log_probs: see `update`.
@@ -163,7 +163,7 @@ def values_of(batch, log_probs):
 
 
 def _kl(batch, log_probs, name):
-    """The exact KL where it was computed, else the log-ratio of the samples."""
+    """The exact KL if it was computed, else the log-ratio of the samples."""
     if f"{name}_kls" in batch:
         return batch[f"{name}_kls"]
     return log_probs - batch[f"{name}_log_probs"][:, : log_probs.shape[1]]
@@ -180,12 +180,12 @@ def _against_anchor(policy_rewards, anchor_rewards):
 
 
 def watch(variables, num_rows=8):
-    """Copies a few rows of each variable, to see later whether they moved."""
+    """Copies a few rows of each variable for `moved_fraction`."""
     return [ops.copy(_some_rows(variable, num_rows)) for variable in variables]
 
 
 def moved_fraction(variables, before, num_rows=8):
-    """Share of the watched values that differ from `before`."""
+    """Fraction of the watched values that differ from `before`."""
     moved, total = 0.0, 0
     for variable, old in zip(variables, before):
         new = _some_rows(variable, num_rows)

@@ -1,4 +1,4 @@
-"""Where a trainer's variables must live, on one device or many."""
+"""Checks of the devices that hold a trainer's variables."""
 
 import contextlib
 
@@ -9,12 +9,12 @@ from keras_bond.backend import devices
 
 
 def check_placement(policy):
-    """Refuses a policy that lives elsewhere than the trainer would.
+    """Raises an error if a policy is not placed as its trainer would be.
 
     Raises:
-        ValueError: if something distributes the training that keras_bond
-            cannot follow, or if the policy was built under another
-            distribution than is set now.
+        ValueError: if training is distributed by anything but
+            `keras.distribution`, or if the policy was built under a
+            distribution other than the current one.
     """
     _check_distributor()
     distribution = keras.distribution.distribution()
@@ -35,16 +35,17 @@ def check_placement(policy):
 
 
 def check_reward(scorer):
-    """Refuses a Keras model as reward where several processes train.
+    """Raises an error if a Keras model is the reward in multi-process training.
 
     Raises:
         ValueError: naming the reward.
     """
     if devices.num_processes() > 1 and scorer.variables():
         raise ValueError(
-            "Where several processes train together each scores its own rows, "
-            "which a Keras model spread over all of them cannot: let a "
-            "function score the completions, or train in one process. "
+            "If several processes train together, each scores its own rows, "
+            "which is not possible with a Keras model sharded over all "
+            "processes: use a Python function as the reward, or train in one "
+            "process. "
             f"Received: reward=`{scorer.name}`, {devices.num_processes()} "
             "processes"
         )
@@ -54,9 +55,9 @@ def _check_distributor():
     strategy = backend.foreign_strategy()
     if strategy is not None:
         raise ValueError(
-            "Training on several devices goes through `keras.distribution` "
-            "and needs the JAX backend: a step with sampling and rewards on "
-            "the host does not run inside a strategy of the backend. Received: "
+            "Training on several devices needs `keras.distribution` and the "
+            "JAX backend: a step with sampling and rewards on the host does "
+            "not run inside a strategy of the backend. Received: "
             f"{strategy}, the {backend.name} backend"
         )
     distribution = keras.distribution.distribution()
@@ -73,16 +74,16 @@ def _check_distributor():
 
 @contextlib.contextmanager
 def sharing_batches(batches):
-    """A context in which every process takes its own rows of each batch.
+    """Returns a context in which each process takes its own rows of a batch.
 
-    Keras would share out a `tf.data.Dataset` only; these batches share
-    themselves out.
+    Keras shards only `tf.data.Dataset` inputs and raises an error for others,
+    so its sharding is turned off: `batches` select their own rows.
 
     Args:
         batches: a `PromptBatches` or `PromptStream`.
 
     Raises:
-        ValueError: if the processes were not given the same prompts.
+        ValueError: if the processes do not have the same prompts.
     """
     distribution = keras.distribution.distribution()
     if distribution is None or devices.num_processes() == 1:
@@ -90,9 +91,9 @@ def sharing_batches(batches):
         return
     if not devices.is_same_everywhere(batches.fingerprint()):
         raise ValueError(
-            "Every process must be given all prompts, in the same order, and "
-            "takes its own rows of each batch. Received: other prompts in "
-            f"process {devices.process_index()} than elsewhere"
+            "Every process must be given all prompts in the same order; it "
+            "takes its own rows of each batch. Received: different prompts in "
+            f"process {devices.process_index()} than in other processes"
         )
     asked = distribution.auto_shard_dataset
     distribution.auto_shard_dataset = False
@@ -103,7 +104,7 @@ def sharing_batches(batches):
 
 
 def _check_split(distribution, variables):
-    """Refuses a mesh for split variables when none is split."""
+    """Raises an error if a model-parallel mesh splits no variable."""
     if not isinstance(distribution, keras.distribution.ModelParallel):
         return
     splits = distribution.device_mesh.devices.size

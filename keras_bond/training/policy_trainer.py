@@ -1,4 +1,4 @@
-"""Keras models whose training data are prompts."""
+"""Base class of the trainers: a Keras model whose training data are prompts."""
 
 import contextlib
 import warnings
@@ -31,16 +31,16 @@ class PolicyTrainer(
     backend.StagedTrainer,
     keras.Model,
 ):
-    """Owns a policy, its text, its reward and its run through the prompts.
+    """Holds a policy, its tokenizer, its reward and its position in the data.
 
-    The mix-ins add what a trainer does beside training: `Completing` draws
-    completions on request, `Saving` writes and reads all of it. What a step
-    is, `AnchoredTrainer` says.
+    The mixins add what a trainer does besides training: `Completing` draws
+    completions on request, and `Saving` writes and loads the whole trainer.
+    The training step itself is defined in `AnchoredTrainer`.
 
     The arguments are those of `keras_bond.JBond`.
     """
 
-    # What `compile` sets, as it is before.
+    # Values before `compile` is called, which sets them.
     rollout_batch_size = None
     gradient_accumulation_steps = 1
     rematerialize = False
@@ -120,7 +120,8 @@ class PolicyTrainer(
 
     @reward.setter
     def reward(self, reward):
-        # Weights belong to a list: one reward that takes its place has none.
+        # Weights belong to a list of rewards: a single reward that replaces
+        # the list has none.
         is_list = isinstance(reward, (list, tuple))
         self._set_reward(reward, self.reward_weights if is_list else None)
 
@@ -133,7 +134,8 @@ class PolicyTrainer(
 
     def __setattr__(self, name, value):
         if name == "reward":
-            # PyTorch would take a Keras model for a submodule, past the setter.
+            # On PyTorch `Module.__setattr__` would register a Keras model as a
+            # submodule and never reach the property setter.
             type(self).reward.fset(self, value)
         else:
             super().__setattr__(name, value)
@@ -145,7 +147,7 @@ class PolicyTrainer(
 
     @property
     def prompts_seen(self):
-        """int32 variable. Prompts that the run has learned from."""
+        """int32 variable. Number of prompts trained on so far."""
         return self.progress.prompts_seen
 
     def using(self, weights):
@@ -157,7 +159,7 @@ class PolicyTrainer(
         return self.weight_sets.using(weights)
 
     def weight_names(self):
-        """Names of the weight sets: "policy", "anchor", perhaps "reference"."""
+        """Names of the weight sets: "policy", "anchor", maybe "reference"."""
         return self.weight_sets.names
 
     def set_anchor_rule(self, update_rate, every):
@@ -186,40 +188,43 @@ class PolicyTrainer(
         steps_per_execution=1,
         auto_scale_loss=True,
     ):
-        """Sets the optimizer, and how a step is run. The loss is the trainer's.
+        """Sets the optimizer and how a step runs. The trainer defines the loss.
 
-        The three arguments after the optimizer trade memory for time and do
-        not change results.
+        `rollout_batch_size`, `gradient_accumulation_steps` and `rematerialize`
+        trade time for memory and do not change results.
 
         Args:
             optimizer: `keras.optimizers.Optimizer`, or its name. The paper uses
                 Adam with a learning rate of 3e-6 and 100 warm-up steps for
                 Gemma 2B and 7B.
-            rollout_batch_size: int, or `None` for the whole batch. Prompts
-                whose completions are drawn at a time: bounds the key-value
-                cache. Must divide the batch. Defaults to `None`.
-            gradient_accumulation_steps: int. Parts in which a batch is learned
-                from: only the activations of one are in memory, at the price
-                of one more forward pass. Baselines are those of the whole
-                batch, unlike with the optimizer's argument of that name, which
-                counts batches. Must divide the batch. Defaults to 1.
-            rematerialize: bool. Whether every block of the network keeps only
-                its inputs for the backward pass and computes the rest again,
-                at the price of one more forward pass. XLA on a CPU undoes it.
-                Defaults to False.
-            max_skipped_steps: int. A step with a loss or gradient that is not
-                finite is skipped; training ends with an error after this many
-                in a row. Defaults to 10.
-            run_eagerly: bool. Whether to run the stages of a step uncompiled,
-                to debug. Defaults to False.
+            rollout_batch_size: int, or `None` for the whole batch. Number of
+                prompts whose completions are drawn at once, which bounds the
+                size of the key-value cache. Must divide the batch size.
+                Defaults to `None`.
+            gradient_accumulation_steps: int. Number of parts in which the
+                gradient of a batch is computed. Only the activations of one
+                part are in memory, at the cost of one more forward pass.
+                Baselines are still computed over the whole batch; the
+                optimizer's argument of the same name accumulates over several
+                batches instead. Must divide the batch size. Defaults to 1.
+            rematerialize: bool. Whether each block of the network keeps only
+                its inputs for the backward pass and recomputes its activations,
+                at the cost of one more forward pass. XLA on a CPU undoes this.
+                Defaults to `False`.
+            max_skipped_steps: int. A step whose loss or gradient is not finite
+                is skipped. Training ends with an error after this many skipped
+                steps in a row. Defaults to 10.
+            run_eagerly: bool. Whether to run the stages of a step without
+                compiling them, for debugging. Defaults to `False`.
             jit_compile: bool or `"auto"`. Whether TensorFlow compiles the
-                stages with XLA; JAX always does. Defaults to `"auto"`: yes.
+                stages with XLA. JAX always does. Defaults to `"auto"`, which
+                means `True`.
             steps_per_execution: int. See `keras.Model.compile`.
             auto_scale_loss: bool. See `keras.Model.compile`.
 
         Raises:
-            ValueError: if the optimizer cannot move the policy's variables, or
-                a number is out of its range.
+            ValueError: if the optimizer cannot update the policy's variables,
+                or an argument is out of range.
         """
         optimizer = keras.optimizers.get(optimizer)
         checks.check_optimizer(optimizer, self.policy.trainable_variables)
@@ -230,7 +235,8 @@ class PolicyTrainer(
             "gradient_accumulation_steps", gradient_accumulation_steps, 1
         )
         check_count("max_skipped_steps", max_skipped_steps, 1)
-        # The step itself is Python between compiled stages, on every backend.
+        # On every backend the step itself is Python that calls compiled stages,
+        # so Keras must not compile it.
         super().compile(
             optimizer=optimizer,
             run_eagerly=True,
@@ -274,30 +280,31 @@ class PolicyTrainer(
         validation_batch_size=None,
         validation_freq=1,
     ):
-        """Trains the policy on prompts, as `keras.Model.fit` does on arrays.
+        """Trains the policy on prompts, like `keras.Model.fit`.
 
-        After weights were loaded that a run saved in the middle of an epoch,
-        and with the same prompts, it continues with the next batch of that
-        epoch; `keras.callbacks.BackupAndRestore` restores the number of the
-        epoch too.
+        If the loaded weights were saved in the middle of an epoch and the
+        prompts are the same, training continues with the next batch of that
+        epoch. `keras.callbacks.BackupAndRestore` restores the epoch number
+        too.
 
         Args:
-            x: the prompts: list or array of str, a dict of columns with
+            x: the prompts: a list or array of str; a dict of columns with
                 `"prompts"`, or with `"token_ids"` and `"padding_mask"`; or a
-                batched `tf.data.Dataset`, grain data set, PyTorch `DataLoader`
-                or `keras.utils.PyDataset` of these. Other columns go to the
-                reward.
+                batched `tf.data.Dataset`, grain dataset, PyTorch `DataLoader`
+                or `keras.utils.PyDataset` of these. All other columns are
+                passed to the reward.
             y: must be `None`.
-            batch_size: int. Prompts a step; 32 for in-memory prompts.
-            epochs: int. Passes over the prompts.
-            verbose: see `keras.Model.fit`; the bar shows reward, KL and win
+            batch_size: int. Prompts per step. Defaults to 32 for in-memory
+                prompts.
+            epochs: int. Number of passes over the prompts.
+            verbose: see `keras.Model.fit`. The bar shows reward, KL and win
                 rate, see `keras_bond.callbacks.ProgressBar`.
             callbacks: list of `keras.callbacks.Callback`.
             validation_data: prompts as in `x`, for `evaluate`.
-            shuffle: bool. Whether in-memory prompts come in a new order in
-                each epoch, a function of `seed` and of the prompts seen.
+            shuffle: bool. Whether to shuffle in-memory prompts in each epoch.
+                The order depends on `seed` and the number of prompts seen.
             initial_epoch: int. See `keras.Model.fit`.
-            steps_per_epoch: int. Needed for endless data sets.
+            steps_per_epoch: int. Required for infinite datasets.
             validation_steps: int. See `keras.Model.fit`.
             validation_batch_size: int. Defaults to `batch_size`.
             validation_freq: int or list. See `keras.Model.fit`.
@@ -306,8 +313,9 @@ class PolicyTrainer(
             a `keras.callbacks.History`.
 
         Raises:
-            TypeError, ValueError: for prompts or rewards that do not fit the
-                contract; the weights are those of the last complete step.
+            TypeError, ValueError: if prompts or rewards do not have the
+                required format. The weights are then those of the last
+                complete step.
         """
         self.check_ready()
         order_seed = self._order_seed if shuffle else None
@@ -355,19 +363,20 @@ class PolicyTrainer(
         return_dict=False,
         **kwargs,
     ):
-        """Draws and scores completions of the prompts without learning.
+        """Draws and scores completions of the prompts without training.
 
-        The draws depend on `seed` and on the position of each prompt only, so
-        that two evaluations on the same prompts differ by the weights alone.
+        The draws depend only on `seed` and on the position of each prompt, so
+        two evaluations on the same prompts differ only through the weights.
 
         Args:
             x: prompts, as in `fit`.
             y: must be `None`.
-            batch_size: int. Prompts a step; 32 for in-memory prompts.
+            batch_size: int. Prompts per step. Defaults to 32 for in-memory
+                prompts.
             verbose, steps, callbacks, return_dict: see `keras.Model.evaluate`.
 
         Returns:
-            the logged numbers, a list or, with `return_dict=True`, a dict.
+            the logged values: a list or, with `return_dict=True`, a dict.
         """
         self.check_ready()
         test = self._to_batches(x, y, batch_size)
@@ -385,7 +394,7 @@ class PolicyTrainer(
             )
 
     def _follow_progress(self, train, steps_per_epoch, callbacks):
-        """Lets the weights say where epochs of `train` start, and which."""
+        """Takes the start and number of each epoch from the loaded weights."""
         train.start_epoch = self.progress.start_epoch
         if train.is_endless:
             train.steps_per_epoch = steps_per_epoch
@@ -401,8 +410,8 @@ class PolicyTrainer(
     def _to_batches(self, x, y, batch_size, order_seed=None):
         if y is not None:
             raise ValueError(
-                "Prompts have no targets: `y` must be None. What the reward "
-                'needs goes beside them: {"prompts": ..., "answer": ...}. '
+                "Prompts have no targets: `y` must be None. Pass what the "
+                'reward needs as columns: {"prompts": ..., "answer": ...}. '
                 f"Received: y of type {type(y).__name__}"
             )
         return prompts.to_batches(x, self.encoder, batch_size, order_seed)
@@ -410,34 +419,34 @@ class PolicyTrainer(
     def _check_endless(self, batches, steps, name):
         if batches.num_batches is None and steps is None:
             raise ValueError(
-                f"`{name}` must be given for an endless data set. "
+                f"`{name}` must be given for an infinite dataset. "
                 f"Received: {name}=None"
             )
 
     def check_ready(self):
-        """Refuses to run with a policy that changed since the start."""
+        """Raises an error if what is trainable in the policy has changed."""
         placement.check_placement(self.policy)
         now = [id(v) for v in self.policy.trainable_variables]
         if now != list(self._trained_ids):
             raise ValueError(
                 "What is trainable in `policy` must not change once the "
-                "trainer is built, for the anchor belongs to it: freeze layers "
-                "or call `enable_lora` first, then build the trainer. "
+                "trainer is built, because the anchor is a copy of it: freeze "
+                "layers or call `enable_lora` first, then build the trainer. "
                 f"Received: {len(now)} trainable variables, "
                 f"{len(self._trained_ids)} when it was built"
             )
 
     def check_batch(self, batches):
-        """Raises an error if batches of prompts cannot be learned from."""
+        """Raises an error if batches of prompts cannot be trained on."""
 
     def complete_callbacks(self, callbacks):
-        """Adds the callbacks that a trainer cannot do without."""
+        """Adds the callbacks that the trainer needs."""
         return callbacks
 
 
 @contextlib.contextmanager
 def _short_epochs(steps_per_epoch):
-    """Lets an epoch that was resumed be shorter than Keras counted."""
+    """Silences Keras's warning that a resumed epoch has fewer batches."""
     with warnings.catch_warnings():
         if steps_per_epoch is None:
             warnings.filterwarnings("ignore", "Your input ran out of data")

@@ -1,26 +1,26 @@
-"""Position of a run in its data, kept with the weights."""
+"""Position of a run in its data, saved with the weights."""
 
 import keras
 from keras import ops
 
 
 class Progress(keras.Layer):
-    """Tells with which prompt a loaded run continues.
+    """Position of a run in its data.
 
-    The prompts of an epoch and their order follow from the prompts seen at its
-    start, so a few numbers are a position. They are weights: what saves and
-    restores weights keeps the position too, and no second file can disagree
-    with it.
+    The order of the prompts in an epoch is determined by the number of prompts
+    seen before it, so a few numbers are enough to describe a position. They are
+    weights of this layer: whatever saves and restores weights restores the
+    position too, and there is no second file that could contradict it.
 
     Attributes:
-        prompts_seen: int32 variable. Prompts that the run has learned from.
+        prompts_seen: int32 variable. Number of prompts trained on so far.
         run_start: int32 variable. `prompts_seen` when the run began.
         epoch_start: int32 variable. `prompts_seen` when the epoch began.
-        epoch: int32 variable. Number of the running epoch.
+        epoch: int32 variable. Number of the current epoch.
         data: int32 variable. Fingerprint of the prompts.
-        skipped_in_a_row: int32 variable. Steps that were skipped one after
-            the other until now.
-        is_loaded: bool. Whether the weights were loaded since the last epoch.
+        skipped_in_a_row: int32 variable. Consecutive steps skipped so far.
+        is_loaded: bool. Whether weights were loaded since the last epoch
+            began.
     """
 
     def __init__(self):
@@ -50,28 +50,38 @@ class Progress(keras.Layer):
         self.is_loaded = True
 
     def start_run(self):
-        """Notes that `fit` was called."""
+        """Records that `fit` was called."""
         self._is_first_epoch, self._next_epoch = True, None
 
     def expect_epoch(self, epoch):
-        """Notes which epoch starts next."""
+        """Records which epoch begins next."""
         self._next_epoch = epoch
 
     def start_epoch(self, batches):
-        """Notes that an epoch starts, or continues where it was left.
+        """Records that an epoch begins or is resumed.
 
         Args:
             batches: `PromptBatches` or `PromptStream`, the prompts.
 
         Returns:
-            int. Prompts to pass over: of the epoch, or of an endless stream.
+            int. Number of prompts to skip: of the epoch, or of the whole
+            stream if it is infinite.
         """
         if self._next_epoch is None:
-            # Keras takes a look at the data before a run begins.
+            # Keras builds the model from a first batch before any epoch begins,
+            # so there is nothing to record yet.
             return 0
         seen, first = _int(self.prompts_seen), self._is_first_epoch
         continues = first and self.is_loaded and self._is_of(batches)
-        # A run of its own, a new epoch of this one, or the rest of an epoch.
+        # There are three cases:
+        # 1. A new run: the first epoch of this `fit`, without loaded weights or
+        #    on other data. Run and epoch both begin at the current count.
+        # 2. A new epoch of the current run: a later epoch of this `fit`, or
+        #    weights that were saved after the last batch of an epoch. Only the
+        #    epoch begins here; an infinite stream continues where it was.
+        # 3. The rest of an epoch: weights that were saved in the middle of it.
+        #    Both starts stay as loaded, so the difference below is the number
+        #    of prompts that the interrupted run has already trained on.
         if first and not continues:
             self.run_start.assign(seen)
         if not continues or self._is_over(batches):
@@ -83,17 +93,17 @@ class Progress(keras.Layer):
         return seen - _int(start)
 
     def epoch_to_run(self, batches):
-        """The epoch with which a loaded run continues; `None` on other data."""
+        """The epoch in which a loaded run resumes, `None` on other data."""
         if not self.is_loaded or not self._is_of(batches):
             return None
         return _int(self.epoch) + self._is_over(batches)
 
     def order_seed(self):
-        """The prompts seen at the start of the epoch."""
+        """Number of prompts seen before the epoch, which seeds its order."""
         return _int(self.epoch_start)
 
     def left_of_epoch(self, prompts_per_epoch):
-        """Prompts of the running epoch that are still to come."""
+        """Number of prompts left in the current epoch."""
         done = _int(self.prompts_seen) - _int(self.epoch_start)
         return prompts_per_epoch - done
 
@@ -105,16 +115,16 @@ class Progress(keras.Layer):
 
 
 class Resume(keras.callbacks.Callback):
-    """Lets the weights decide which epoch a restored run is in.
+    """Sets the epoch of a restored run from its weights.
 
-    The file that `keras.callbacks.BackupAndRestore` writes beside the weights
-    may be older than they are, and names the wrong epoch in a run that was
-    resumed before.
+    `keras.callbacks.BackupAndRestore` stores the epoch in a second file, which
+    may be older than the weights, and which names the wrong epoch if the run
+    was resumed before.
 
     Args:
         progress: a `Progress`.
         batches: `PromptBatches` or `PromptStream`, the prompts.
-        is_restoring: bool. Whether such a callback is among the others.
+        is_restoring: bool. Whether a `BackupAndRestore` is among the callbacks.
     """
 
     def __init__(self, progress, batches, is_restoring):

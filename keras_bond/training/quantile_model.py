@@ -1,4 +1,4 @@
-"""A classifier that tells which quantile of the anchor a completion reaches."""
+"""Learned quantiles of rewards under the anchor."""
 
 import keras
 import numpy as np
@@ -14,20 +14,23 @@ from keras_bond.training import checks
 class QuantileModel(keras.Model):
     """Learned quantiles: `p_θ(x, y) ≈ P[r(x, y') <= r(x, y)]`, `y' ~ anchor`.
 
-    Equation 25 and appendix B.1 of BOND (Sessa et al., ICLR 2025, arXiv
-    2407.14622): a binary classifier trained by cross-entropy. Beside `p_le` a
-    second logit learns `p_lt`, with `<`, which ties of rewards need.
+    This is a binary classifier trained with cross-entropy, see equation 25 and
+    appendix B.1 of BOND (Sessa et al., ICLR 2025, arXiv 2407.14622). A second
+    logit learns `p_lt`, the same probability with `<`, which is needed if
+    rewards tie.
 
-    `Bond(estimator="learned")` makes one on the policy's own backbone, without
-    training that, and trains it beside the policy. For one of your own, fit it
-    to `bond.quantile_examples(prompts)` and pass it as `Bond(estimator=model)`.
+    `Bond(estimator="learned")` builds one on the policy's own backbone, which
+    it does not change, and trains it along with the policy. To use your own,
+    fit it to `bond.quantile_examples(prompts)` and pass it as
+    `Bond(estimator=model)`.
 
     Args:
-        backbone: a KerasHub backbone of the policy's tokenizer.
-        train_backbone: bool. Whether the backbone learns too. Defaults to
-            True.
-        seed: int, or `None`. Of the weights of the two layers on top.
-        **kwargs: `name` and the like, for `keras.Model`.
+        backbone: a KerasHub backbone with the policy's tokenizer.
+        train_backbone: bool. Whether to train the backbone too. Defaults to
+            `True`.
+        seed: int, or `None`. Seed of the initial weights of the two layers on
+            top.
+        **kwargs: arguments of `keras.Model`, such as `name`.
 
     Call arguments:
         inputs: dict of `token_ids` int32 and `padding_mask` bool, both
@@ -62,7 +65,7 @@ class QuantileModel(keras.Model):
             dtype="float32",
             name="hidden",
         )
-        # Zeros: every completion starts at the median.
+        # With zeros, every completion starts at the median, p = 1/2.
         self.logits = keras.layers.Dense(
             2, kernel_initializer="zeros", dtype="float32", name="logits"
         )
@@ -88,7 +91,7 @@ class QuantileModel(keras.Model):
         return self.logits(self.hidden(features))
 
     def compile(self, optimizer="adam", loss=None, **kwargs):
-        """See `keras.Model.compile`; the loss is eq. 25's cross-entropy."""
+        """See `keras.Model.compile`. The default loss is that of eq. 25."""
         if loss is None:
             loss = keras.losses.BinaryCrossentropy(from_logits=True)
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
@@ -109,18 +112,18 @@ class QuantileModel(keras.Model):
 
 
 def get(estimator, policy, seed):
-    """Turns what a user passes as `estimator=` into a layer.
+    """Returns the quantile model for an `estimator=` argument.
 
     Args:
         estimator: `"learned"`, or a Keras layer.
         policy: a `keras_hub.models.CausalLM`.
-        seed: int. Of the weights of a layer that is made here.
+        seed: int. Seed of the initial weights of a new layer.
 
     Returns:
-        the layer; frozen, unless it was made here.
+        the layer: new for `"learned"`, else the given one, frozen.
 
     Raises:
-        TypeError: if it is no Keras layer.
+        TypeError: if `estimator` is not a Keras layer.
         ValueError: if it shares variables with the policy.
     """
     if isinstance(estimator, str):
@@ -149,19 +152,19 @@ def check_trained(quantiles):
     """Raises an error if a `QuantileModel` was never fitted.
 
     Raises:
-        ValueError: naming the ways out.
+        ValueError: explaining how to train one.
     """
     if isinstance(quantiles, QuantileModel) and not int(quantiles.batches_seen):
         raise ValueError(
             "A quantile model must be trained before it is used: call "
             "`model.fit(*bond.quantile_examples(prompts))`, or pass "
-            'estimator="learned" to train one beside the policy. Received: a '
+            'estimator="learned" to train one with the policy. Received: a '
             "QuantileModel that has seen 0 batches"
         )
 
 
 def quantile_logits(model, inputs, stop_token_ids):
-    """Quantile logits of the completions of a batch.
+    """Computes the quantile logits of the completions of a batch.
 
     Args:
         model: a Keras layer, see `QuantileModel`.

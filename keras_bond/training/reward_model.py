@@ -1,4 +1,4 @@
-"""A reward that is learned from preference pairs."""
+"""Reward model trained on preference pairs."""
 
 import os
 
@@ -17,34 +17,35 @@ from keras_bond.training import saving
 
 @keras.saving.register_keras_serializable(package="keras_bond")
 class RewardModel(saving.CompileConfig, keras.Model):
-    """Scores completions with one number, learned from preference pairs.
+    """Reward model trained on preference pairs.
 
-    A scalar head on a language model's last hidden state, trained by the
-    Bradley-Terry model (Bradley & Terry, 1952), with margins as in Touvron et
-    al. (2023, arXiv 2307.09288) and centred rewards as in Eisenstein et al.
-    (2023, arXiv 2312.09244):
+    It has a scalar head on the last hidden state of a language model, and is
+    trained with the Bradley-Terry model (Bradley & Terry, 1952), with margins
+    as in Touvron et al. (2023, arXiv 2307.09288) and centered rewards as in
+    Eisenstein et al. (2023, arXiv 2312.09244):
 
         loss = -log σ(r_c - r_r - margin) + coefficient · (r_c + r_r)²
 
-    `fit` and `evaluate` are Keras's own, with preference pairs as `x`. Fitted,
-    it goes as it is where a reward goes, `JBond(policy, reward_model, ...)`:
-    it scores the policy's token ids on the device where both have the same
-    tokenizer, and reads the text again with its own where not.
+    `fit` and `evaluate` take preference pairs as `x`. After training, pass the
+    model as a reward, `JBond(policy, reward_model, ...)`. If both have the same
+    tokenizer, it scores the policy's token ids on the device; otherwise it
+    tokenizes the text again with its own tokenizer.
 
     Args:
-        backbone: a KerasHub backbone, or a `keras_hub.models.CausalLM`, of
-            which backbone and preprocessor are taken. Not the policy's own,
-            which would change under it: load the preset once more. Call
-            `backbone.enable_lora(rank)` BEFORE, to train adapters only.
+        backbone: a KerasHub backbone, or a `keras_hub.models.CausalLM` whose
+            backbone and preprocessor are used. Do not pass the policy's own
+            backbone, which changes in training: load the preset once more. To
+            train LoRA adapters only, call `backbone.enable_lora(rank)` BEFORE.
         preprocessor: a KerasHub preprocessor or tokenizer. Defaults to that of
-            the `CausalLM`; without one, pairs must come as token ids.
-        max_length: int. Tokens in the longest row of prompt and completion,
-            start and end token included. Defaults to 1024.
-        truncate: `None`, or `"left"` to keep the end of a row that is too long,
-            behind its start token. Defaults to `None`: an error.
+            the `CausalLM`; without one, pairs must be given as token ids.
+        max_length: int. Maximum number of tokens in prompt and completion
+            together, including start and end token. Defaults to 1024.
+        truncate: `None` to raise an error for rows that are too long, or
+            `"left"` to keep their start token and their end. Defaults to
+            `None`.
         center_rewards_coefficient: float, at least 0. Weight of the term that
-            keeps rewards near 0; 0.01 is usual. Defaults to 0.
-        **kwargs: `name` and the like, for `keras.Model`.
+            keeps rewards near 0; 0.01 is a common value. Defaults to 0.
+        **kwargs: arguments of `keras.Model`, such as `name`.
 
     Call arguments:
         inputs: dict of `token_ids` int32 and `padding_mask` bool, both
@@ -54,9 +55,9 @@ class RewardModel(saving.CompileConfig, keras.Model):
     Returns of a call:
         float32 tensor `(...)`: the rewards.
 
-    Logged by `fit` and `evaluate`: `loss`; `accuracy`, how often chosen scores
-    above rejected, ties one half; `margin`, the mean difference;
-    `mean_reward`, over both.
+    `fit` and `evaluate` log `loss`; `accuracy`, how often the chosen completion
+    scores above the rejected one, where ties count one half; `margin`, the mean
+    difference of the two; and `mean_reward`, the mean of both.
 
     Example:
 
@@ -98,7 +99,7 @@ class RewardModel(saving.CompileConfig, keras.Model):
         self.max_length = max_length
         self.truncate = truncate
         self.center_rewards_coefficient = float(center_rewards_coefficient)
-        # Zeros: all completions start equal, whatever the seed.
+        # With zeros, all completions start with the same reward.
         self.head = keras.layers.Dense(
             1, kernel_initializer="zeros", dtype="float32", name="reward_head"
         )
@@ -130,11 +131,11 @@ class RewardModel(saving.CompileConfig, keras.Model):
         return ops.reshape(rewards, shape[:-1])
 
     def compile(self, optimizer="adam", **kwargs):
-        """See `keras.Model.compile`; loss and metrics are the model's own.
+        """See `keras.Model.compile`. Loss and metrics are built in.
 
         Raises:
-            ValueError: if the optimizer cannot move the model's variables, as
-                Adam cannot move bfloat16, or a loss is given.
+            ValueError: if the optimizer cannot update the model's variables,
+                as Adam cannot update bfloat16, or if a loss is given.
         """
         for name in ("loss", "metrics", "weighted_metrics"):
             if kwargs.get(name) is not None:
@@ -162,7 +163,7 @@ class RewardModel(saving.CompileConfig, keras.Model):
         sample_weight=None,
         training=True,
     ):
-        """Mean loss of a batch of pairs, with the margins as `y`."""
+        """Computes the mean loss of a batch of pairs, with margins as `y`."""
         losses = bradley_terry.preference_loss(
             y_pred[:, 0],
             y_pred[:, 1],
@@ -197,18 +198,18 @@ class RewardModel(saving.CompileConfig, keras.Model):
         validation_data=None,
         **kwargs,
     ):
-        """Learns from preference pairs, see `keras.Model.fit`.
+        """Trains on preference pairs, see `keras.Model.fit`.
 
         Args:
-            x: preference pairs in TRL's format: list of dicts, dict of columns,
-                Hugging Face data set or path of a `.jsonl` file, with
+            x: preference pairs in TRL's format: a list of dicts, dict of
+                columns, Hugging Face dataset or path of a `.jsonl` file, with
                 `"chosen"`, `"rejected"`, and optionally `"prompt"` or
-                `"prompts"`, and `"margin"`, by how much chosen must lead.
-                Texts are strings or conversations in Gemma's format; without
-                prompts they are whole texts. Anything else goes to
-                `keras.Model.fit` as it is: batches of what `encode_pairs`
-                returns.
-            y: margins `(pairs,)` of pairs that are tokenised already.
+                `"prompts"`, and `"margin"`, by how much the reward of chosen
+                should exceed that of rejected. Texts are strings or
+                conversations in Gemma's format; without prompts they are whole
+                texts. Anything else is passed on to `keras.Model.fit`, such as
+                batches of what `encode_pairs` returns.
+            y: margins `(pairs,)` of pairs that are already tokenized.
             batch_size, epochs, verbose, callbacks: see `keras.Model.fit`.
             validation_split, kwargs: see `keras.Model.fit`.
             validation_data: preference pairs, as `x`.
@@ -217,7 +218,7 @@ class RewardModel(saving.CompileConfig, keras.Model):
             a `keras.callbacks.History`.
 
         Raises:
-            TypeError, ValueError: for pairs that do not fit the format.
+            TypeError, ValueError: if the pairs do not have this format.
         """
         x, y = self._standardize(x, y)
         if validation_data is not None and not isinstance(
@@ -239,7 +240,9 @@ class RewardModel(saving.CompileConfig, keras.Model):
         )
 
     def evaluate(self, x=None, y=None, batch_size=None, **kwargs):
-        """Loss and metrics on preference pairs, see `keras.Model.evaluate`.
+        """Computes loss and metrics on preference pairs.
+
+        See `keras.Model.evaluate`.
 
         Args:
             x, y: as in `fit`.
@@ -251,11 +254,11 @@ class RewardModel(saving.CompileConfig, keras.Model):
     def predict(
         self, x, completions=None, batch_size=None, verbose=0, **kwargs
     ):
-        """Rewards of completions.
+        """Computes rewards of completions.
 
         Args:
-            x: list of str or conversations, the prompts; or, without
-                `completions`, whole texts or conversations, or a dict of
+            x: list of str or conversations, the prompts. Without
+                `completions`: whole texts or conversations, or a dict of
                 `token_ids` and `padding_mask`.
             completions: list of str, one for each prompt.
             batch_size, verbose, kwargs: see `keras.Model.predict`.
@@ -268,7 +271,7 @@ class RewardModel(saving.CompileConfig, keras.Model):
         if completions is not None:
             if len(x) != len(completions):
                 raise ValueError(
-                    "`completions` must be one for each prompt. Received: "
+                    "`completions` must have one entry per prompt. Received: "
                     f"{len(completions)} completions of {len(x)} prompts"
                 )
             rows = self._encoder()(list(x), list(completions))
@@ -278,22 +281,22 @@ class RewardModel(saving.CompileConfig, keras.Model):
         )
 
     def encode_pairs(self, pairs):
-        """Tokenises preference pairs.
+        """Tokenizes preference pairs.
 
         Args:
             pairs: see `fit`.
 
         Returns:
-            `(x, y)` for `fit`: dict of `token_ids` and `padding_mask`, both
-            `(pairs, 2, length)` of the longest row, and margins float32
-            `(pairs,)`.
+            `(x, y)` for `fit`: a dict of `token_ids` and `padding_mask`, both
+            `(pairs, 2, length)` with the length of the longest row, and margins
+            float32 `(pairs,)`.
         """
         return preferences.encode_pairs(
             preferences.to_pairs(pairs), self._encoder()
         )
 
     def reward_inputs(self, samples):
-        """What the model is called with to score a policy's completions.
+        """Returns the model inputs that score a policy's completions.
 
         Args:
             samples: a `keras_bond.rewards.Samples`.
@@ -306,9 +309,9 @@ class RewardModel(saving.CompileConfig, keras.Model):
         """
         if not int(ops.convert_to_numpy(self.batches_seen)):
             raise ValueError(
-                "A reward model must be trained before it judges: call `fit` "
-                "or `load_weights`; a trainer that was loaded from a file must "
-                "get it anew, `bond.reward = keras.saving.load_model(...)`. "
+                "A reward model must be trained before it scores: call `fit` "
+                "or `load_weights`. After loading a trainer from a file, set "
+                "it again: `bond.reward = keras.saving.load_model(...)`. "
                 "Received: a RewardModel that has seen 0 batches"
             )
         if self._reads(samples.tokenizer):
@@ -318,7 +321,7 @@ class RewardModel(saving.CompileConfig, keras.Model):
             }
         prompts = samples.conversations or samples.prompts
         rows = self._encoder()(prompts, samples.completions, samples.terminated)
-        # Few lengths, so that few programs are compiled.
+        # Powers of 2 keep the number of compiled lengths small.
         longest = max(len(row) for row in rows)
         length = min(self.max_length, 1 << (longest - 1).bit_length())
         return lengths.pad(rows, length)
@@ -348,19 +351,19 @@ class RewardModel(saving.CompileConfig, keras.Model):
             return x, y
         if y is not None:
             raise ValueError(
-                "Preference pairs have no targets: margins are a column "
+                "Preference pairs have no targets: pass margins as a column "
                 f'"margin". Received: y of type {type(y).__name__}'
             )
         return self.encode_pairs(x)
 
     def save(self, filepath, overwrite=True, **kwargs):
-        """See `keras.Model.save`. LoRA adapters stay apart from kernels."""
+        """See `keras.Model.save`. LoRA adapters are not merged."""
         with saving.writing(self, self.backbone, filepath, overwrite) as path:
             if path is not None:
                 super().save(path, overwrite=overwrite, **kwargs)
 
     def save_weights(self, filepath, overwrite=True, **kwargs):
-        """See `keras.Model.save_weights`; adapters as in `save`."""
+        """See `keras.Model.save_weights`. LoRA adapters are not merged."""
         with saving.writing(self, self.backbone, filepath, overwrite) as path:
             if path is not None:
                 super().save_weights(path, overwrite=overwrite, **kwargs)

@@ -1,8 +1,9 @@
-"""Saving a policy with LoRA adapters exactly as it is.
+"""Saving and loading of trainers, LoRA adapters included.
 
-Keras merges LoRA adapters into their kernel when it saves a layer, and starts
-new adapters when it loads one. That is right for a finished model and wrong
-for a run that goes on: optimizer and anchor belong to the adapters.
+Keras merges LoRA adapters into their kernels when it saves a layer, and
+creates new adapters when it loads one. That is right for a finished model but
+not for a run that continues, because the states of optimizer and anchor belong
+to the adapters.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ def lora_layers(policy):
 
 @contextlib.contextmanager
 def unmerged(policy):
-    """Makes the layers save their bare kernels while the context lasts."""
+    """Returns a context in which layers save kernels without adapters."""
     layers = [layer for layer in lora_layers(policy) if layer.lora_enabled]
     for layer in layers:
         layer.lora_enabled = False
@@ -38,27 +39,31 @@ def unmerged(policy):
 
 @contextlib.contextmanager
 def by_one_process(model):
-    """A context that says whether this process writes; all leave it together.
+    """Returns a context that only one process writes in.
+
+    Yields whether this process is the one. All processes wait for each other at
+    the end of the context.
 
     Raises:
-        ValueError: if no process has all of the weights.
+        ValueError: if no process holds all of the weights.
     """
     if devices.num_processes() == 1:
         yield True
         return
-    # What Keras would do first, and all processes must do together.
+    # Keras does this first when it saves, which only one process does below;
+    # all processes have to do it together.
     model.jax_state_sync()
     split = [v.path for v in model.variables if not devices.is_here(v)]
     if split:
         raise ValueError(
-            "Weights that are split over several processes cannot be written "
+            "Weights that are sharded over several processes cannot be written "
             "by one of them: use a mesh whose second axis stays within a "
             "process, or `keras.callbacks.OrbaxCheckpoint`. Received: "
             f"{len(split)} such variables, the first {split[0]!r}"
         )
     distribution = keras.distribution.distribution()
-    # While it writes Keras makes some variables to compare with, which one
-    # process cannot spread over all.
+    # To save, Keras creates variables for comparison, which a single process
+    # cannot shard over all processes.
     keras.distribution.set_distribution(None)
     try:
         yield devices.process_index() == 0
@@ -68,12 +73,15 @@ def by_one_process(model):
 
 
 @contextlib.contextmanager
-def beside(filepath, overwrite):
-    """Yields a path that Keras can write to, see `files.atomic_file`.
+def atomic_path(filepath, overwrite):
+    """Returns a context in which Keras writes a file atomically.
+
+    Yields the path to write to, see `files.atomic_file`. For remote files,
+    sharded files and files that must not be overwritten, this is `filepath`
+    itself.
 
     Args:
-        filepath: str or path. A remote one, several files or a question to the
-            user are left to Keras.
+        filepath: str or path.
         overwrite: bool. See `keras.Model.save`.
     """
     path = pathlib.Path(filepath)
@@ -88,27 +96,27 @@ def beside(filepath, overwrite):
 
 @contextlib.contextmanager
 def writing(model, network, filepath, overwrite):
-    """A context in which a model is written, adapters apart from kernels.
+    """Returns a context in which a model is saved with unmerged adapters.
 
     Args:
         model: the `keras.Model`.
-        network: the part of it that may have LoRA adapters.
-        filepath, overwrite: see `beside`.
+        network: the part of the model that may have LoRA adapters.
+        filepath, overwrite: see `atomic_path`.
 
     Yields:
-        the path to write to, or `None` where another process writes.
+        the path to write to, or `None` if another process writes.
     """
-    with unmerged(network), by_one_process(model) as is_mine:
-        if not is_mine:
+    with unmerged(network), by_one_process(model) as is_writer:
+        if not is_writer:
             yield None
             return
-        with beside(filepath, overwrite) as path:
+        with atomic_path(filepath, overwrite) as path:
             yield path
 
 
 @contextlib.contextmanager
 def all_or_nothing(model):
-    """Gives a model its values back where the context ends in an error."""
+    """Returns a context that restores a model's values after an error."""
     variables = list(model.variables)
     if model.optimizer is not None:
         variables += model.optimizer.variables
@@ -124,11 +132,11 @@ def all_or_nothing(model):
 
 @contextlib.contextmanager
 def naming(filepath):
-    """Says which file could not be loaded, where a context ends in an error.
+    """Returns a context whose loading errors name the file.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is damaged, or that of another model.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged or belongs to a different model.
     """
     try:
         yield
@@ -136,26 +144,26 @@ def naming(filepath):
         raise
     except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         raise ValueError(
-            "The file must be whole and hold the weights of a model that is "
-            "built and compiled alike: the same classes, policy, LoRA rank and "
-            f"optimizer. Nothing was changed. Received: {filepath}, "
+            "The file must be complete and hold the weights of a model that "
+            "is built and compiled in the same way: the same classes, policy, "
+            "LoRA rank and optimizer. Nothing was changed. Received: "
+            f"{filepath}, "
             f"{type(error).__name__}: {error}"
         ) from error
 
 
 def _kept(variable):
-    """The value of a variable, which a later assignment does not change."""
+    """The value of a variable, unaffected by later assignments."""
     if keras.config.backend() == "jax":
         return variable.value
     return np.array(ops.convert_to_numpy(variable))
 
 
 class CompileConfig:
-    """A mix-in before `keras.Model` for models with losses of their own.
+    """Mixin for `keras.Model` that saves the arguments of `compile`.
 
-    It keeps in the saved model what `compile` was called with. A child keeps
-    the arguments of its `compile`, except for the optimizer, in
-    `_compile_arguments`.
+    It is for models with a built-in loss. A subclass stores the arguments of
+    its `compile`, except for the optimizer, in `_compile_arguments`.
     """
 
     def get_compile_config(self):
@@ -170,40 +178,42 @@ class CompileConfig:
 
 
 class Saving:
-    """A mix-in before `keras.Model`: a trainer in a file, adapters included.
+    """Mixin for `keras.Model` that saves trainers, LoRA adapters included.
 
-    It reads `policy`, `progress`, and the attributes that `get_config` names.
+    It uses `policy`, `progress`, and the attributes named in `get_config`.
     """
 
     def save(self, filepath, overwrite=True, **kwargs):
-        """See `keras.Model.save`. LoRA adapters stay apart from kernels.
+        """See `keras.Model.save`. LoRA adapters are not merged.
 
-        Of several processes the first writes, and the others wait.
+        If there are several processes, the first one writes and the others
+        wait.
         """
         with writing(self, self.policy, filepath, overwrite) as path:
             if path is not None:
                 super().save(path, overwrite=overwrite, **kwargs)
 
     def save_weights(self, filepath, overwrite=True, **kwargs):
-        """See `keras.Model.save_weights`: policy, anchor, optimizer, seeds.
+        """Saves the weights of policy, anchor, optimizer and counters.
 
-        Of several processes the first writes, and the others wait.
+        See `keras.Model.save_weights`. If there are several processes, the
+        first one writes and the others wait.
         """
         with writing(self, self.policy, filepath, overwrite) as path:
             if path is not None:
                 super().save_weights(path, overwrite=overwrite, **kwargs)
 
     def load_weights(self, filepath, skip_mismatch=False, **kwargs):
-        """See `keras.Model.load_weights`. Loads all, or changes nothing.
+        """See `keras.Model.load_weights`. If it fails, nothing is changed.
 
         Raises:
-            ValueError: if the file is damaged, or that of another model.
+            ValueError: if the file is damaged or belongs to a different model.
         """
         with all_or_nothing(self), naming(filepath):
             super().load_weights(filepath, skip_mismatch, **kwargs)
 
     def set_state_tree(self, state_tree):
-        """See `keras.Model.set_state_tree`, by which Orbax restores."""
+        """See `keras.Model.set_state_tree`, which Orbax restores with."""
         super().set_state_tree(state_tree)
         self.progress.is_loaded = True
 
@@ -232,10 +242,11 @@ class Saving:
 
 
 class LoraAdapters(keras.Layer):
-    """Saves and loads the adapters of a policy beside their bare kernels.
+    """Saves and loads the adapters of a policy separately from its kernels.
 
-    Must be an attribute whose name begins with an underscore: Keras loads
-    those last, after the layers themselves have reset their adapters.
+    The attribute that holds it must have a name that begins with an underscore:
+    Keras loads attributes in alphabetical order, those with an underscore
+    last, and the layers of the policy reset their adapters when they load.
 
     Args:
         policy: a `keras_hub.models.CausalLM`.
@@ -243,7 +254,7 @@ class LoraAdapters(keras.Layer):
 
     def __init__(self, policy):
         super().__init__(name="lora_adapters")
-        # A function, so that Keras does not track the layers a second time.
+        # A function hides the layers from Keras, which would track them twice.
         self._lora_layers = lambda: lora_layers(policy)
         self.built = True
 
@@ -252,8 +263,8 @@ class LoraAdapters(keras.Layer):
             if layer.lora_enabled:
                 raise ValueError(
                     "A policy with LoRA adapters must be saved by the model's "
-                    "own `save` or `save_weights`, which keep the adapters "
-                    "apart from their kernels. Received: a save that would "
+                    "own `save` or `save_weights`, which do not merge the "
+                    "adapters into their kernels. Received: a save that would "
                     "merge them"
                 )
             store[f"{i}_a"] = layer.lora_kernel_a
@@ -274,7 +285,7 @@ class LoraAdapters(keras.Layer):
 
 
 def serialize_policy(policy):
-    """Returns the config of a policy, LoRA included."""
+    """Returns the config of a policy, including LoRA."""
     return {
         "policy": keras.saving.serialize_keras_object(policy),
         **serialize_lora(policy.backbone),
@@ -284,10 +295,10 @@ def serialize_policy(policy):
 def deserialize_policy(config):
     """Builds the policy that `serialize_policy` described.
 
-    The three entries are taken out of `config`.
+    Removes its three entries from `config`.
     """
-    # KerasHub compiles a policy when it is made, and Keras, which would do it
-    # again, only warns that it cannot.
+    # KerasHub compiles a policy when it is built. Keras would try to compile it
+    # again, and warn that it cannot.
     policy = {**config.pop("policy"), "compile_config": None}
     policy = keras.saving.deserialize_keras_object(policy)
     enable_lora(policy.backbone, config)
@@ -295,7 +306,7 @@ def deserialize_policy(config):
 
 
 def serialize_lora(backbone):
-    """Returns what of a config makes the adapters of a KerasHub backbone."""
+    """Returns the config of the LoRA adapters of a KerasHub backbone."""
     return {
         "lora_rank": getattr(backbone, "_lora_rank", None),
         "lora_layer_names": sorted({x.name for x in lora_layers(backbone)}),
@@ -303,9 +314,9 @@ def serialize_lora(backbone):
 
 
 def enable_lora(backbone, config):
-    """Makes the adapters that `serialize_lora` described.
+    """Creates the adapters that `serialize_lora` described.
 
-    The two entries are taken out of `config`.
+    Removes its two entries from `config`.
     """
     rank = config.pop("lora_rank")
     layer_names = config.pop("lora_layer_names")
@@ -314,7 +325,7 @@ def enable_lora(backbone, config):
 
 
 def serialize_reward(reward):
-    """Returns the config of a reward, or `None` if it cannot be told."""
+    """Returns the config of a reward, `None` if it cannot be serialized."""
     try:
         if isinstance(reward, (list, tuple)):
             return [serialize_reward(part) for part in reward]
@@ -326,7 +337,7 @@ def serialize_reward(reward):
 
 
 def deserialize_reward(config):
-    """Finds the reward again, or leaves it to the user and says so."""
+    """Returns the reward of a config, or warns if it cannot be loaded."""
     try:
         if isinstance(config, list):
             return [deserialize_reward(part) for part in config]
@@ -344,7 +355,7 @@ def deserialize_reward(config):
 
 
 def reward_not_loaded(prompts, completions):
-    """Stands where a reward could not be loaded, and says so when called."""
+    """Placeholder for a reward that could not be loaded; raises an error."""
     raise ValueError(
         "This model was loaded without its reward: set "
         "`bond.reward = my_reward`. Received: "

@@ -1,4 +1,4 @@
-"""Defaults and spellings of arguments, made definite."""
+"""Standardization of trainer arguments: defaults and checks."""
 
 import math
 import random
@@ -7,12 +7,12 @@ from keras_bond.arguments import check_count
 from keras_bond.arguments import check_list
 from keras_bond.arguments import is_count
 
-# Where the trained values are at most this share, a reference costs nothing.
+# "auto" keeps a reference up to this fraction of trainable parameters.
 FREE_REFERENCE_SHARE = 0.1
 
 
 def seed_of(seed):
-    """Returns a seed of a run, drawn if it is `None`.
+    """Returns the seed of a run, which is drawn if `seed` is `None`.
 
     Raises:
         ValueError: if it is not an integer in [0, 2³¹).
@@ -28,11 +28,11 @@ def seed_of(seed):
 
 
 def stop_token_ids_of(stop_token_ids, tokenizer):
-    """Returns the ids that end a completion, those of a tokenizer on "auto".
+    """Returns the ids that end a completion; "auto" takes the tokenizer's.
 
     Raises:
-        TypeError: if they are not a list of token ids.
-        ValueError: if there is no tokenizer to ask.
+        TypeError: if `stop_token_ids` is not a list of token ids.
+        ValueError: if it is "auto" and there is not a tokenizer.
     """
     if not isinstance(stop_token_ids, str):
         check_list("stop_token_ids", stop_token_ids, 'token ids, or "auto"')
@@ -48,7 +48,7 @@ def stop_token_ids_of(stop_token_ids, tokenizer):
     if tokenizer is None:
         raise ValueError(
             "`stop_token_ids` must be given for a policy without a tokenizer: "
-            "pass the ids that end a completion, () for none. "
+            "pass the ids that end a completion, or () if there are none. "
             'Received: stop_token_ids="auto"'
         )
     return tokenizer.stop_token_ids()
@@ -70,16 +70,16 @@ def prompt_buckets_of(prompt_buckets, max_prompt_length):
         if buckets and buckets[-1] == max_prompt_length:
             return buckets
     raise ValueError(
-        "`prompt_buckets` must be increasing numbers of tokens, the last of "
-        "them `max_prompt_length`, so that every prompt has one that covers "
-        f"it: (..., {max_prompt_length}). Received: "
+        "`prompt_buckets` must be increasing numbers of tokens that end with "
+        "`max_prompt_length`, so that every prompt fits into a bucket: "
+        f"(..., {max_prompt_length}). Received: "
         f"prompt_buckets={prompt_buckets!r}, "
         f"max_prompt_length={max_prompt_length}"
     )
 
 
 def has_reference(reference, policy):
-    """Whether the initial values are kept; "auto": where they cost little."""
+    """Whether to keep a reference; "auto" does so if it is small."""
     if reference != "auto":
         return reference
     trained = sum(math.prod(v.shape) for v in policy.trainable_variables)

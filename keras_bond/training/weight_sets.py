@@ -1,7 +1,7 @@
-"""Several sets of values for the variables of one network.
+"""Weight sets: the values of policy, anchor and reference for one network.
 
 Policy, anchor and reference share one network. A weight set holds values for
-the policy's TRAINABLE variables only: with LoRA that is the adapters, and the
+the policy's TRAINABLE variables only. With LoRA these are the adapters, so the
 frozen backbone is never copied.
 """
 
@@ -18,8 +18,8 @@ from keras_bond.arguments import is_number
 class WeightSet(keras.Layer):
     """A copy of the values of some variables.
 
-    Kept in float32 whatever the dtype of the variables, and never trained. On
-    many devices, every value lives where its variable does.
+    Values are float32 regardless of the dtype of the variables, and are not
+    trainable. On several devices, each value has the layout of its variable.
 
     Args:
         variables: list of `keras.Variable` whose current values are copied.
@@ -41,16 +41,16 @@ class WeightSet(keras.Layer):
                 for i, variable in enumerate(variables)
             ]
         for value, variable in zip(self.values, variables):
-            # A plain assign of a JAX array shares its buffer, which the
-            # training step then gives away: copy.
+            # On JAX a plain assign would share the buffer of the variable,
+            # which the training step donates.
             value.assign(ops.copy(ops.cast(variable, "float32")))
         self.built = True
 
     def scope(self, policy):
         """Returns a context in which `policy` runs with these values.
 
-        An inner `StatelessScope` hides an outer one, so EVERY variable is
-        mapped: the frozen ones to the value that they have now.
+        EVERY variable is mapped, the frozen ones to their current values,
+        because an inner `StatelessScope` hides the mapping of an outer one.
         """
         mapping = [
             (variable, ops.cast(value, variable.dtype))
@@ -63,9 +63,9 @@ class WeightSet(keras.Layer):
 class Anchor(WeightSet):
     """The weight set that follows the policy.
 
-    The rule is two numbers, see `set_rule`, applied inside the compiled step
-    after each optimizer update. A callback's `on_train_batch_end` would be the
-    wrong place: it is called once for several steps under
+    Its update rule is given by two numbers, see `set_rule`, and is applied in
+    the compiled step after each optimizer update. A callback could not apply
+    it: `on_train_batch_end` is called once for several steps under
     `steps_per_execution`, and for every micro-batch under the optimizer's
     `gradient_accumulation_steps`.
 
@@ -84,14 +84,14 @@ class Anchor(WeightSet):
         """Sets how the anchor moves.
 
         Args:
-            update_rate: float in [0, 1]. Share of the policy in the new
-                anchor: 0 leaves it where it is, 1 copies the policy. Denoted η
+            update_rate: float in [0, 1]. Weight of the policy in the new
+                anchor: 0 keeps the anchor fixed, 1 copies the policy. Denoted η
                 in the paper.
-            every: int, at least 1. Optimizer updates from one anchor update to
-                the next.
+            every: int, at least 1. Number of optimizer updates per anchor
+                update.
 
         Raises:
-            ValueError: if one is out of its range.
+            ValueError: if an argument is out of range.
         """
         if not is_number(update_rate, 0, 1):
             raise ValueError(
@@ -103,17 +103,17 @@ class Anchor(WeightSet):
         self.every.assign(every)
 
     def follow(self, variables, num_updates):
-        """Moves the anchor if an optimizer update has happened since last time.
+        """Updates the anchor if there was an optimizer update since last time.
 
         `θ_anchor ← (1 - η) θ_anchor + η θ` (BOND, arXiv 2407.14622, eq. 18).
 
         Args:
             variables: list of `keras.Variable`, the policy's trainable ones.
-            num_updates: int scalar tensor, `optimizer.iterations`: it stands
-                still while gradients are accumulated or an update is skipped.
+            num_updates: int scalar tensor, `optimizer.iterations`. It does not
+                change while gradients are accumulated or an update is skipped.
 
         Returns:
-            bool scalar tensor: whether the optimizer made an update.
+            bool scalar tensor. Whether there was an optimizer update.
         """
         num_updates = ops.cast(num_updates, "int32")
         updated = ops.not_equal(num_updates, self.updates_seen)
@@ -129,11 +129,11 @@ class Anchor(WeightSet):
 
 
 class WeightSets(keras.Layer):
-    """Anchor and, where it is kept, reference beside the policy's weights.
+    """The weight sets of a policy: anchor and, optionally, reference.
 
     Args:
         policy: a `keras_hub.models.CausalLM`.
-        has_reference: bool. Whether to keep the initial values.
+        has_reference: bool. Whether to keep the initial policy's values.
 
     Attributes:
         anchor: an `Anchor`.
@@ -142,7 +142,7 @@ class WeightSets(keras.Layer):
 
     def __init__(self, policy, has_reference):
         super().__init__(name="weight_sets", dtype="float32")
-        # A function, so that Keras does not track the policy a second time.
+        # A function hides the policy from Keras, which would track it twice.
         self._policy = lambda: policy
         self.anchor = Anchor(policy.trainable_variables)
         self.reference = None
@@ -152,7 +152,7 @@ class WeightSets(keras.Layer):
 
     @property
     def others(self):
-        """Names of the weight sets that are not the policy's own."""
+        """Names of the weight sets other than the policy's own."""
         return (
             ("anchor",) if self.reference is None else ("anchor", "reference")
         )

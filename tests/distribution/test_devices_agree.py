@@ -1,4 +1,4 @@
-"""The commands of the documentation, in the small: JAX, by themselves."""
+"""Small runs of the distribution commands in the documentation, on JAX."""
 
 import os
 import pathlib
@@ -52,8 +52,8 @@ def test_a_step_compiles_for_chips_that_are_not_there(mesh):
         *("--prompts", prompts, "--lora", "2"),
         *("--prompt-length", "16", "--completion-length", "8"),
     )
-    stages = ("rollout policy", "rollout anchor", "judge", "learn, anchor")
-    for stage in stages:
+    rollouts = ("rollout policy", "rollout anchor")
+    for stage in (*rollouts, "score_with_anchor", "learn, anchor"):
         assert f"| {stage} |" in output
     assert ("all-reduce" in output) == (shape == "2x4")
     assert "fits." in output

@@ -1,4 +1,4 @@
-"""Every notebook runs, in the small, and finds what it says.
+"""Every notebook runs at small scale and finds what it says.
 
 A notebook ends with a dict `results`; `EXPECTED` says between which bounds each
 of its numbers lies. One entry a notebook: one that has none fails.

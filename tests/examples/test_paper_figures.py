@@ -63,5 +63,5 @@ def test_fronts_are_compared_at_equal_kl():
     steps = np.linspace(0, 1, 11)
     cheap = {"kl_start": steps[None], "reward": steps[None]}
     dear = {"kl_start": 2 * steps[None] ** 2, "reward": steps[None] ** 2}
-    ours, other = paper_verdicts.reward_at_equal_kl(cheap, dear)
-    np.testing.assert_allclose(ours, 2 * other, rtol=1e-6)
+    half, full = paper_verdicts.reward_at_equal_kl(cheap, dear)
+    np.testing.assert_allclose(half, 2 * full, rtol=1e-6)

@@ -63,8 +63,8 @@ class Served:
         return [self.template.replace("{prompt}", p) for p in prompts]
 
     def encode(self, prompts):
-        codec = TextTokenizer(self.policy.preprocessor)
-        return codec.encode(self.texts(prompts))
+        tokenizer = TextTokenizer(self.policy.preprocessor)
+        return tokenizer.encode(self.texts(prompts))
 
 
 @contextlib.contextmanager

@@ -30,16 +30,16 @@ def nothing_is_written(tmp_path):
         ({"max_prompt_length": 0}, "`max_prompt_length` must be an integer"),
         ({"max_new_tokens": 1.5}, "`max_new_tokens` must be an integer"),
         ({"max_prompt_length": 1}, "`max_prompt_length` must leave room"),
-        ({"prompt_template": "a{prompt}" * 17}, "`{prompt}` once"),
+        ({"prompt_template": "a{prompt}" * 17}, "must contain `{prompt}`"),
         ({"prompt_template": "a" * 40 + "{prompt}"}, "must leave room"),
-        ({"prompt_template": "Answer:"}, "must hold `{prompt}` once"),
+        ({"prompt_template": "Answer:"}, "must contain `{prompt}`"),
         ({"stop_token_ids": []}, "`stop_token_ids` must be"),
         ({"stop_token_ids": [999]}, "`stop_token_ids` must be"),
         ({"best_of_n": 1}, "`best_of_n` must be an integer of at least 2"),
         ({"version": "next"}, '`version` must be "auto" or a positive'),
         ({"version": 0}, '`version` must be "auto" or a positive'),
         ({"dtype": "int8"}, '`dtype` must be "auto" or one of'),
-        ({"prompts": ["fox " * 20]}, "`prompts` must hold one that fits"),
+        ({"prompts": ["fox " * 20]}, "`prompts` must contain one that fits"),
     ],
 )
 def test_arguments_out_of_range_are_named(policy, tmp_path, arguments, text):
@@ -53,7 +53,7 @@ def test_what_is_no_language_model_is_refused(policy, tmp_path):
     bond = keras_bond.JBond(
         policy, length_reward, max_prompt_length=8, max_completion_length=8
     )
-    with pytest.raises(TypeError, match="of a trainer, pass `bond.policy`"):
+    with pytest.raises(TypeError, match="for a trainer, pass `bond.policy`"):
         export(bond, tmp_path)
 
 
@@ -82,7 +82,7 @@ def test_a_policy_that_sees_is_refused(policy, tmp_path, monkeypatch):
 
 def test_a_quantised_policy_is_refused(policy, tmp_path):
     policy.backbone.transformer_layers[0].attention.query_dense.quantize("int8")
-    with pytest.raises(ValueError, match="must not be quantised"):
+    with pytest.raises(ValueError, match="must not be quantized"):
         export(policy, tmp_path)
 
 
@@ -118,7 +118,7 @@ def test_rewards_must_run_in_the_server(policy, tmp_path):
     class Local(keras.Model):
         __module__ = "__main__"
 
-    with pytest.raises(ValueError, match="must live in a module"):
+    with pytest.raises(ValueError, match="must be defined in a module"):
         export(policy, tmp_path, best_of_n=2, reward=Local())
 
 

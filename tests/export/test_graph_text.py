@@ -24,36 +24,36 @@ STRINGS = [
 
 
 @pytest.fixture(scope="module")
-def codec():
+def tokenizer():
     return TextTokenizer(make_policy().preprocessor)
 
 
 @pytest.fixture(scope="module")
-def text(codec):
+def text(tokenizer):
     return GraphText(
-        codec.tokenizer.proto,
+        tokenizer.tokenizer.proto,
         {
             "prompt_template": "{prompt}",
-            "start_token_ids": codec.start,
-            "special_token_ids": sorted(codec.special_token_ids()),
+            "start_token_ids": tokenizer.start,
+            "special_token_ids": sorted(tokenizer.special_token_ids()),
             "max_prompt_length": 40,
             "max_new_tokens": 40,
         },
     )
 
 
-def test_strings_become_the_same_tokens(codec, text):
+def test_strings_become_the_same_tokens(tokenizer, text):
     ids, lengths = text.encode_prompts(tf.constant(STRINGS))
     rows = [row[:n].tolist() for row, n in zip(ids.numpy(), lengths.numpy())]
-    assert rows == codec.encode(STRINGS)
+    assert rows == tokenizer.encode(STRINGS)
     assert not any(row[n:].any() for row, n in zip(ids.numpy(), lengths))
 
 
-def test_tokens_become_the_same_strings(codec, text):
-    rows = [[*row, 1, 0, 4] for row in codec.encode(STRINGS)]
+def test_tokens_become_the_same_strings(tokenizer, text):
+    rows = [[*row, 1, 0, 4] for row in tokenizer.encode(STRINGS)]
     padded = tf.ragged.constant(rows).to_tensor(shape=(None, 40))
     texts = text.decode(padded, tf.constant([len(row) for row in rows]))
-    assert [t.decode() for t in texts.numpy()] == codec.decode(rows)
+    assert [t.decode() for t in texts.numpy()] == tokenizer.decode(rows)
 
 
 def test_ids_without_a_token_say_nothing(text):
@@ -64,8 +64,11 @@ def test_ids_without_a_token_say_nothing(text):
     assert lengths.numpy() < 40
 
 
-def test_templates_stand_around_the_prompt(codec, text):
+def test_templates_stand_around_the_prompt(tokenizer, text):
     text.before, text.after = "a ", " b"
     ids, lengths = text.encode_prompts(tf.constant(["fox"]))
     text.before = text.after = ""
-    assert ids[0, : lengths[0]].numpy().tolist() == codec.encode(["a fox b"])[0]
+    assert (
+        ids[0, : lengths[0]].numpy().tolist()
+        == tokenizer.encode(["a fox b"])[0]
+    )

@@ -1,4 +1,4 @@
-"""What a stock server answers: a C++ session without XLA, see `stand_in`."""
+"""Outputs of a server: a C++ session without XLA, see `stand_in`."""
 
 import numpy as np
 import pytest
@@ -98,8 +98,8 @@ def test_scores_are_log_probabilities(model):
 def test_scores_of_text_are_those_of_its_tokens(served):
     prompts, completions = ["fox", "the quick"], ["jumps over", ""]
     answer = served.ask("score", prompts=prompts, completions=completions)
-    codec = TextTokenizer(served.policy.preprocessor)
-    rows = [row[1:] for row in codec.encode(completions)]
+    tokenizer = TextTokenizer(served.policy.preprocessor)
+    rows = [row[1:] for row in tokenizer.encode(completions)]
     ids = served.encode(prompts)
     width = max(map(len, ids))
     by_tokens = served.ask(
@@ -113,7 +113,7 @@ def test_scores_of_text_are_those_of_its_tokens(served):
 
 
 def test_a_seed_draws_what_the_trainer_draws(served):
-    """Same law, same numbers: a server's sample is one of `generate`."""
+    """The server and `generate` share distribution and random numbers."""
     bond = keras_bond.JBond(
         served.policy,
         lambda prompts, completions: [0.0] * len(prompts),

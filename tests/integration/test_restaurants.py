@@ -55,7 +55,7 @@ def reader():
             1.0,
         ),
         ("Cotto is a highly rated coffee shop.", 3 / 5),
-        # Another value instead of the fact; the fact and another value.
+        # A contradiction instead of the fact; the fact and a contradiction.
         ("Cotto is a pub.", 0.0),
         ("Cotto is a pub and a coffee shop.", 0.0),
         # "not family-friendly" is not "family-friendly", a landmark no rating.

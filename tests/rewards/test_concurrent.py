@@ -260,11 +260,11 @@ def test_wrong_answers_are_neither_tried_again_nor_dropped(answer, error, text):
 
 
 def test_a_missing_column_is_not_dropped():
-    def judge(completions, solution):
+    def grade(completions, solution):
         return completions
 
     with pytest.raises(ValueError, match="asks for `solution`"):
-        ConcurrentReward(judge, on_failure="drop")(samples())
+        ConcurrentReward(grade, on_failure="drop")(samples())
 
 
 def test_a_failure_does_not_wait_for_the_delays_of_others():
@@ -444,9 +444,9 @@ def test_a_run_logs_the_share_of_prompts_without_a_score():
     with pytest.warns(UserWarning, match="`lengths`.*ConnectionError"):
         history = bond.fit(PROMPTS[:6], batch_size=4, verbose=0).history
     assert history["frac_prompts_unscored"] == [pytest.approx(2 / 6)]
-    mine = [scores[0][0] for scores in seen.values()]
-    assert history["reward"] == [pytest.approx(np.mean(mine), rel=1e-5)]
-    assert len(mine) == 4 and bond.reward.dropped == {"ConnectionError": 2}
+    scored = [scores[0][0] for scores in seen.values()]
+    assert history["reward"] == [pytest.approx(np.mean(scored), rel=1e-5)]
+    assert len(scored) == 4 and bond.reward.dropped == {"ConnectionError": 2}
     logs = bond.evaluate(PROMPTS[:5], return_dict=True, verbose=0)
     assert logs["frac_prompts_unscored"] == pytest.approx(2 / 5)
     bond.reward = length_reward

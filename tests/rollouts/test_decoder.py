@@ -71,17 +71,18 @@ def test_near_zero_temperature_is_kerashubs_greedy_generate(family):
     mask = np.arange(14) < LENGTHS[:, None]
     ids = np.pad(ops.convert_to_numpy(prompts), [(0, 0), (0, 8)])
     generate = policy.make_generate_function()
-    theirs = ops.convert_to_numpy(
+    expected = ops.convert_to_numpy(
         generate({"token_ids": ids, "padding_mask": mask}, None)["token_ids"]
     )
-    ours = ops.convert_to_numpy(
+    actual = ops.convert_to_numpy(
         draw(policy, 1, temperature=1e-4, stops=())["completion_ids"]
     )[:, 0]
     for row, length in enumerate(LENGTHS):
-        assert theirs[row, length : length + 8].tolist() == ours[row].tolist()
+        tokens = expected[row, length : length + 8]
+        assert tokens.tolist() == actual[row].tolist()
 
 
-def test_first_two_tokens_follow_the_exact_law():
+def test_first_two_tokens_follow_the_exact_distribution():
     """Chi-square of 4,000 pairs; false alarm with probability 1e-4."""
     policy = make_policy(scale=4.0)
     draws = draw(policy, num_samples=1000, length=2, stops=())
@@ -95,7 +96,7 @@ def test_first_two_tokens_follow_the_exact_law():
 
 
 def exact_next(policy, continuations):
-    """Next-token law of the plain model behind the first ragged prompt."""
+    """Next-token distribution of the plain model after the first prompt."""
     prompts, lengths = ragged_prompts()
     start = ops.convert_to_numpy(prompts)[0, : int(lengths[0])].tolist()
     ids = np.array([start + tokens for tokens in continuations], "int32")
@@ -104,7 +105,7 @@ def exact_next(policy, continuations):
 
 
 def test_a_row_ends_at_its_first_stop_token():
-    """Behind it stand zeros; a stop token in the PROMPT ends nothing."""
+    """Zeros follow it; a stop token in the PROMPT does not end a row."""
     policy = make_policy(seed=1)
     stops = (*range(5, 25),)
     ids = ops.convert_to_numpy(draw(policy, 8, stops=stops)["completion_ids"])
@@ -112,13 +113,13 @@ def test_a_row_ends_at_its_first_stop_token():
     assert ends.any(axis=-1).mean() > 0.5
     after = np.cumsum(ends, axis=-1) - ends > 0
     assert (ids[after] == 0).all()
-    # The first prompts hold such tokens themselves, and still go on.
+    # The first prompts contain stop tokens, and are completed nevertheless.
     lengths = (~after).sum(axis=-1)
     assert lengths.min() == 1 and lengths.max() > 3
 
 
 def test_splitting_the_batch_changes_no_completion():
-    """Rows may not depend on their neighbours, nor on when those end."""
+    """Rows must not depend on their neighbors, nor on when those end."""
     policy = make_policy(scale=3.0)
     decoder = rollouts.Decoder(policy, 8, STOPS)
     prompts, lengths = ragged_prompts()
@@ -200,14 +201,14 @@ def test_one_token_completions():
 
 
 def test_entropy_is_the_mean_over_the_completion():
-    """Nearly uniform next-token laws have entropy log(vocabulary)."""
+    """Nearly uniform next-token distributions have entropy log(vocabulary)."""
     policy = make_policy(scale=0.01)
     entropies = ops.convert_to_numpy(draw(policy)["entropies"])
     vocabulary = policy.backbone.vocabulary_size
     np.testing.assert_allclose(entropies, np.log(vocabulary), atol=1e-3)
 
 
-def test_inverse_cdf_follows_the_law_and_shuns_impossible_tokens():
+def test_inverse_cdf_gives_shares_and_shuns_impossible_tokens():
     """Evenly spaced numbers give each token its share, within rounding."""
     probs = np.array([0.0, 0.5, 0.0, 0.3, 0.2, 0.0], "float32")
     with np.errstate(divide="ignore"):

@@ -1,4 +1,4 @@
-"""The head in parts, and blocks that forget: the plain gradient, less room."""
+"""The head in parts and rematerialized blocks have the plain gradient."""
 
 import keras
 import numpy as np

@@ -113,7 +113,7 @@ def test_numbers_fill_the_half_open_unit_interval_evenly():
     """Pins: 1.0 among the numbers, a lost sign bit, two equal halves.
 
     False alarm: 1 in 100,000 over the choice of seed (5 standard deviations
-    on two moments and on the correlation of neighbours along three axes).
+    on two moments and on the correlation of neighbors along three axes).
     """
     numbers = draw(3, "generate", np.arange(64, dtype="int32"), 16, 64)
     assert numbers.dtype == np.float32

@@ -12,7 +12,7 @@ LAST = 1 - 2.0**-24
 
 
 def sample(probabilities, uniforms):
-    """Tokens for each of `uniforms`, all of one law."""
+    """One token for each of `uniforms`, all from one distribution."""
     with np.errstate(divide="ignore"):
         log_probs = np.log(np.asarray(probabilities, "float64"))
     rows = np.tile(log_probs.astype("float32"), (len(uniforms), 1))
@@ -23,47 +23,47 @@ def sample(probabilities, uniforms):
     return ops.convert_to_numpy(tokens)
 
 
-def random_law(size, seed=0):
+def random_probs(size, seed=0):
     return np.random.default_rng(seed).dirichlet(np.ones(size))
 
 
 @pytest.mark.parametrize("size", [2, 7, 60])
 def test_evenly_spaced_numbers_give_every_token_its_share(size):
-    """Pins: a cumulative sum that is off by one token, or not normalised."""
-    law, count = random_law(size), 10_000
-    tokens = sample(law, (np.arange(count) + 0.5) / count)
+    """Pins: a cumulative sum that is off by one token, or not normalized."""
+    probs, count = random_probs(size), 10_000
+    tokens = sample(probs, (np.arange(count) + 0.5) / count)
     counts = np.bincount(tokens, minlength=size)
-    assert np.abs(counts - law * count).max() < 1.5
+    assert np.abs(counts - probs * count).max() < 1.5
     assert (np.diff(tokens) >= 0).all()
 
 
-def test_random_numbers_give_the_law():
+def test_random_numbers_give_the_distribution():
     """Pins: numbers used for several rows, or in another order.
 
     False alarm: 1 in 10,000 over the choice of seed.
     """
-    law = random_law(30, seed=1)
+    probs = random_probs(30, seed=1)
     uniforms = uniform(0, "generate", ops.arange(50, dtype="int32"), 400, 1)
-    tokens = sample(law, ops.convert_to_numpy(uniforms).ravel())
+    tokens = sample(probs, ops.convert_to_numpy(uniforms).ravel())
     counts = np.bincount(tokens, minlength=30)
-    assert chi_square_p_value(counts, law) > 1e-4
+    assert chi_square_p_value(counts, probs) > 1e-4
 
 
 @pytest.mark.parametrize("edge", [0.0, 2.0**-24, 0.5, LAST])
 @pytest.mark.parametrize(
-    "law",
+    "probs",
     [[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0], [0, 0, 1, 0, 0]],
     ids=str,
 )
-def test_a_token_of_probability_zero_is_never_picked(law, edge):
+def test_a_token_of_probability_zero_is_never_picked(probs, edge):
     """Pins: `>=` for `>`, at the edges of the unit interval above all."""
-    assert law[sample(law, [edge])[0]] > 0
+    assert probs[sample(probs, [edge])[0]] > 0
 
 
 def test_the_edges_pick_the_first_and_the_last_token():
     """Pins: no token reached for the largest number, hence token 0."""
-    law = random_law(60)
-    assert sample(law, [0.0, LAST]).tolist() == [0, 59]
+    probs = random_probs(60)
+    assert sample(probs, [0.0, LAST]).tolist() == [0, 59]
 
 
 def test_rounding_of_long_sums_never_reaches_a_forbidden_token():
@@ -73,15 +73,15 @@ def test_rounding_of_long_sums_never_reaches_a_forbidden_token():
     """
     generator = np.random.default_rng(0)
     for trial in range(20):
-        law = random_law(20_000, seed=trial)
-        law[generator.random(law.size) < 0.9] = 0
-        law[:50] = law[-50:] = 0
-        tokens = sample(law / law.sum(), [0.0, 2.0**-24, LAST, LAST])
-        assert (law[tokens] > 0).all()
-        assert tokens[0] == np.flatnonzero(law)[0]
+        probs = random_probs(20_000, seed=trial)
+        probs[generator.random(probs.size) < 0.9] = 0
+        probs[:50] = probs[-50:] = 0
+        tokens = sample(probs / probs.sum(), [0.0, 2.0**-24, LAST, LAST])
+        assert (probs[tokens] > 0).all()
+        assert tokens[0] == np.flatnonzero(probs)[0]
 
 
-def test_rows_follow_their_own_laws():
+def test_rows_follow_their_own_distributions():
     """Pins: the cumulative sum taken over rows instead of tokens."""
     log_probs = np.log([[0.9, 0.1], [0.1, 0.9]]).astype("float32")
     half = np.array([0.5, 0.5], "float32")

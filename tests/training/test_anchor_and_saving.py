@@ -1,4 +1,4 @@
-"""The anchor moves once an update; what is saved goes on as if never left."""
+"""The anchor moves once per update; a loaded run continues unchanged."""
 
 import signal
 import subprocess
@@ -99,7 +99,7 @@ def test_stacked_steps_move_the_anchor_as_single_ones():
 
 
 @pytest.mark.parametrize("lora", [False, True])
-def test_a_loaded_run_goes_on_bit_for_bit(tmp_path, lora):
+def test_a_loaded_run_continues_bit_for_bit(tmp_path, lora):
     """Policy, adapters, anchor, optimizer, random state, order of prompts."""
     whole = make_bond(lora)
     whole.fit(PROMPTS, batch_size=4, epochs=2, verbose=0)
@@ -114,7 +114,7 @@ def test_a_loaded_run_goes_on_bit_for_bit(tmp_path, lora):
 
 
 def lasting(bond):
-    """All that a run goes on from; the means of an epoch are none of it."""
+    """Everything that a run continues from, which excludes metrics."""
     return [
         *bond.trainable_variables,
         *bond.non_trainable_variables,

@@ -11,9 +11,9 @@ import pytest
 
 import keras_bond
 from examples import enumerable
-from tests.training.test_exact_law import WORLD
-from tests.training.test_exact_law import law
-from tests.training.test_exact_law import make_policy
+from tests.training.test_exact_distribution import WORLD
+from tests.training.test_exact_distribution import distribution_of
+from tests.training.test_exact_distribution import make_policy
 
 STEPS = 80
 SEQUENCES_PER_STEP = 96
@@ -36,7 +36,7 @@ def right_answers(start, share=0.06):
 def test_one_in_twenty_is_enough_to_learn_from(kind, sequences, least, most):
     """At equal generated sequences. Reached here, from 0.05: 0.73 and 0.44."""
     policy = make_policy()
-    start = law(policy)
+    start = distribution_of(policy)
     right = right_answers(start)
     assert 0.04 < (start * right).sum(axis=1).mean() < 0.06
     bond = kind(
@@ -56,4 +56,4 @@ def test_one_in_twenty_is_enough_to_learn_from(kind, sequences, least, most):
         verbose=0,
         callbacks=[keras_bond.callbacks.AnchorEMA(0.05)],
     )
-    assert least < (law(policy) * right).sum(axis=1).mean() < most
+    assert least < (distribution_of(policy) * right).sum(axis=1).mean() < most

@@ -44,7 +44,7 @@ def make_bond(policy, **choices):
 
 
 def random_batch(seed, levels=3):
-    """Few reward levels make ties; one prompt dropped out."""
+    """Few reward levels make ties; one prompt is masked out."""
     generator = np.random.default_rng(seed)
     shape = (BATCH, P + K)
     return {
@@ -214,7 +214,7 @@ def test_gradients_are_those_of_loops(policy, estimator, n):
 
 
 def test_pooled_parts_are_weighed_by_beta_and_masked(policy):
-    """Pins: β on the wrong part; prompts that dropped out in a baseline."""
+    """Pins: β on the wrong part; masked-out prompts in a baseline."""
     batch = random_batch(3)
     log_probs = np.random.default_rng(8).normal(-5, 0.5, (BATCH, P + K))
     ratios = (log_probs - batch["anchor_log_probs"]).astype("float32")

@@ -151,7 +151,7 @@ def bond_samples(bond, reward, prompts):
 
 
 def test_a_reward_that_raises_leaves_everything_as_it_was():
-    """Its own error comes out; the run can go on. Fails in step 1 and 2."""
+    """Its own error is raised; the run can continue. Fails in step 1 and 2."""
     for failing_call in (1, 2):
         calls = []
 

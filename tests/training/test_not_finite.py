@@ -98,7 +98,7 @@ def test_many_bad_steps_in_a_row_end_the_training():
         bad_batches=range(2, 99), max_skipped_steps=2, epochs=2
     )
     assert "Loss and gradients must be finite" in str(error)
-    assert "Received: 2 steps in a row" in str(error)
+    assert "Received: 2 skipped steps in a row" in str(error)
     assert len(trace.states) == 4
     kept = [*bond.trainable_variables, *bond.optimizer.variables]
     assert_same(trace.states[1], values_of([*kept, *bond.anchor.weights]))

@@ -187,7 +187,7 @@ def test_the_second_epoch_compiles_nothing():
 
 
 def test_buckets_change_no_evaluation():
-    """The draws depend on the row number, the law not on the padding."""
+    """Neither random numbers nor distribution depend on the padding."""
     texts, logs = [], []
     for buckets in (None, (3, 6, 12)):
         seen = []

@@ -1,4 +1,4 @@
-"""A run that was cut off goes on as if it had not been."""
+"""An interrupted run continues as if it had not been interrupted."""
 
 import itertools
 
@@ -90,7 +90,7 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("save_freq, buckets", [(1, (6, 12)), ("epoch", None)])
-def test_a_backup_goes_on_with_the_next_batch(tmp_path, save_freq, buckets):
+def test_a_backup_continues_with_the_next_batch(tmp_path, save_freq, buckets):
     """Cut twice: the file beside the weights names a wrong epoch then."""
     whole_seen, seen = [], []
     whole = make_bond(whole_seen, buckets)

@@ -88,7 +88,7 @@ def test_the_reward_is_read_at_the_end_token_of_each_row():
 
 def test_loss_and_metrics_are_those_of_the_formulas():
     """Pins: swapped completions, a margin of the wrong sign, a sum for a mean,
-    a centre of the difference."""
+    a center of the difference."""
     margins = [0.5, 0.0, 1.0, 0.2]
     model = make_model(center_rewards_coefficient=0.1)
     chosen, rejected = numpy_rewards_of_pairs(model)
@@ -304,7 +304,7 @@ def test_it_is_the_reward_of_a_policy(own_tokenizer):
     """Token ids where the tokenizers agree, text where they do not.
 
     Pins: ids of the policy's vocabulary read by another one; an end token
-    given to a completion that was cut.
+    given to a truncated completion.
     """
     model = trained_model(max_length=64)
     if own_tokenizer:
@@ -350,7 +350,7 @@ def test_it_is_the_reward_of_a_policy(own_tokenizer):
 def test_an_untrained_model_does_not_judge():
     """Nor one whose weights were lost with the trainer's file."""
     samples = rewards.Samples(["p"], ["c"], {}, np.ones((1, 2)), None, 1)
-    with pytest.raises(ValueError, match="must be trained before it judges"):
+    with pytest.raises(ValueError, match="must be trained before it scores"):
         rewards.get(make_model())(samples)
 
 
@@ -406,7 +406,7 @@ def test_what_is_no_setting_is_named():
         model.compile("sgd", loss="mse")
     with pytest.warns(UserWarning, match="far above the usual 1e-05"):
         model.compile("adam")
-    with pytest.raises(ValueError, match="one for each prompt"):
+    with pytest.raises(ValueError, match="one entry per prompt"):
         make_model().predict(["a"], ["b", "c"])
     low = keras_bond.RewardModel(make_policy(dtype="bfloat16"))
     with pytest.raises(ValueError, match="cannot move bfloat16"):

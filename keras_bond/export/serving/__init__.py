@@ -1,6 +1,6 @@
-"""What runs in processes of its own, where TensorFlow is at home.
+"""Modules of the subprocesses that need TensorFlow.
 
-`trace` writes a served model with Keras on TensorFlow, whatever the backend of
-the caller; `verify` reads one with TensorFlow alone. No other module imports
-these, so the package itself still needs no TensorFlow.
+`trace` writes a served model with Keras on TensorFlow, regardless of the
+caller's backend, and `verify` checks one with TensorFlow only. No other module
+imports them, so that the package itself does not need TensorFlow.
 """

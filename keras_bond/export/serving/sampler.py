@@ -1,4 +1,4 @@
-"""How the served model picks tokens, row by row."""
+"""Sampler of the served model."""
 
 import keras
 from keras import ops
@@ -8,15 +8,15 @@ from keras_bond.rollouts.decoder import inverse_cdf_sample
 
 
 class RowSampler:
-    """Takes the place of a KerasHub sampler in `generate_step`.
+    """Replaces the KerasHub sampler in `generate_step`.
 
-    A row is independent of its neighbours: it has its own temperature, random
-    numbers and budget of tokens. A sampler of KerasHub has one seed for the
-    whole batch, as a variable, which a server cannot set.
+    Rows are independent: each has its own temperature, random numbers and
+    maximum length. A KerasHub sampler cannot be used, because it has one seed
+    for the whole batch in a variable, which a server cannot set.
 
     Args:
-        lengths: int32 tensor `(rows,)`. Tokens in each prompt.
-        temperature: float32 tensor `(rows,)`. 0 takes the likeliest token.
+        lengths: int32 tensor `(rows,)`. Number of tokens in each prompt.
+        temperature: float32 tensor `(rows,)`. 0 means greedy decoding.
         uniforms: float32 tensor `(rows, max_new_tokens)` in [0, 1).
         stop_token_ids: tuple of int.
     """
@@ -28,10 +28,10 @@ class RowSampler:
         self.stop_token_ids = stop_token_ids
 
     def __call__(self, next, prompt, cache, mask, **kwargs):
-        """Fills `prompt` as KerasHub's samplers do; 0 behind each end."""
+        """Fills `prompt` as KerasHub's samplers do, with 0 after each end."""
         columns = ops.arange(prompt.shape[1], dtype="int32")
 
-        def goes_on(token_ids, cache, index, ended):
+        def is_unfinished(token_ids, cache, index, ended):
             unfinished = ops.logical_not(ops.all(ended))
             return ops.logical_and(index < prompt.shape[1], unfinished)
 
@@ -50,12 +50,12 @@ class RowSampler:
         start = ops.min(self.lengths)
         ended = ops.zeros_like(self.lengths, dtype="bool")
         state = (prompt, cache, start, ended)
-        return ops.while_loop(goes_on, advance, state)[0]
+        return ops.while_loop(is_unfinished, advance, state)[0]
 
     def _pick(self, logits, position):
         logits = ops.cast(logits, "float32")
-        # The likeliest by probability, as KerasHub's greedy sampler has it:
-        # rounding can make a tie of what is none among the logits.
+        # KerasHub's greedy sampler takes the argmax of the probabilities, where
+        # rounding can create ties that the logits do not have.
         likeliest = ops.argmax(keras.activations.softmax(logits), axis=-1)
         is_greedy = self.temperature <= 0
         divisor = ops.where(is_greedy, 1.0, self.temperature)[:, None]

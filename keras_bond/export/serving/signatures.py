@@ -1,4 +1,4 @@
-"""What the served model can be asked."""
+"""Signatures of the served model."""
 
 import tensorflow as tf
 from keras import ops
@@ -14,8 +14,8 @@ from keras_bond.rollouts import sequences
 class Signatures:
     """The functions of a served model, over one policy and one tokenizer.
 
-    Every input and output has the batch as its first axis, so that a server
-    may batch requests, and no row depends on another.
+    The first axis of all inputs and outputs is the batch, and rows do not
+    depend on each other, so that a server can batch requests.
 
     Args:
         policy: a `keras_hub.models.CausalLM` on TensorFlow.
@@ -31,7 +31,8 @@ class Signatures:
         self.max_new_tokens = job["max_new_tokens"]
         self.stop_token_ids = tuple(job["stop_token_ids"])
         self.best_of_n = job["best_of_n"]
-        # Functions of their own, so that the graph holds each of them once.
+        # As separate functions they are stored once in the graph, although
+        # several signatures call them.
         integers = tf.TensorSpec((None,), tf.int32)
         numbers = tf.TensorSpec((None,), tf.float32)
         prompts = tf.TensorSpec((None, self.max_prompt_length), tf.int32)
@@ -49,7 +50,7 @@ class Signatures:
         )
 
     def trace(self):
-        """Returns a dict of name to concrete function."""
+        """Returns a dict that maps names to concrete functions."""
         texts = tf.TensorSpec((None,), tf.string)
         ids = tf.TensorSpec((None, None), tf.int32)
         integers = tf.TensorSpec((None,), tf.int32)
@@ -72,24 +73,24 @@ class Signatures:
         }
 
     def serving_default(self, prompts):
-        """The likeliest completion, token by token."""
+        """Greedy completions."""
         zeros = tf.zeros_like(prompts, tf.int32)
         return self.generate(prompts, tf.cast(zeros, tf.float32), zeros)
 
     def generate(self, prompts, temperature, seed):
-        """One completion a prompt; greedy where the temperature is 0."""
+        """One completion per prompt; greedy if the temperature is 0."""
         ids, lengths = self.text.encode_prompts(prompts)
         drawn = self._draw(ids, lengths, temperature, seed)
         return {"completions": self.text.decode(*drawn)}
 
     def generate_tokens(self, prompt_ids, prompt_lengths, temperature, seed):
-        """The same on token ids, start token and template included."""
+        """`generate` for token ids, which include start token and template."""
         ids, lengths = self._given_prompts(prompt_ids, prompt_lengths)
         drawn, drawn_lengths = self._draw(ids, lengths, temperature, seed)
         return {"completion_ids": drawn, "completion_lengths": drawn_lengths}
 
     def score(self, prompts, completions):
-        """`log π` of completions, and of stopping right behind them."""
+        """`log π` of completions, and of stopping after them."""
         return self._score(
             *self.text.encode_prompts(prompts),
             *self.text.encode_completions(completions),
@@ -98,7 +99,7 @@ class Signatures:
     def score_tokens(
         self, prompt_ids, prompt_lengths, completion_ids, completion_lengths
     ):
-        """The same on token ids."""
+        """`score` for token ids."""
         prompts = self._given_prompts(prompt_ids, prompt_lengths)
         limit = self.max_new_tokens
         completions = _given(
@@ -107,7 +108,7 @@ class Signatures:
         return self._score(*prompts, *completions)
 
     def sample(self, prompts, temperature, seed):
-        """`best_of_n` completions a prompt: how likely, and how good."""
+        """`best_of_n` completions per prompt, with `log π` and rewards."""
         ids, lengths = self.text.encode_prompts(prompts)
         ids = ops.repeat(ids, self.best_of_n, axis=0)
         lengths = ops.repeat(lengths, self.best_of_n, axis=0)
@@ -143,8 +144,8 @@ class Signatures:
         return _given("prompt", prompt_ids, prompt_lengths, 1, limit)
 
     def _draw(self, ids, lengths, temperature, seed, num_samples=1):
-        # The numbers of the first prompt of `Bond.generate`: the same seed
-        # draws the same completions here and there.
+        # Every prompt uses the random numbers of the first prompt in
+        # `Bond.generate`, which therefore draws the same completion for a seed.
         uniforms = rollouts.uniform(
             seed[:, None, None],
             "generate",
@@ -173,7 +174,7 @@ class Signatures:
         return drawn, tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)
 
     def _score(self, ids, lengths, completion_ids, completion_lengths):
-        # Row by row: the logits of one row fill enough memory.
+        # Row by row, because the logits of a whole batch need much memory.
         log_probs, end_log_probs = tf.map_fn(
             lambda row: self._score_row(*row),
             (ids, lengths, completion_ids, completion_lengths),
@@ -183,7 +184,7 @@ class Signatures:
         return {"log_probs": log_probs, "end_log_probs": end_log_probs}
 
     def _score_row(self, ids, length, completion_ids, completion_length):
-        # One position more, which predicts what follows the completion.
+        # One more position, which predicts the token after the completion.
         completion_ids = tf.pad(completion_ids, [(0, 1)])[None]
         mask = tf.sequence_mask([completion_length], completion_ids.shape[1])
         hidden = rollouts.completion_hidden(
@@ -205,9 +206,9 @@ def _trace(function, specs):
 
 
 def _given(name, token_ids, lengths, least, limit):
-    """Cuts or pads the ids of a request to `limit`, and checks their lengths.
+    """Truncates or pads the ids of a request to `limit`, and checks lengths.
 
-    A server may have padded them with anything, so only lengths count.
+    The padding in a request may have any value, so only `lengths` is used.
     """
     longest = tf.minimum(tf.shape(token_ids)[1], limit)
     checks = [

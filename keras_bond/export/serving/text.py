@@ -1,4 +1,4 @@
-"""Strings to token ids and back, inside the graph."""
+"""Tokenizer of the served model."""
 
 import tensorflow as tf
 import tensorflow_text as tf_text
@@ -13,8 +13,8 @@ class GraphText:
     """
 
     def __init__(self, proto, job):
-        # A tokenizer that lives in a Keras model may have been let go by
-        # `keras.utils.set_random_seed`; this one is new.
+        # The tokenizer of the policy may have been garbage-collected by
+        # `keras.utils.set_random_seed`, so a new one is made.
         self.tokenizer = tf_text.SentencepieceTokenizer(
             model=proto, out_type=tf.int32
         )
@@ -26,7 +26,7 @@ class GraphText:
         self.max_new_tokens = job["max_new_tokens"]
 
     def encode_prompts(self, prompts):
-        """Strings `(rows,)` to ids `(rows, max_prompt_length)` and lengths."""
+        """Maps str `(rows,)` to ids `(rows, max_prompt_length)` and lengths."""
         texts = tf.strings.join([self.before, prompts, self.after])
         tokens = self.tokenizer.tokenize(texts)
         rows = tf.shape(prompts)[0]
@@ -35,15 +35,15 @@ class GraphText:
         return _pad(tokens, "prompts", self.max_prompt_length)
 
     def encode_completions(self, completions):
-        """Strings `(rows,)` to ids `(rows, max_new_tokens)` and lengths."""
+        """Maps str `(rows,)` to ids `(rows, max_new_tokens)` and lengths."""
         tokens = self.tokenizer.tokenize(completions)
         return _pad(tokens, "completions", self.max_new_tokens)
 
     def decode(self, completion_ids, lengths):
-        """Ids `(rows, max_new_tokens)` to strings, special tokens left out."""
+        """Maps ids `(rows, max_new_tokens)` to str without special tokens."""
         silent = tf.constant(self.special_token_ids, tf.int32)
         silent = tf.reduce_any(completion_ids[:, :, None] == silent, axis=-1)
-        # An embedding may be padded to more rows than there are tokens.
+        # A padded embedding can produce ids that the tokenizer does not have.
         known = completion_ids < self.vocabulary_size
         counts = tf.sequence_mask(lengths, self.max_new_tokens)
         kept = tf.ragged.boolean_mask(completion_ids, counts & known & ~silent)

@@ -1,7 +1,8 @@
-"""Writes a served model: `python -m keras_bond.export.serving.trace FOLDER`.
+"""Tracing of a served model, run as a script.
 
-`FOLDER` holds `job.json` and `preset/`, and gets `model/`. Keras must be on
-TensorFlow; whoever starts this process sets `KERAS_BACKEND`.
+The command is `python -m keras_bond.export.serving.trace FOLDER`, with
+`KERAS_BACKEND="tensorflow"`. `FOLDER` contains `job.json` and `preset/`, and
+the script writes `model/` into it.
 """
 
 import contextlib
@@ -20,10 +21,10 @@ from keras_bond.export.serving.signatures import Signatures
 
 @contextlib.contextmanager
 def without_xla():
-    """Replaces the one operation of Keras that a stock server refuses.
+    """Replaces the one Keras operation that the standard server cannot run.
 
     On TensorFlow `keras.ops.slice_update` is an XLA operation, and the server
-    compiles nothing with XLA unless it is started with a flag.
+    does not compile with XLA unless it is started with a flag.
     """
 
     def slice_update(inputs, start_indices, updates):
@@ -54,7 +55,7 @@ def load_policy(folder, job):
         os.path.join(folder, "preset"), dtype=job["dtype"]
     )
     policy.trainable = False
-    # XLA rounds elsewhere in low precision, and is not what will be served.
+    # XLA rounds differently in low precision, and the server does not use it.
     policy.jit_compile = False
     return policy
 
@@ -78,7 +79,7 @@ def save(policy, reward, job, path):
     with without_xla():
         signatures = Signatures(policy, job, reward)
         traced = signatures.trace()
-        # A bare module: functions that hang on it would be traced again.
+        # A module without functions: its functions would be traced again.
         module = tf.Module()
         module.weights = [v.value for v in variables]
         module.tokenizer = signatures.text.tokenizer
@@ -86,7 +87,7 @@ def save(policy, reward, job, path):
 
 
 def requests(job):
-    """One request for each signature, to check and to warm up with.
+    """Returns one request per signature, for the check and the warm-up.
 
     Returns:
         list of `(signature name, dict of lists)`.
@@ -113,7 +114,7 @@ def requests(job):
 
 
 def main(folder):
-    """Does the job of `folder`."""
+    """Writes the served model of a job folder."""
     with open(os.path.join(folder, "job.json")) as file:
         job = json.load(file)
     path = os.path.join(folder, "model")

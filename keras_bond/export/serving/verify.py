@@ -1,6 +1,6 @@
-"""Checks a served model: `python -P verify.py MODEL`, with TensorFlow alone.
+"""Verification of a served model: `python -P verify.py MODEL`.
 
-Runs where neither Keras nor keras_bond is imported, as in the server.
+It imports TensorFlow but neither Keras nor keras_bond, like the server.
 """
 
 import json
@@ -15,7 +15,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 EXTRA = "assets.extra"
 DESCRIPTION = "keras_bond.json"
 WARMUP = "tf_serving_warmup_requests"
-# Operations that are not TensorFlow's own, and that the server has built in.
+# Operations outside TensorFlow that are built into the server.
 TOKENIZER_OPERATIONS = {
     "SentencepieceOp",
     "SentencepieceTokenizeOp",
@@ -25,7 +25,7 @@ REFUSED = ("Xla", "PyFunc", "EagerPyFunc")
 
 
 def check_operations(path):
-    """Refuses operations that the stock server does not run.
+    """Raises an error if the standard server does not have all operations.
 
     Returns:
         int, the number of different operations.
@@ -47,21 +47,21 @@ def check_operations(path):
     }
     if refused:
         raise ValueError(
-            "The served model must hold operations of TensorFlow and of its "
-            "SentencePiece tokenizer only, none of XLA or Python: the stock "
-            f"server refuses them. Received: {sorted(refused)}"
+            "The served model must have only operations of TensorFlow and of "
+            "the SentencePiece tokenizer, because the standard server does not "
+            f"run XLA or Python operations. Received: {sorted(refused)}"
         )
     return len(operations)
 
 
 def check_greedy(signatures, examples):
-    """Compares the served greedy output with what was recorded at export.
+    """Compares the greedy output with the one recorded at export.
 
     Returns:
         int, the number of examples.
 
     Raises:
-        ValueError: with the prompt and both completions.
+        ValueError: naming the prompt and both completions.
     """
     prompts = [example["prompt"] for example in examples]
     ids = tf.ragged.constant([e["prompt_ids"] for e in examples], tf.int32)
@@ -82,10 +82,11 @@ def check_greedy(signatures, examples):
         expected = example["completion_ids"], example["completion"]
         if served != expected:
             raise ValueError(
-                "The served model must answer as `policy.generate` does with "
-                "greedy sampling. Where an accelerator computes less exactly "
-                "than its dtype says, a near-tie may fall the other way; then "
-                "`verify=False` exports nevertheless. Received: "
+                "The served model must generate the same tokens as "
+                "`policy.generate` with greedy sampling. If an accelerator "
+                "computes less precisely than its dtype, tokens of nearly "
+                "equal probability may be swapped; use `verify=False` to "
+                "export anyway. Received: "
                 f"prompt={example['prompt']!r}, {served} served, {expected} "
                 "expected"
             )
@@ -93,14 +94,14 @@ def check_greedy(signatures, examples):
 
 
 def replay_warmup(path, signatures, job):
-    """Runs the warm-up requests: one that fails stops a server's loading.
+    """Runs the warm-up requests, as a server does when it loads the model.
 
     Returns:
         int, the number of requests.
 
     Raises:
-        ValueError: if the file holds other requests than the description, or
-            an answer is not finite.
+        ValueError: if the requests differ from those in the description, or
+            if an output is not finite.
     """
     if not job["warmup"]:
         return 0
@@ -116,14 +117,14 @@ def replay_warmup(path, signatures, job):
         for key, value in outputs.items():
             if value.dtype.is_floating and not np.isfinite(value).all():
                 raise ValueError(
-                    "The served model must answer with finite numbers. "
+                    "The outputs of the served model must be finite. "
                     f"Received: `{name}` with {key}={value.numpy()}"
                 )
     return len(found)
 
 
 def write_warmup(path, job):
-    """Writes the requests that a server replays before it says it is ready."""
+    """Writes the requests that a server runs before it reports it is ready."""
     file = os.path.join(path, EXTRA, WARMUP)
     with tf.io.TFRecordWriter(file) as writer:
         for name, inputs in job["requests"]:
@@ -131,7 +132,7 @@ def write_warmup(path, job):
 
 
 def as_tensors(inputs):
-    """Turns the lists of a request into tensors."""
+    """Converts the lists of a request to tensors."""
     dtypes = {"prompts": "string", "completions": "string"}
     dtypes["temperature"] = "float32"
     return {
@@ -143,8 +144,8 @@ def as_tensors(inputs):
 def encode_request(model, signature, inputs):
     """Returns the bytes of a `tensorflow.serving.PredictionLog`.
 
-    Five messages of the server's protocol, written by hand: the package that
-    has them wants a whole TensorFlow of its own version.
+    The five messages of the server's protocol are encoded by hand, because the
+    package that defines them depends on one exact version of TensorFlow.
 
     Args:
         model, signature: str.
@@ -173,10 +174,10 @@ def _varint(value):
 
 
 def verify(path):
-    """Runs every check.
+    """Runs all checks.
 
     Returns:
-        dict, what was checked.
+        dict of what was checked.
     """
     with open(os.path.join(path, EXTRA, DESCRIPTION)) as file:
         job = json.load(file)

@@ -1,7 +1,7 @@
-"""Training ends at the exact Best-of-N law, where that can be written down.
+"""Training ends at the exact Best-of-N distribution of a small world.
 
-The world has 21 completions a prompt, so that every law is a finite sum. The
-first prompt has rewards without ties, the second one has three levels of them.
+The world has 21 completions per prompt, so that every distribution is a finite
+sum. The first prompt has rewards without ties, the second one has three levels.
 """
 
 import itertools
@@ -31,7 +31,7 @@ def make_policy(num_layers=1):
     return enumerable.make_policy(WORLD, seed=0, num_layers=num_layers)
 
 
-def law(policy):
+def distribution_of(policy):
     return np.exp(enumerable.log_probs(WORLD, policy))
 
 
@@ -87,14 +87,14 @@ def train(policy, rewards, steps, copies=16, recipe=None, **settings):
 
 
 def distances(policy, start, rewards, n):
-    """Total variation to Best-of-N of the start, `(prompts,)`."""
+    """Total variation to Best-of-N of the initial policy, `(prompts,)`."""
     target = enumerable.best_of_n_distribution(start, rewards, n)
-    return 0.5 * np.abs(law(policy) - target).sum(axis=1)
+    return 0.5 * np.abs(distribution_of(policy) - target).sum(axis=1)
 
 
-def test_the_law_is_that_of_picking_the_best():
+def test_the_distribution_is_that_of_picking_the_best():
     """Brute force over all triples, ties shared; and everything sums to 1."""
-    start, rewards, n = law(make_policy()), make_rewards(), 3
+    start, rewards, n = distribution_of(make_policy()), make_rewards(), 3
     np.testing.assert_allclose(start.sum(axis=1), 1.0, atol=1e-5)
     expected = np.zeros_like(start)
     for i in range(WORLD.num_prompts):
@@ -123,14 +123,14 @@ def test_the_table_finds_every_completion():
 
 
 @pytest.mark.parametrize(("n", "steps"), [(2, 125), (4, 175), (8, 275)])
-def test_exact_quantiles_lead_to_the_exact_law(n, steps):
+def test_exact_quantiles_lead_to_the_exact_distribution(n, steps):
     """At the optimum no sample moves the policy, so only rounding is left.
 
     The draws are the same on every backend. With p_le and p_lt swapped the
     distance for N = 2 stays at 0.16.
     """
     policy, rewards = make_policy(), make_rewards()
-    start = law(policy)
+    start = distribution_of(policy)
     assert min(distances(policy, start, rewards, n)) > 0.15
     quantiles = enumerable.quantile_logits(start, rewards)
     bond = train(
@@ -144,14 +144,14 @@ def test_exact_quantiles_lead_to_the_exact_law(n, steps):
     )
     assert max(distances(policy, start, rewards, n)) < 0.01
     with bond.using("anchor"):
-        np.testing.assert_allclose(law(policy), start, rtol=1e-4)
+        np.testing.assert_allclose(distribution_of(policy), start, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["control_variate", "pooled"])
-def test_counted_quantiles_come_close_to_the_law(name):
+def test_counted_quantiles_come_close_to_the_distribution(name):
     """16 anchor samples tell a quantile to 0.1 only, and leave some noise."""
     policy, rewards = make_policy(), make_rewards()
-    start = law(policy)
+    start = distribution_of(policy)
     train(policy, rewards, 150, estimator=name)
     reached = distances(policy, start, rewards, 2)
     assert max(reached) < 0.03
