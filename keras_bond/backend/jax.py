@@ -126,7 +126,7 @@ class StagedTrainer(Step):
         return stage(trainable, frozen, *tensors)
 
     @contextlib.contextmanager
-    def state_at_home(self):
+    def restored_state(self):
         """Returns a context that always leaves the values in the variables."""
         try:
             yield

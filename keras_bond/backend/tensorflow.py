@@ -227,7 +227,7 @@ class StagedTrainer(Step):
             self.stages[name] = function
         return self.stages[name]
 
-    def state_at_home(self):
+    def restored_state(self):
         """Returns an empty context: values are always in the variables."""
         return contextlib.nullcontext()
 

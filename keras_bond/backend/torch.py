@@ -179,7 +179,7 @@ class StagedTrainer(Step):
     def _stage(self, name, function):
         return self.stages.setdefault(name, function)
 
-    def state_at_home(self):
+    def restored_state(self):
         """Returns an empty context: values are always in the variables."""
         return contextlib.nullcontext()
 

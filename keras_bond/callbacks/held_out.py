@@ -74,7 +74,7 @@ class HeldOut(keras.callbacks.Callback):
             `keras_bond.JBond` takes as `reward`, such as a rule, a larger
             model or an LLM judge. The columns of `prompts` go to both rewards.
         every: int. Steps between further draws within an epoch, or `None`.
-            They are shown and written but not logged, and have no KL.
+            They are shown and written but not logged.
         ns: tuple of int. Which Best-of-N are shown. Defaults to `(1, 2, 4, 8)`
             where the trainer keeps a reference. If given, it must keep one.
         pool_size: int. Samples of the initial policy per prompt: a multiple of
@@ -177,8 +177,6 @@ class HeldOut(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         point = self._measure()
-        if self._pool is not None:
-            point["kl"] = self._kl()
         if logs is not None:
             names = [name for name in LOGGED if name in point]
             logs.update({f"held_out/{name}": point[name] for name in names})
@@ -217,7 +215,7 @@ class HeldOut(keras.callbacks.Callback):
         if self._pool is None:
             point["reward"] = _mean_of_scored(rewards)
         else:
-            point.update(self._pool.compare(rewards), kl=math.nan)
+            point.update(self._pool.compare(rewards), kl=self._kl(samples))
         if self._gold is not None:
             gold = self._gold.score(samples, rewards)
             point.update(self._gold.compare(gold, rewards))
@@ -261,15 +259,9 @@ class HeldOut(keras.callbacks.Callback):
         if self._files is not None and self._is_first_process():
             self._files.keep({point["step"] for point in self.points})
 
-    def _kl(self):
-        # Only after an epoch: `evaluate` resets the metrics of `fit`.
-        logs = self.model.evaluate(
-            self.prompts,
-            batch_size=self.batch_size,
-            return_dict=True,
-            verbose=0,
-        )
-        return float(logs["kl_ref"])
+    def _kl(self, samples):
+        kls = self.model.kls_of(samples, batch_size=self.batch_size)
+        return float(np.mean(kls, dtype="float64"))
 
     def _has_reference(self):
         return "reference" in self.model.weight_names()

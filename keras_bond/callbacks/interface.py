@@ -48,6 +48,10 @@ class TrainerInterface(abc.ABC):
         """Scores a `keras_bond.rewards.Samples`; NaN for what it cannot."""
 
     @abc.abstractmethod
+    def kls_of(self, samples, weights="reference", batch_size=None):
+        """Exact KL of the policy to a weight set, in nats per sequence."""
+
+    @abc.abstractmethod
     def num_updates(self):
         """Optimizer updates so far, an int."""
 

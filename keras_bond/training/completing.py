@@ -121,6 +121,55 @@ class Completing:
         """
         return self._scorer(samples)
 
+    def kls_of(self, samples, weights="reference", batch_size=None):
+        """Exact KL of the policy to another weight set, on given completions.
+
+        Args:
+            samples: a `keras_bond.rewards.Samples`, such as `draw_scored`
+                returns; of the policy, or the mean is not its KL.
+            weights: `"reference"` or `"anchor"`.
+            batch_size: int. Completions at a time. Defaults to 32.
+
+        Returns:
+            float32 array `(rows,)`, in nats per sequence: summed over the
+            tokens of each completion, exact over the vocabulary.
+        """
+        checks.check_one_of("weights", weights, self.weight_sets.others)
+        completions = lengths.pad(
+            samples.completion_ids, self.max_completion_length
+        )
+        mask = completions["padding_mask"]
+        prompt_lengths = samples.padding_mask.sum(1) - mask.sum(1)
+        positions = np.arange(self.max_prompt_length)
+        prompt_ids = samples.token_ids[:, : self.max_prompt_length]
+        in_prompt = positions[None, :] < prompt_lengths[:, None]
+        inputs = {
+            "prompt_ids": np.where(in_prompt, prompt_ids, 0).astype("int32"),
+            "prompt_lengths": prompt_lengths.astype("int32"),
+            "completion_ids": completions["token_ids"][:, None],
+            "mask": mask[:, None],
+        }
+
+        def read(inputs):
+            hidden = self.reader.hidden(inputs)
+            with self.weight_sets.using(weights):
+                other = self.reader.hidden(inputs)
+            kls = self.reader.kls(inputs, hidden, other, weights)
+            return devices.gathered(kls[:, 0])
+
+        size = lengths.shardable(32 if batch_size is None else batch_size)
+        found = []
+        for start in range(0, len(samples), size):
+            # The last row fills a last, smaller batch: nothing is recompiled.
+            rows = np.arange(start, start + size).clip(max=len(samples) - 1)
+            batch = {
+                name: devices.to_device(devices.own_rows(array[rows]))
+                for name, array in inputs.items()
+            }
+            kls = self.run_stage(f"kls {weights}", read, batch)
+            found.append(devices.to_host(kls))
+        return np.concatenate(found)[: len(samples)]
+
     def _draw_all(
         self,
         prompts,

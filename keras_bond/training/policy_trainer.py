@@ -337,7 +337,7 @@ class PolicyTrainer(
         with (
             placement.sharing_batches(train),
             _short_epochs(steps_per_epoch),
-            self.state_at_home(),
+            self.restored_state(),
         ):
             return super().fit(
                 train,
@@ -383,7 +383,7 @@ class PolicyTrainer(
         self._check_endless(test, steps, "steps")
         self._sources["test"] = test
         kwargs.pop("sample_weight", None)
-        with placement.sharing_batches(test), self.state_at_home():
+        with placement.sharing_batches(test), self.restored_state():
             return super().evaluate(
                 test,
                 verbose=verbose,

@@ -68,20 +68,33 @@ def test_evaluate_reports_the_exact_kl_over_the_vocabulary(bond):
     scored = bond.score_with_anchor(rollout, training=False)
     kls = ops.convert_to_numpy(scored["anchor_kls"])
     assert kls.shape == (8, 4)
+    samples, _ = bond.draw_scored(PROMPTS, 2)
+    given = bond.kls_of(samples, "anchor", batch_size=5)
+    assert given.shape == (16,)
+    for row in (0, 15):
+        kept = samples.padding_mask[row]
+        first = kept.sum() - len(samples.completion_ids[row]) - 1
+        exact = exact_kl(bond, samples.token_ids[row][kept], first)
+        np.testing.assert_allclose(given[row], exact, rtol=1e-3)
     for b in (0, 5):
         ids = ops.convert_to_numpy(rollout["token_ids"])[b, 1]
         kept = ops.convert_to_numpy(rollout["padding_mask"])[b, 1]
-        row = {"token_ids": ids[kept][None], "padding_mask": kept[kept][None]}
-        policy = log_softmax(bond.policy(row))
-        with bond.using("anchor"):
-            anchor = log_softmax(bond.policy(row))
         first = int(inputs["prompt_lengths"][b]) - 1
-        by_token = np.sum(np.exp(policy) * (policy - anchor), axis=-1)
-        exact = by_token[first:-1].sum()
+        exact = exact_kl(bond, ids[kept], first)
         assert exact > 1e-3
         np.testing.assert_allclose(kls[b, 1], exact, rtol=1e-3)
     logs = bond.evaluate(PROMPTS, batch_size=8, return_dict=True, verbose=0)
     assert logs["kl"] == pytest.approx(kls.mean(), rel=1e-4)
+
+
+def exact_kl(bond, ids, first):
+    """KL to the anchor over the tokens behind position `first` of one row."""
+    row = {"token_ids": ids[None], "padding_mask": np.ones((1, len(ids)), bool)}
+    policy = log_softmax(bond.policy(row))
+    with bond.using("anchor"):
+        anchor = log_softmax(bond.policy(row))
+    by_token = np.sum(np.exp(policy) * (policy - anchor), axis=-1)
+    return by_token[first:-1].sum()
 
 
 def log_softmax(logits):
