@@ -76,6 +76,13 @@ def to_host(tensor):
     return np.concatenate([np.asarray(parts[place]) for place in sorted(parts)])
 
 
+def to_every_host(tensor):
+    """Returns all rows of a tensor, in each process, as a NumPy array."""
+    if tensor.is_fully_addressable or tensor.is_fully_replicated:
+        return np.asarray(tensor)
+    return multihost_utils.process_allgather(tensor, tiled=True)
+
+
 def shard(tensor, axis=0):
     """Shards an axis of rows over the devices, in a compiled function."""
     distribution = keras.distribution.distribution()
@@ -84,13 +91,6 @@ def shard(tensor, axis=0):
     axes = [None] * len(tensor.shape)
     axes[axis] = distribution.batch_dim_name
     return _constrained(tensor, axes)
-
-
-def gathered(tensor):
-    """Replicates a tensor on every device, in a compiled function."""
-    if keras.distribution.distribution() is None:
-        return tensor
-    return _constrained(tensor, [None] * len(tensor.shape))
 
 
 def layout_of(variable):

@@ -45,12 +45,12 @@ def to_host(tensor):
     return ops.convert_to_numpy(tensor)
 
 
+def to_every_host(tensor):
+    """Returns all rows of a tensor as a NumPy array."""
+    return ops.convert_to_numpy(tensor)
+
+
 def shard(tensor, axis=0):
-    """Returns the tensor unchanged, as there is one device."""
-    return tensor
-
-
-def gathered(tensor):
     """Returns the tensor unchanged, as there is one device."""
     return tensor
 

@@ -2,7 +2,6 @@
 
 from keras import ops
 
-from keras_bond.rollouts import random_numbers
 from keras_bond.rollouts import sequences
 
 
@@ -16,24 +15,11 @@ class Rollout:
         decoder: a `keras_bond.rollouts.Decoder`.
         using: callable that takes the name of a weight set and returns a
             context in which the policy runs with it.
-        seed: int in [0, 2³¹). Seed of the run.
     """
 
-    def __init__(self, decoder, using, seed):
+    def __init__(self, decoder, using):
         self.decoder = decoder
         self.using = using
-        self.seed = seed
-
-    def stream(self, mode, prompt_numbers, seed=None):
-        """Returns the `random_numbers.Stream` of a batch of prompts.
-
-        Args:
-            mode: `"train"`, `"evaluate"` or `"generate"`.
-            prompt_numbers: int32 tensor `(batch,)`.
-            seed: int32 scalar tensor, or `None` for the seed of the run.
-        """
-        seed = self.seed if seed is None else seed
-        return random_numbers.Stream(seed, mode, prompt_numbers)
 
     def draw(self, inputs, weights, num_samples, stream):
         """Draws completions of each prompt from one weight set.

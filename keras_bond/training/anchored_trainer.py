@@ -25,6 +25,7 @@ from keras_bond.callbacks import anchor as anchor_rules
 from keras_bond.formulas import averages
 from keras_bond.rewards.reward import DRAWN
 from keras_bond.rewards.reward import Samples
+from keras_bond.rollouts.random_numbers import Stream
 from keras_bond.training import metrics
 from keras_bond.training.policy_trainer import PolicyTrainer
 
@@ -398,9 +399,9 @@ class AnchoredTrainer(PolicyTrainer):
     def _stream(self, inputs, training):
         """Random number stream of a batch."""
         if not training:
-            return self.rollout.stream("evaluate", inputs["prompt_index"])
+            return Stream(self.seed, "evaluate", inputs["prompt_index"])
         seen = ops.convert_to_tensor(self.progress.prompts_seen)
-        return self.rollout.stream("train", seen + inputs["index_in_batch"])
+        return Stream(self.seed, "train", seen + inputs["index_in_batch"])
 
     def _policy_samples(self, batch):
         """`batch` with only the completions drawn from the policy."""

@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 from keras import ops
-from keras import tree
 
 from keras_bond.arguments import check_count
 from keras_bond.backend import devices
@@ -11,6 +10,7 @@ from keras_bond.data import lengths
 from keras_bond.data import prompts as prompts_lib
 from keras_bond.rewards.reward import DRAWN
 from keras_bond.rewards.reward import Samples
+from keras_bond.rollouts.random_numbers import Stream
 from keras_bond.training import checks
 from keras_bond.training import standardize
 
@@ -154,8 +154,7 @@ class Completing:
             hidden = self.reader.hidden(inputs)
             with self.weight_sets.using(weights):
                 other = self.reader.hidden(inputs)
-            kls = self.reader.kls(inputs, hidden, other, weights)
-            return devices.gathered(kls[:, 0])
+            return self.reader.kls(inputs, hidden, other, weights)[:, 0]
 
         size = lengths.shardable(32 if batch_size is None else batch_size)
         found = []
@@ -167,7 +166,7 @@ class Completing:
                 for name, array in inputs.items()
             }
             kls = self.run_stage(f"kls {weights}", read, batch)
-            found.append(devices.to_host(kls))
+            found.append(devices.to_every_host(kls))
         return np.concatenate(found)[: len(samples)]
 
     def _draw_all(
@@ -216,14 +215,13 @@ class Completing:
         return Samples.of_rollout(drawn, batches.table, self.tokenizer)
 
     def _draw(self, inputs, num_samples, weights, seed):
-        stream = self.rollout.stream("generate", inputs["index_in_batch"], seed)
+        stream = Stream(seed, "generate", inputs["index_in_batch"])
         draws = self.rollout.draw(inputs, weights, num_samples, stream)
-        collated = self.rollout.collate(inputs, draws)
-        return tree.map_structure(devices.gathered, collated)
+        return self.rollout.collate(inputs, draws)
 
     def _fetch(self, arrays):
         """Copies arrays to the host and pads whole sequences to one length."""
-        arrays = {k: devices.to_host(v) for k, v in arrays.items()}
+        arrays = {k: devices.to_every_host(v) for k, v in arrays.items()}
         length = self.max_prompt_length + self.max_completion_length
         for name in ("token_ids", "padding_mask"):
             missing = length - arrays[name].shape[-1]

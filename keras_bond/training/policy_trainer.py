@@ -110,7 +110,7 @@ class PolicyTrainer(
         )
         self.head = rollouts.Head(self.policy, self.temperature)
         using = self.weight_sets.using
-        self.rollout = rollouts.Rollout(self.decoder, using, self.seed)
+        self.rollout = rollouts.Rollout(self.decoder, using)
         self.reader = rollouts.Reader(self.policy, self.head, using)
 
     @property

@@ -127,7 +127,7 @@ def test_anchor_and_optimizer_live_where_their_variable_does():
 def test_a_batch_that_does_not_spread_is_refused():
     keras.distribution.set_distribution(keras.distribution.DataParallel())
     bond = make_bond(make_policy())
-    message = "choose batch_size=8, .* Received: batch_size=6, 8 parts"
+    message = "choose batch_size=8, .* Received: batch_size=6, 8 shards"
     with pytest.raises(ValueError, match=message):
         bond.fit(PROMPTS, batch_size=6, verbose=0)
 
@@ -204,7 +204,7 @@ def test_split_and_join_are_inverse(monkeypatch):
     """Every device keeps its rows: row 0 to 3 of 8 on the first of two."""
     import numpy as np
 
-    from keras_bond.training import parts
+    from keras_bond.backend import parts
 
     monkeypatch.setattr(devices, "num_replicas", lambda: 2)
     rows = keras.ops.arange(8)
