@@ -46,7 +46,7 @@ def test_nothing_is_written_over_and_nothing_half(tmp_path):
         keras_bond.export.save_safetensors,
     ):
         policy = make_policy("gemma")
-        with pytest.raises(FileExistsError, match="`path` must be a new one"):
+        with pytest.raises(FileExistsError, match="`path` must not exist"):
             save(policy, tmp_path / "taken")
         policy.save_to_preset = policy.export_to_transformers = fail
         with pytest.raises(OSError, match="disk full"):

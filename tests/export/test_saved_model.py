@@ -186,7 +186,7 @@ def test_versions_count_on_and_are_never_written_over(
     assert export(policy, path, version=7) == str(path / "7")
     (path / "notes").mkdir()
     assert export(policy, path) == str(path / "8")
-    with pytest.raises(FileExistsError, match="`version` must be a new one"):
+    with pytest.raises(FileExistsError, match="`version` must not exist"):
         export(policy, path, version=7)
     assert sorted(os.listdir(path)) == ["1", "7", "8", "notes"]
 
