@@ -118,8 +118,6 @@ class AnchoredTrainer(PolicyTrainer):
         Raises:
             FloatingPointError: if too many steps were skipped in a row.
         """
-        if training:
-            self.check_skipped()
         parts = self._rollout_parts(self.encoder.cut(inputs))
         drawn = [{**part, **self.draw(part, training)} for part in parts]
         known = [self.score_with_anchor(part, training) for part in drawn]
@@ -131,6 +129,8 @@ class AnchoredTrainer(PolicyTrainer):
             {k: v for k, v in batch.items() if k not in NOT_LEARNED_FROM}
             for batch in batches
         ]
+        if training:
+            self.check_skipped()
         if len(batches) == 1:
             return batches[0]
         stacked = tree.map_structure(lambda *x: ops.stack(x), *batches)
@@ -377,8 +377,8 @@ class AnchoredTrainer(PolicyTrainer):
     def check_skipped(self):
         """Raises an error after too many skipped steps.
 
-        It is called before a step, when the device has already finished the
-        previous one, so that reading the counter does not block.
+        It is called once a batch is scored, when the device has finished the
+        previous update, so that reading the counter does not block.
 
         Raises:
             FloatingPointError: if too many steps were skipped in a row.
