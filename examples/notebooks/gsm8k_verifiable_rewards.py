@@ -151,11 +151,11 @@ print(form(["?"], ["6 * 7 = 42 #### 42"]), form(["?"], ["It is 42."]))
 """
 ## Policy and trainer
 
-BOND asks which of two samples is better, and here most are equal. `Bond` with
-`ties="midrank"`, its default, counts a tie as half a win; `JBond` has
-`ties="random"`, which breaks it by lot. `ties="strict"` is the paper's rule: a
-sample loses only if it is worse than *all* anchor samples, which hardly ever
-happens where most of these are wrong, so that little is learned.
+BOND asks which of two samples is better, and here most are equal. `Bond` counts
+a tie as half a win, and `JBond` breaks it at random. The rule that the paper
+prints is strict: a sample loses only if it is worse than *all* anchor samples,
+which hardly ever happens where most of these are wrong, so that little is
+learned.
 """
 
 policy = keras_hub.models.CausalLM.from_preset(PRESET, dtype=DTYPE)
@@ -167,7 +167,6 @@ bond = keras_bond.Bond(
     reward_weights=[1.0, 0.1],
     max_prompt_length=PROMPT_LENGTH,
     max_completion_length=COMPLETION_LENGTH,
-    ties="midrank",
     reference=True,
     seed=SEED,
 )

@@ -177,7 +177,7 @@ trainer.train()
 TRL's batch counts completions, 64 here, which are 16 prompts of four; Keras's
 `batch_size` counts prompts. `Bond` draws its four in halves, from the policy
 and from the anchor. To keep the method and change the library only, take
-`keras_bond.Reinforce(kl_strength=0.05, num_policy_samples=4)` instead, which is
+`keras_bond.Reinforce(kl_weight=0.05, num_policy_samples=4)` instead, which is
 RLOO.
 """
 
@@ -277,7 +277,7 @@ print(f"{logs['frac_prompts_unscored']:.3f} of the prompts are not scored")
 | `temperature` | `temperature` |
 | `top_p`, `top_k`, `min_p` | none (5) |
 | `repetition_penalty` | none (5), or `rewards.Repetition()` |
-| `beta` of RLOO | `Reinforce(kl_strength=)` |
+| `beta` of RLOO | `Reinforce(kl_weight=)` |
 | `beta` of GRPO | `kl_weight`, a KL to the anchor |
 | `sync_ref_model` | an anchor, and its rule: |
 | `ref_model_mixup_alpha` | `callbacks.AnchorEMA(update_rate)` |
