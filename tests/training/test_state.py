@@ -62,17 +62,21 @@ class Raises(keras.callbacks.Callback):
         self.model.visit("test_batch_end")
 
 
-@pytest.fixture(scope="module")
-def bond():
-    bond = Fragile(
+def make_bond(kind, reward, optimizer):
+    bond = kind(
         make_policy(num_layers=1),
-        length_reward,
+        reward,
         max_prompt_length=12,
         max_completion_length=3,
         seed=1,
     )
-    bond.compile(keras.optimizers.SGD(1e-3), **COMPILED_QUICKLY)
+    bond.compile(optimizer, **COMPILED_QUICKLY)
     return bond
+
+
+@pytest.fixture(scope="module")
+def bond():
+    return make_bond(Fragile, length_reward, keras.optimizers.SGD(1e-3))
 
 
 def assert_whole(bond, path):
@@ -151,14 +155,7 @@ def test_a_reward_may_ask_the_policy_during_fit():
         answers.extend(bond.generate(prompts[:1]))
         return length_reward(prompts, completions)
 
-    bond = keras_bond.JBond(
-        make_policy(num_layers=1),
-        reward,
-        max_prompt_length=12,
-        max_completion_length=3,
-        seed=1,
-    )
-    bond.compile(keras.optimizers.SGD(1e-3), **COMPILED_QUICKLY)
+    bond = make_bond(keras_bond.JBond, reward, keras.optimizers.SGD(1e-3))
     bond.fit(PROMPTS[:4], batch_size=2, verbose=0)
     assert len(answers) == 2
 
@@ -169,14 +166,7 @@ def test_a_step_without_any_reward_changes_nothing():
     def silent(prompts, completions):
         return [None] * len(prompts)
 
-    bond = keras_bond.JBond(
-        make_policy(num_layers=1),
-        silent,
-        max_prompt_length=12,
-        max_completion_length=3,
-        seed=1,
-    )
-    bond.compile(keras.optimizers.Adam(1e-2), **COMPILED_QUICKLY)
+    bond = make_bond(keras_bond.JBond, silent, keras.optimizers.Adam(1e-2))
     kept = [
         *bond.trainable_variables,
         *bond.optimizer.variables,
