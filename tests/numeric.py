@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import scipy.stats
 
+from keras_bond.rewards import precision
+
 
 def values_of(variables):
     """NumPy copies of variables."""
@@ -94,3 +96,9 @@ def chi_square_p_value(observed, probabilities):
         observed, expected = observed[:-1], expected[:-1]
     statistic = np.sum((observed - expected) ** 2 / expected)
     return float(scipy.stats.chi2.sf(statistic, len(expected) - 1))
+
+
+def tensors_of(batch):
+    """A batch of arrays with float64 `rewards`, as the device gets it."""
+    batch = {**batch, **precision.for_device(batch["rewards"])}
+    return {k: keras.ops.convert_to_tensor(v) for k, v in batch.items()}

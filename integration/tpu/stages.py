@@ -205,6 +205,8 @@ def _scored(batch, batch_size, chips):
     samples = batch["mask"].shape[1]
     for name, shape, dtype in (
         ("rewards", (batch_size, samples), "float32"),
+        ("reward_residuals", (batch_size, samples), "float32"),
+        ("ranks", (batch_size, samples), "float32"),
         ("present", (batch_size,), "bool"),
         ("valid", (batch_size,), "bool"),
     ):

@@ -7,6 +7,7 @@ from keras_bond.arguments import check_list
 from keras_bond.evaluation.checks import as_numpy
 from keras_bond.evaluation.checks import as_rewards
 from keras_bond.formulas import best_of_n
+from keras_bond.rewards import precision
 
 
 def best_of_n_frontier(rewards, ns=(1, 2, 4, 8)):
@@ -46,13 +47,8 @@ def best_of_n_frontier(rewards, ns=(1, 2, 4, 8)):
             "`rewards` must hold more samples per prompt than the largest N. "
             f"Received: a pool of {pool} for ns={tuple(ns)}"
         )
-    ranks = np.stack([_ranks(row) for row in rewards])
+    ranks = precision.dense_ranks(rewards)
     return [_best_of_n(rewards, ranks, n) for n in ns]
-
-
-def _ranks(row):
-    """Order and ties of float64 rewards, in numbers that float32 can hold."""
-    return np.unique(row, return_inverse=True)[1].astype("float32")
 
 
 def _best_of_n(rewards, ranks, n):

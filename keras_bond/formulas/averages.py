@@ -20,6 +20,26 @@ def masked_mean(values, mask):
     return ops.sum(kept * mask) / ops.maximum(ops.sum(mask), 1.0)
 
 
+def centered(values, residuals, mask):
+    """Deviations from the mean of a batch, with the digits that it covers.
+
+    In float32, `1e6 + 0.01` is 1e6; the difference to the mean is what a
+    baseline leaves of it, and has all its digits.
+
+    Args:
+        values: float tensor `(batch, samples)`.
+        residuals: float tensor of the same shape, what is missing from values
+            that were rounded.
+        mask: bool tensor `(batch,)`, False for prompts to ignore.
+
+    Returns:
+        float32 tensor `(batch, samples)`, 0 where `mask` is False.
+    """
+    mean = masked_mean(ops.mean(values, axis=1), mask)
+    deviations = ops.subtract(values, mean) + residuals
+    return ops.where(ops.expand_dims(mask, -1), deviations, 0.0)
+
+
 def leave_one_out_mean(values, mask):
     """Mean over the OTHER prompts, which adds no bias as a baseline.
 

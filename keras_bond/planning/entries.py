@@ -78,6 +78,8 @@ def learning_batch(bond, batch_size):
         "anchor_log_probs": ((samples,), "float32"),
         "reference_log_probs": ((p,), "float32"),
         "rewards": ((samples,), "float32"),
+        "reward_residuals": ((samples,), "float32"),
+        "ranks": ((samples,), "float32"),
         "present": ((), "bool"),
         "valid": ((), "bool"),
     }

@@ -23,6 +23,7 @@ from keras_bond.backend import devices
 from keras_bond.backend import parts as parts_lib
 from keras_bond.callbacks import anchor as anchor_rules
 from keras_bond.formulas import averages
+from keras_bond.rewards import precision
 from keras_bond.rewards.reward import DRAWN
 from keras_bond.rewards.reward import Samples
 from keras_bond.rollouts.random_numbers import Stream
@@ -110,10 +111,11 @@ class AnchoredTrainer(PolicyTrainer):
 
         Returns:
             dict of tensors: the prompts, what `draw` and `score_with_anchor`
-            return, and `rewards` float32 `(batch, P + k)`, 0 for prompts that
-            are masked out. Two bool tensors `(batch,)` are the masks:
-            `present` for real prompts, and `valid` for prompts that could be
-            scored.
+            return, and `rewards`, `reward_residuals` and `ranks` float32
+            `(batch, P + k)`, 0 for prompts that are masked out, see
+            `keras_bond/rewards/precision.py`. Two bool tensors `(batch,)` are
+            the masks: `present` for real prompts, and `valid` for prompts that
+            could be scored.
 
         Raises:
             FloatingPointError: if too many steps were skipped in a row.
@@ -226,13 +228,14 @@ class AnchoredTrainer(PolicyTrainer):
             training: bool. Whether the prompts are training or test data.
 
         Returns:
-            dict of tensors: `rewards`, `present` and `valid`, see `collect`.
+            dict of tensors: `rewards`, `reward_residuals`, `ranks`, `present`
+            and `valid`, see `collect`.
         """
         source = self._sources["train" if training else "test"]
         prompt_index = devices.to_host(drawn["prompt_index"])
         present = prompt_index >= 0
         num_samples = drawn["mask"].shape[1]
-        rewards = np.full((len(present), num_samples), np.nan, "float32")
+        rewards = np.full((len(present), num_samples), np.nan)
         if present.any():
             arrays = {k: devices.to_host(drawn[k])[present] for k in DRAWN}
             table = source.take(prompt_index[present].tolist())
@@ -241,7 +244,11 @@ class AnchoredTrainer(PolicyTrainer):
             rewards[present] = scores.reshape(-1, num_samples)
         valid = np.isfinite(rewards).all(axis=1)
         rewards[~valid] = 0.0
-        scored = {"rewards": rewards, "present": present, "valid": valid}
+        scored = {
+            **precision.for_device(rewards),
+            "present": present,
+            "valid": valid,
+        }
         return {k: devices.to_device(v) for k, v in scored.items()}
 
     def targets(self, batch):

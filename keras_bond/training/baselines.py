@@ -84,8 +84,11 @@ class Reinforce(AnchoredTrainer):
     def loss_terms(self, batch, outputs):
         """`-mean_i log π(y_i) · sg(R_i - B_i)`."""
         log_probs = outputs["log_probs"]
+        rewards = averages.centered(
+            batch["rewards"], batch["reward_residuals"], batch["valid"]
+        )
         returns = other_methods.reinforce_returns(
-            batch["rewards"],
+            rewards,
             log_probs - batch["anchor_log_probs"],
             self.kl_weight,
         )
@@ -160,12 +163,12 @@ class BoNBoN(AnchoredTrainer):
         """`α·SFT + (1-α)·IPO`, both on the anchor's samples."""
         log_probs = outputs["log_probs"][:, 1:]
         log_ratios = log_probs - batch["anchor_log_probs"][:, 1:]
-        rewards = batch["rewards"][:, 1:]
+        ranks = batch["ranks"][:, 1:]
         tie_breakers = batch["tie_breakers"][:, 1:]
         n = self.best_of_n
-        best = forward_kl.best_sample_weights(rewards, n, tie_breakers)
+        best = forward_kl.best_sample_weights(ranks, n, tie_breakers)
         # Reversing the tie-breakers makes best and worst differ in all ties.
-        worst = forward_kl.best_sample_weights(-rewards, n, 1.0 - tie_breakers)
+        worst = forward_kl.best_sample_weights(-ranks, n, 1.0 - tie_breakers)
         contrast = other_methods.bonbon_contrast_coefficients(
             best, worst, log_ratios
         )

@@ -194,7 +194,7 @@ class Bond(AnchoredTrainer):
             policy sample is worse than all anchor samples, and by the
             estimator's targets.
         """
-        policy, anchor = self.estimator.split(batch["rewards"])
+        policy, anchor = self.estimator.split(batch["ranks"])
         penalized = jbond.is_penalized(
             policy, anchor, self.estimator.split(batch["tie_breakers"])
         )

@@ -56,10 +56,10 @@ class Estimator:
         return self.baseline_kind == "batch" or self.num_policy_samples == 1
 
     def targets(self, batch):
-        """Computes what depends only on the rewards of a batch.
+        """Computes what depends only on the rewards of a batch, by their ranks.
 
         Args:
-            batch: dict of tensors; `rewards`, `tie_breakers` `(batch, P + k)`.
+            batch: dict of tensors; `ranks`, `tie_breakers` `(batch, P + k)`.
 
         Returns:
             dict of tensors that are added to the batch or replace its entries.
@@ -105,7 +105,7 @@ class Estimator:
 
     def rewards_by_rank(self, batch, table, tie_breakers=None):
         """Looks up the backward reward by anchor samples beaten and tied."""
-        policy, anchor = self.split(batch["rewards"])
+        policy, anchor = self.split(batch["ranks"])
         counts = quantile_tables.count_beaten(policy, anchor, tie_breakers)
         table = quantile_tables.tie_table(table, self.best_of_n)
         return quantile_tables.look_up(table, *counts)
@@ -136,12 +136,12 @@ class Pooled(Estimator):
 
     def forward(self, batch, outputs, log_ratios):
         return pooled.pooled_forward_coefficients(
-            batch["rewards"], log_ratios, self.num_policy_samples
+            batch["ranks"], log_ratios, self.num_policy_samples
         )
 
     def backward(self, batch, outputs, log_ratios):
         return pooled.pooled_backward_coefficients(
-            batch["rewards"],
+            batch["ranks"],
             log_ratios,
             self.num_policy_samples,
             batch["valid"],
@@ -159,7 +159,7 @@ class ControlVariate(Estimator):
     name = "control_variate"
 
     def targets(self, batch):
-        _, anchor = self.split(batch["rewards"])
+        _, anchor = self.split(batch["ranks"])
         table = quantile_tables.harmonic_table(self.num_anchor_samples)
         return {
             "forward_weights": best_of_n.best_of_n_weights(
@@ -182,10 +182,10 @@ class Learned(ControlVariate):
     name = "learned"
 
     def targets(self, batch):
-        _, anchor = self.split(batch["rewards"])
+        _, anchor = self.split(batch["ranks"])
         weights = best_of_n.best_of_n_weights(anchor, self.best_of_n)
         labels = learned_quantiles.quantile_labels(
-            batch["rewards"], self.num_policy_samples
+            batch["ranks"], self.num_policy_samples
         )
         return {"forward_weights": weights, "quantile_labels": labels}
 
@@ -220,7 +220,7 @@ class Paper(Estimator):
 
     def _only_best(self, batch):
         n, p = self.best_of_n, self.num_policy_samples
-        _, rewards = self.split(batch["rewards"])
+        _, rewards = self.split(batch["ranks"])
         _, tie_breakers = self.split(batch["tie_breakers"])
         best = jbond.best_sample(rewards[:, :n], tie_breakers[:, :n])
         best = ops.cast(best, "int32")[:, None] + p

@@ -34,34 +34,60 @@ class Mean(keras.metrics.Mean):
 class StandardDeviation(keras.metrics.Metric):
     """Weighted standard deviation of all values seen, NaN if there are none.
 
-    Deviations are taken from the mean of each batch and combined as in Chan,
-    Golub and LeVeque (1979). The difference of two large sums of squares would
-    lose all its digits if the rewards have a large offset.
+    Batches are combined as in Chan, Golub and LeVeque (1979). All deviations
+    are taken from the mean of the first batch, which keeps their digits where
+    values have a large offset, and of squares only the root is kept, so that
+    large values do not overflow.
     """
 
     def __init__(self, name, **kwargs):
         super().__init__(name=name, **kwargs)
         self.weight = self.add_variable((), "zeros", name="weight")
+        self.center = self.add_variable((), "zeros", name="center")
         self.mean = self.add_variable((), "zeros", name="mean")
-        self.squares = self.add_variable((), "zeros", name="squares")
+        self.norm = self.add_variable((), "zeros", name="norm")
 
-    def update_state(self, values, sample_weight):
+    def update_state(self, values, residuals, sample_weight):
+        """Adds a batch.
+
+        Args:
+            values: float tensor.
+            residuals: float tensor of the same shape, what is missing from
+                values that were rounded.
+            sample_weight: float tensor of the same shape.
+        """
         weight = ops.cast(sample_weight, self.dtype)
-        values = ops.cast(values, self.dtype)
         total = ops.sum(weight)
-        mean = ops.sum(weight * values) / ops.maximum(total, 1.0)
-        squares = ops.sum(weight * ops.square(values - mean))
+        # What does not count may be NaN, and 0 * NaN is NaN.
+        values, residuals = (
+            ops.where(weight > 0, x, 0.0) for x in (values, residuals)
+        )
+        shares = weight / ops.maximum(total, 1.0)
+        center = ops.where(
+            self.weight > 0, self.center, ops.sum(shares * values)
+        )
+        deviations = (values - center) + residuals
+        mean = ops.sum(shares * deviations)
+        norm = _norm(ops.sqrt(weight) * (deviations - mean))
         together = self.weight + total
         share = total / ops.maximum(together, 1.0)
         difference = mean - self.mean
-        between = ops.square(difference) * self.weight * share
-        self.squares.assign(self.squares + squares + between)
+        between = ops.absolute(difference) * ops.sqrt(self.weight * share)
+        self.norm.assign(ops.hypot(ops.hypot(self.norm, norm), between))
         self.mean.assign(self.mean + difference * share)
+        self.center.assign(center)
         self.weight.assign(together)
 
     def result(self):
-        variance = self.squares / ops.maximum(self.weight, 1.0)
-        return ops.where(self.weight > 0, ops.sqrt(variance), math.nan)
+        deviation = self.norm / ops.sqrt(ops.maximum(self.weight, 1.0))
+        return ops.where(self.weight > 0, deviation, math.nan)
+
+
+def _norm(values):
+    """Euclidean norm, of values whose squares may overflow."""
+    largest = ops.max(ops.absolute(values))
+    scaled = values / ops.where(largest > 0, largest, 1.0)
+    return largest * ops.sqrt(ops.sum(ops.square(scaled)))
 
 
 def make_trackers(names, has_reference, has_anchor_samples):
@@ -99,16 +125,28 @@ def update(trackers, batch, log_probs, terms, is_good=True):
         is_good: bool scalar tensor.
     """
     values = {**values_of(batch, log_probs), **terms}
+    scored = ops.logical_and(batch["valid"], is_good)
     for name, value in values.items():
-        counts = ops.logical_and(batch["valid"], is_good)
-        if name == "frac_prompts_unscored":
-            counts = batch["present"]
-        weight = ops.cast(counts, "float32")
-        if len(value.shape) == 2:
-            weight = ops.broadcast_to(weight[:, None], value.shape)
         # Values of prompts without a score can be NaN, and 0 * NaN is NaN.
+        is_of_all = name == "frac_prompts_unscored"
+        weight = _weights(batch["present"] if is_of_all else scored, value)
         value = ops.where(weight > 0, ops.cast(value, "float32"), 0.0)
         trackers[name].update_state(value, sample_weight=weight)
+    p = log_probs.shape[1]
+    rewards, residuals = (
+        batch[name][:, :p] for name in ("rewards", "reward_residuals")
+    )
+    trackers["reward_std"].update_state(
+        rewards, residuals, sample_weight=_weights(scored, rewards)
+    )
+
+
+def _weights(counts, values):
+    """1 for values of prompts that count, 0 for others."""
+    weights = ops.cast(counts, "float32")
+    if len(values.shape) == 2:
+        weights = ops.broadcast_to(weights[:, None], values.shape)
+    return weights
 
 
 def update_loss(metrics, batch, loss, is_good):
@@ -138,23 +176,22 @@ def values_of(batch, log_probs):
         dict of tensors `(batch,)` or `(batch, P)`.
     """
     p = log_probs.shape[1]
-    rewards, mask = batch["rewards"], batch["mask"][:, :p]
+    rewards, ranks = batch["rewards"], batch["ranks"]
+    mask = batch["mask"][:, :p]
     values = {
         "reward": rewards[:, :p],
-        "reward_std": rewards[:, :p],
         "kl": _kl(batch, log_probs, "anchor"),
         "entropy": batch["entropies"],
         "completions/mean_length": ops.sum(ops.cast(mask, "int32"), axis=-1),
         "completions/clipped_ratio": ops.logical_not(
             batch["terminated"][:, :p]
         ),
-        "frac_reward_zero_std": ops.equal(
-            ops.max(rewards, axis=1), ops.min(rewards, axis=1)
-        ),
+        "frac_reward_zero_std": ops.equal(ops.max(ranks, axis=1), 0.0),
         "frac_prompts_unscored": ops.logical_not(batch["valid"]),
     }
     if rewards.shape[1] > p:
-        values.update(_against_anchor(rewards[:, :p], rewards[:, p:]))
+        values["anchor/reward"] = rewards[:, p:]
+        values["bond/win_rate"] = _win_rate(ranks[:, :p], ranks[:, p:])
     if "penalized" in batch:
         values["bond/penalized_fraction"] = batch["penalized"]
     if "reference_log_probs" in batch:
@@ -169,14 +206,12 @@ def _kl(batch, log_probs, name):
     return log_probs - batch[f"{name}_log_probs"][:, : log_probs.shape[1]]
 
 
-def _against_anchor(policy_rewards, anchor_rewards):
-    policy, anchor = policy_rewards[:, :, None], anchor_rewards[:, None, :]
+def _win_rate(policy, anchor):
+    """Share of the anchor's samples that a prompt's policy samples beat."""
+    policy, anchor = policy[:, :, None], anchor[:, None, :]
     wins = ops.cast(policy > anchor, "float32")
     ties = ops.cast(ops.equal(policy, anchor), "float32")
-    return {
-        "anchor/reward": ops.mean(anchor_rewards, axis=1),
-        "bond/win_rate": ops.mean(wins + 0.5 * ties, axis=(1, 2)),
-    }
+    return ops.mean(wins + 0.5 * ties, axis=(1, 2))
 
 
 def watch(variables, num_rows=8):

@@ -28,6 +28,7 @@ from keras import ops
 
 from keras_bond import formulas
 from keras_bond.formulas.quantile_tables import harmonic_table
+from keras_bond.rewards import precision
 from keras_bond.training.estimators import BY_NAME
 from tests.formulas import distributions
 from tests.numeric import gradient
@@ -134,7 +135,13 @@ def test_the_coefficients_are_those_of_bond():
             targets = {
                 **batch,
                 **bond.targets(
-                    {**batch, "completion_ids": outcomes[..., None]}
+                    {
+                        **batch,
+                        "completion_ids": outcomes[..., None],
+                        "ranks": precision.dense_ranks(
+                            np.asarray(batch["rewards"])
+                        ),
+                    }
                 ),
             }
             backward = estimator_choices.backward_coefficients(ours, batch)

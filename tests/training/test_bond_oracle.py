@@ -15,6 +15,7 @@ from keras import ops
 import keras_bond
 from keras_bond.formulas import pooled
 from tests.numeric import gradient
+from tests.numeric import tensors_of
 from tests.tiny import length_reward
 from tests.tiny import make_policy
 
@@ -51,7 +52,7 @@ def random_batch(seed, levels=3):
         "mask": np.ones((*shape, 5), bool),
         "completion_ids": np.ones((*shape, 5), "int32"),
         "terminated": np.ones(shape, bool),
-        "rewards": generator.integers(0, levels, shape).astype("float32"),
+        "rewards": generator.integers(0, levels, shape).astype("float64"),
         "tie_breakers": generator.random(shape).astype("float32"),
         "anchor_log_probs": generator.normal(-5, 0.5, shape).astype("float32"),
         "entropies": np.ones((BATCH, P), "float32"),
@@ -62,8 +63,7 @@ def random_batch(seed, levels=3):
 
 def slope_of(bond, batch, log_probs, extra=None):
     """Gradient of the library's loss with respect to `log_probs`."""
-    tensors = {k: ops.convert_to_tensor(v) for k, v in batch.items()}
-    targets = bond.targets(tensors)
+    targets = bond.targets(tensors_of(batch))
     mapping = [(v, v.value) for v in bond.metrics_variables]
 
     def loss(values):
@@ -257,6 +257,7 @@ TRANSFORMS = {
     "cubed": lambda r: r**3,
     "exponential": lambda r: np.exp(3 * r),
     "shifted": lambda r: 1000 * r - 7,
+    "with an offset": lambda r: 1e6 + 1e-3 * r,
 }
 
 
@@ -271,9 +272,8 @@ def test_increasing_transforms_of_the_reward_change_no_bit(
         batch = random_batch(seed, levels=3 if seed % 2 else 1000)
         batch["rewards"] = batch["rewards"] / 100
         other = dict(batch)
-        changed = TRANSFORMS[transform](batch["rewards"].astype("float64"))
-        other["rewards"] = changed.astype("float32")
-        shape = (BATCH, bond.targets(tensors(batch))["mask"].shape[1])
+        other["rewards"] = TRANSFORMS[transform](batch["rewards"])
+        shape = (BATCH, bond.targets(tensors_of(batch))["mask"].shape[1])
         log_probs = np.random.default_rng(seed).normal(-5, 0.5, shape)
         logits = np.random.default_rng(seed).normal(size=(*shape, 2))
         extra = {"quantile_logits": ops.array(logits.astype("float32"))}
@@ -283,13 +283,13 @@ def test_increasing_transforms_of_the_reward_change_no_bit(
         )
 
 
-def tensors(batch):
-    return {k: ops.convert_to_tensor(v) for k, v in batch.items()}
-
-
 def test_the_baselines_differ_in_their_loss_only(policy):
-    """REINFORCE and BoNBoN against loops; the samples are drawn alike."""
+    """REINFORCE and BoNBoN against loops; the samples are drawn alike.
+
+    Rewards of 1e6 have no decimals in float32.
+    """
     batch = random_batch(5, levels=1000)
+    batch["rewards"] = 1e6 + batch["rewards"] / 100
     log_probs = np.random.default_rng(2).normal(-5, 0.5, (BATCH, P + K))
     ratio = log_probs - batch["anchor_log_probs"]
     lengths = {"max_prompt_length": 6, "max_completion_length": 5, "seed": 0}

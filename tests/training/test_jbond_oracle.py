@@ -13,6 +13,7 @@ from keras import ops
 
 import keras_bond
 from tests.numeric import gradient
+from tests.numeric import tensors_of
 from tests.numeric import values_of
 from tests.tiny import length_reward
 from tests.tiny import make_policy
@@ -56,7 +57,7 @@ def random_batch(seed):
         ),
         "mask": np.arange(LENGTH) < ends,
         "terminated": ends[:, :, 0] < LENGTH,
-        "rewards": generator.integers(0, 3, (BATCH, 3)).astype("float32"),
+        "rewards": generator.integers(0, 3, (BATCH, 3)).astype("float64"),
         "tie_breakers": generator.random((BATCH, 3)).astype("float32"),
         "anchor_log_probs": generator.normal(-9, 2, (BATCH, 3)).astype(
             "float32"
@@ -115,7 +116,7 @@ def test_loss_and_gradient_are_those_of_algorithm_2(bonds, beta, gamma):
     for seed in range(3):
         batch = random_batch(seed)
         log_probs = np.random.default_rng(seed).normal(-9, 2, (BATCH, 2))
-        tensors = {k: ops.convert_to_tensor(v) for k, v in batch.items()}
+        tensors = tensors_of(batch)
         targets = bond.targets(tensors)
 
         def loss(y_pred, targets=targets):
@@ -132,7 +133,7 @@ def test_loss_and_gradient_are_those_of_algorithm_2(bonds, beta, gamma):
 def test_targets_pick_the_better_anchor_sample(bonds):
     """The policy's own sample must never be the one that is imitated."""
     batch = random_batch(5)
-    tensors = {k: ops.convert_to_tensor(v) for k, v in batch.items()}
+    tensors = tensors_of(batch)
     targets = bonds[0.5, 0.0].targets(tensors)
     penalized, best = picks(batch)
     np.testing.assert_array_equal(
@@ -174,7 +175,7 @@ def test_the_gradient_reaches_the_weights(bonds):
     stopped gradient in the log-probabilities would show.
     """
     bond = bonds[0.5, 0.7]
-    tensors = {k: ops.convert_to_tensor(v) for k, v in random_batch(2).items()}
+    tensors = tensors_of(random_batch(2))
     targets = bond.targets(tensors)
     log_probs = bond.call(targets)["log_probs"]
 

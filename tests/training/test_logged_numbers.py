@@ -13,6 +13,9 @@ import pytest
 from keras import ops
 
 import keras_bond
+from keras_bond.rewards import precision
+from keras_bond.training import metrics
+from tests.numeric import tensors_of
 from tests.numeric import values_of
 from tests.tiny import COMPILED_QUICKLY
 from tests.tiny import PROMPTS
@@ -144,7 +147,8 @@ def random_batch(name, seed, is_training):
         "completion_ids": generator.integers(5, 40, (*shape, LENGTH)),
         "mask": np.arange(LENGTH) < lengths[:, :, None],
         "terminated": (lengths < LENGTH) & (generator.random(shape) < 0.9),
-        "rewards": generator.integers(0, 3, shape).astype("float32"),
+        # Of these float32 keeps no difference.
+        "rewards": 1e6 + 1e-3 * generator.integers(0, 3, shape),
         "tie_breakers": generator.random(shape).astype("float32"),
         "anchor_log_probs": generator.normal(-9, 2, shape).astype("float32"),
         "reference_log_probs": generator.normal(-9, 2, (size, p)),
@@ -155,7 +159,7 @@ def random_batch(name, seed, is_training):
     if not is_training:
         batch["anchor_kls"] = generator.random((size, p)).astype("float32")
         batch["reference_kls"] = generator.random((size, p)).astype("float32")
-    batch["rewards"][5] = 1.0
+    batch["rewards"][5] = 1e6
     batch["reference_log_probs"] = batch["reference_log_probs"].astype("f4")
     batch["completion_ids"] = batch["completion_ids"].astype("int32")
     return batch, generator.normal(-9, 2, shape).astype("float32")
@@ -198,8 +202,7 @@ def test_numbers_of_made_up_batches(policy, name, is_training):
                 "kl_ref": kl_ref,
             }
         )
-        tensors = {k: ops.convert_to_tensor(v) for k, v in batch.items()}
-        targets = bond.targets(tensors)
+        targets = bond.targets(tensors_of(batch))
         log_probs = learned_from(name, batch, log_probs)
         outputs = {"log_probs": ops.convert_to_tensor(log_probs)}
         loss = bond.compute_loss(x=targets, y_pred=outputs)
@@ -217,6 +220,27 @@ def test_numbers_of_made_up_batches(policy, name, is_training):
         loss = np.average(losses, weights=counts)
         np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
         assert_logs(logs, expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e20])
+@pytest.mark.parametrize("offset", [0.0, 3e3, 1e6])
+def test_the_standard_deviation_of_any_scale_and_offset(scale, offset):
+    generator = np.random.default_rng(0)
+    metric = metrics.StandardDeviation("reward_std")
+    assert np.isnan(float(metric.result()))
+    kept = []
+    for size in (3, 1, 6):
+        rewards = offset + scale * generator.normal(size=(size, 2))
+        counts = generator.random(rewards.shape) < 0.7
+        kept.append(rewards[counts])
+        parts = precision.for_device(rewards)
+        metric.update_state(
+            np.where(counts, parts["rewards"], np.nan),
+            parts["reward_residuals"],
+            sample_weight=counts,
+        )
+    expected = np.concatenate(kept).std()
+    np.testing.assert_allclose(float(metric.result()), expected, rtol=1e-5)
 
 
 def assert_terms_make(loss, logs):

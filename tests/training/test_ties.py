@@ -2,10 +2,10 @@
 
 import keras
 import numpy as np
-from keras import ops
 
 import keras_bond
 from tests.numeric import gradient
+from tests.numeric import tensors_of
 from tests.tiny import COMPILED_QUICKLY
 from tests.tiny import length_reward
 from tests.tiny import make_policy
@@ -65,7 +65,7 @@ def test_bonbon_contrasts_two_samples_where_all_are_tied():
         "mask": np.ones((*shape, 1), bool),
         "completion_ids": np.ones((*shape, 1), "int32"),
         "terminated": np.ones(shape, bool),
-        "rewards": np.zeros(shape, "float32"),
+        "rewards": np.zeros(shape),
         "tie_breakers": generator.random(shape).astype("float32"),
         "anchor_log_probs": generator.normal(-5, 0.5, shape).astype("float32"),
         "entropies": np.ones((size, 1), "float32"),
@@ -73,9 +73,7 @@ def test_bonbon_contrasts_two_samples_where_all_are_tied():
         "valid": np.ones(size, bool),
     }
     log_probs = generator.normal(-5, 0.5, shape)
-    targets = bonbon.targets(
-        {k: ops.convert_to_tensor(v) for k, v in batch.items()}
-    )
+    targets = bonbon.targets(tensors_of(batch))
     mapping = [(v, v.value) for v in bonbon.metrics_variables]
 
     def loss(values):
