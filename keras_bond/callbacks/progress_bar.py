@@ -67,14 +67,13 @@ def with_progress_bar(callbacks, verbose):
     """Adds a `ProgressBar` if one is wanted and the user passes none.
 
     Args:
-        callbacks: what a user passes to `fit` or `evaluate`, or the
-            `keras.callbacks.CallbackList` of a `fit` that evaluates.
+        callbacks: what a user passes to `fit` or `evaluate`.
         verbose: as in `keras.Model.fit`.
 
     Returns:
         the same, or a list of `keras.callbacks.Callback`.
     """
-    if verbose == 0 or isinstance(callbacks, keras.callbacks.CallbackList):
+    if verbose == 0:
         return callbacks
     callbacks = as_list(callbacks)
     bar = keras.callbacks.ProgbarLogger

@@ -75,6 +75,7 @@ def learning_batch(bond, batch_size):
         "terminated": ((samples,), "bool"),
         "tie_breakers": ((samples,), "float32"),
         "entropies": ((p,), "float32"),
+        "sampling_log_probs": ((samples,), "float32"),
         "anchor_log_probs": ((samples,), "float32"),
         "reference_log_probs": ((p,), "float32"),
         "rewards": ((samples,), "float32"),

@@ -38,7 +38,6 @@ NOT_LEARNED_FROM = (
     "index_in_batch",
     "token_ids",
     "padding_mask",
-    "sampling_log_probs",
 )
 
 
@@ -147,9 +146,8 @@ class AnchoredTrainer(PolicyTrainer):
         Returns:
             dict of tensors: over `(batch, P + k)`, the P policy samples first,
             `completion_ids`, `mask`, `terminated`, `token_ids`,
-            `padding_mask` and `tie_breakers`; over `(batch, P)` `entropies`;
-            over `(batch, k)` `sampling_log_probs`, the anchor's
-            log-probabilities of its own samples.
+            `padding_mask`, `tie_breakers` and `sampling_log_probs`, those of
+            the weight set that drew the sample; over `(batch, P)` `entropies`.
         """
 
         def collate(inputs, policy, *anchor):
@@ -158,8 +156,9 @@ class AnchoredTrainer(PolicyTrainer):
             ties = self._stream(inputs, training).uniforms("ties", count, 1)
             collated["tie_breakers"] = ties[:, :, 0]
             collated["entropies"] = policy["entropies"]
-            for draws in anchor:
-                collated["sampling_log_probs"] = draws["log_probs"]
+            collated["sampling_log_probs"] = ops.concatenate(
+                [draws["log_probs"] for draws in (policy, *anchor)], axis=1
+            )
             return collated
 
         counts = {"policy": self.num_policy_samples}
@@ -204,16 +203,15 @@ class AnchoredTrainer(PolicyTrainer):
                 if not training:
                     kls = self.reader.kls(samples, hidden, other, name)
                     scored[f"{name}_kls"] = kls
-            if "sampling_log_probs" in batch:
-                # The decoder has already scored the anchor's own samples.
-                scored["anchor_log_probs"] = ops.concatenate(
-                    [scored["anchor_log_probs"], batch["sampling_log_probs"]],
-                    axis=1,
-                )
+            # The decoder has already scored the anchor's own samples.
+            own = batch["sampling_log_probs"][:, self.num_policy_samples :]
+            scored["anchor_log_probs"] = ops.concatenate(
+                [scored["anchor_log_probs"], own], axis=1
+            )
             return scored
 
         names = (*COMPLETIONS, "sampling_log_probs")
-        batch = {name: drawn[name] for name in names if name in drawn}
+        batch = {name: drawn[name] for name in names}
         return self.run_stage(
             _stage_name("score_with_anchor", training), score, batch
         )

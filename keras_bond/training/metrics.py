@@ -9,6 +9,8 @@ import math
 import keras
 from keras import ops
 
+from keras_bond.training import sampling_check
+
 # `frac_prompts_unscored` is a mean over all prompts, not only the scored ones.
 NAMES = (
     "reward",
@@ -18,6 +20,7 @@ NAMES = (
     "completions/clipped_ratio",
     "frac_reward_zero_std",
     "frac_prompts_unscored",
+    sampling_check.NAME,
     "train/updated_fraction",
 )
 ANCHOR_NAMES = ("anchor/reward", "bond/win_rate")
@@ -177,17 +180,19 @@ def values_of(batch, log_probs):
     """
     p = log_probs.shape[1]
     rewards, ranks = batch["rewards"], batch["ranks"]
-    mask = batch["mask"][:, :p]
+    lengths = ops.sum(ops.cast(batch["mask"][:, :p], "float32"), axis=-1)
+    difference = ops.absolute(log_probs - batch["sampling_log_probs"][:, :p])
     values = {
         "reward": rewards[:, :p],
         "kl": _kl(batch, log_probs, "anchor"),
         "entropy": batch["entropies"],
-        "completions/mean_length": ops.sum(ops.cast(mask, "int32"), axis=-1),
+        "completions/mean_length": lengths,
         "completions/clipped_ratio": ops.logical_not(
             batch["terminated"][:, :p]
         ),
         "frac_reward_zero_std": ops.equal(ops.max(ranks, axis=1), 0.0),
         "frac_prompts_unscored": ops.logical_not(batch["valid"]),
+        sampling_check.NAME: difference / ops.maximum(lengths, 1.0),
     }
     if rewards.shape[1] > p:
         values["anchor/reward"] = rewards[:, p:]

@@ -10,6 +10,7 @@ from keras_bond import backend
 from keras_bond import rewards as rewards_lib
 from keras_bond import rollouts
 from keras_bond.arguments import check_count
+from keras_bond.callbacks.checks import as_list
 from keras_bond.callbacks.interface import TrainerInterface
 from keras_bond.callbacks.progress_bar import with_progress_bar
 from keras_bond.data import prompts
@@ -20,6 +21,7 @@ from keras_bond.training import progress
 from keras_bond.training import saving
 from keras_bond.training import standardize
 from keras_bond.training.completing import Completing
+from keras_bond.training.sampling_check import SamplingCheck
 from keras_bond.training.weight_sets import WeightSets
 
 
@@ -328,7 +330,7 @@ class PolicyTrainer(
             )
         self._sources["train"] = train
         callbacks = self.complete_callbacks(callbacks)
-        callbacks = with_progress_bar(callbacks, verbose)
+        callbacks = self._with_own(callbacks, verbose)
         if train.is_endless or steps_per_epoch is None:
             callbacks = self._follow_progress(train, steps_per_epoch, callbacks)
             steps_per_epoch = None
@@ -388,10 +390,18 @@ class PolicyTrainer(
                 test,
                 verbose=verbose,
                 steps=steps,
-                callbacks=with_progress_bar(callbacks, verbose),
+                callbacks=self._with_own(callbacks, verbose),
                 return_dict=return_dict,
                 **kwargs,
             )
+
+    def _with_own(self, callbacks, verbose):
+        """Adds the callbacks of `fit` and `evaluate` that users never see."""
+        if isinstance(callbacks, keras.callbacks.CallbackList):
+            # Keras evaluates in the middle of `fit`, with its callbacks.
+            return callbacks
+        callbacks = as_list(with_progress_bar(callbacks, verbose))
+        return [*callbacks, SamplingCheck(self.policy)]
 
     def _follow_progress(self, train, steps_per_epoch, callbacks):
         """Takes the start and number of each epoch from the loaded weights."""

@@ -56,6 +56,7 @@ def random_batch(seed, levels=3):
         "tie_breakers": generator.random(shape).astype("float32"),
         "anchor_log_probs": generator.normal(-5, 0.5, shape).astype("float32"),
         "entropies": np.ones((BATCH, P), "float32"),
+        "sampling_log_probs": np.ones(shape, "float32"),
         "present": np.ones(BATCH, bool),
         "valid": np.arange(BATCH) != 2,
     }

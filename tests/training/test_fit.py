@@ -27,6 +27,7 @@ LOGGED = {
     "completions/clipped_ratio",
     "frac_reward_zero_std",
     "frac_prompts_unscored",
+    "sampling/log_prob_difference",
     "train/updated_fraction",
     "train/skipped_steps",
 }

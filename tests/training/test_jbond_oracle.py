@@ -63,6 +63,7 @@ def random_batch(seed):
             "float32"
         ),
         "entropies": np.ones((BATCH, 1), "float32"),
+        "sampling_log_probs": np.ones((BATCH, 3), "float32"),
         "present": np.ones(BATCH, bool),
         "valid": valid,
     }

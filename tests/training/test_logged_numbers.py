@@ -83,6 +83,10 @@ def sample_logs(batches, p):
         "kl_ref": kept["kl_ref"].mean(),
         "entropy": kept["entropies"].mean(),
         "completions/mean_length": kept["lengths"][:, :p].mean(),
+        "sampling/log_prob_difference": np.mean(
+            np.abs(kept["log_probs"] - kept["sampling_log_probs"])[:, :p]
+            / kept["lengths"][:, :p]
+        ),
         "completions/clipped_ratio": 1 - kept["terminated"][:, :p].mean(),
         "frac_reward_zero_std": np.mean(
             [len(set(row)) == 1 for row in rewards]
@@ -153,6 +157,7 @@ def random_batch(name, seed, is_training):
         "anchor_log_probs": generator.normal(-9, 2, shape).astype("float32"),
         "reference_log_probs": generator.normal(-9, 2, (size, p)),
         "entropies": generator.random((size, p)).astype("float32"),
+        "sampling_log_probs": generator.normal(-9, 2, shape).astype("float32"),
         "present": present,
         "valid": present & (np.arange(size) != seed),
     }
@@ -420,6 +425,7 @@ def explain(run, asked, is_training):
                 "entropies": shaped(entropies)[:, :p],
                 "log_probs": logs_of["policy"],
                 "anchor_log_probs": logs_of["anchor"],
+                "sampling_log_probs": logs_of["policy"],
                 "kl": chosen["anchor"],
                 "kl_ref": chosen["reference"],
             }

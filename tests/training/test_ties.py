@@ -69,6 +69,7 @@ def test_bonbon_contrasts_two_samples_where_all_are_tied():
         "tie_breakers": generator.random(shape).astype("float32"),
         "anchor_log_probs": generator.normal(-5, 0.5, shape).astype("float32"),
         "entropies": np.ones((size, 1), "float32"),
+        "sampling_log_probs": np.ones(shape, "float32"),
         "present": np.ones(size, bool),
         "valid": np.ones(size, bool),
     }
