@@ -118,3 +118,34 @@ def test_bad_steps_that_are_not_in_a_row_end_nothing():
 def test_the_number_of_skipped_steps_is_checked():
     with pytest.raises(ValueError, match="`max_skipped_steps` must be"):
         fit(max_skipped_steps=0)
+
+
+def test_a_loss_scale_falls_until_gradients_fit():
+    """Keras's own protection of float16 acts, in the loop and in its state."""
+    bond = keras_bond.JBond(
+        make_policy(num_layers=1, dtype="mixed_float16"),
+        length_reward,
+        max_prompt_length=12,
+        max_completion_length=3,
+        seed=1,
+    )
+    optimizer = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.SGD(1e-2), initial_scale=2.0**20
+    )
+    bond.compile(optimizer, **COMPILED_QUICKLY)
+    trace = Trace()
+    rule = keras_bond.callbacks.AnchorEMA(0.1)
+    logs = bond.fit(
+        PROMPTS * 3, batch_size=2, verbose=0, callbacks=[rule, trace]
+    ).history
+    skipped = int(logs["train/skipped_steps"][0])
+    assert 0 < skipped < 10
+    assert float(optimizer.dynamic_scale) == 2.0 ** (20 - skipped)
+    assert bond.num_updates() == 12 - skipped
+    weights = [state[: len(bond.trainable_variables)] for state in trace.states]
+    totals = [int(logs["train/skipped_steps"]) for logs in trace.logs]
+    for step in range(1, 12):
+        moved = any(
+            map(np.any, map(np.subtract, *weights[step - 1 : step + 1]))
+        )
+        assert moved == (totals[step] == totals[step - 1])
