@@ -97,8 +97,10 @@ class Bond(AnchoredTrainer):
             `"left"` to keep their end. Defaults to `None`.
         stop_token_ids: tuple of int, or `"auto"` for the tokenizer's end token
             and Gemma's end-of-turn token. Defaults to `"auto"`.
-        seed: int in [0, 2³¹), or `None` to draw one. All randomness of a run
-            is determined by it.
+        seed: int in [0, 2³¹), or `None` to draw one. It determines all
+            randomness of the trainer. The adapters of `enable_lora` are drawn
+            before, by Keras: call `keras.utils.set_random_seed` first if two
+            runs are to be the same.
         **kwargs: arguments of `keras.Model`, such as `name`.
 
     Raises:

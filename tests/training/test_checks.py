@@ -3,10 +3,12 @@
 import warnings
 
 import keras
+import numpy as np
 import pytest
 from keras import ops
 
 import keras_bond
+from tests.numeric import values_of
 from tests.tiny import PROMPTS
 from tests.tiny import length_reward
 from tests.tiny import make_policy
@@ -93,6 +95,22 @@ def test_lora_after_building_is_refused(policy):
     policy.backbone.enable_lora(2)
     with pytest.raises(ValueError, match="must not change once"):
         bond.fit(PROMPTS, verbose=0)
+
+
+def test_adapters_are_reproducible_with_keras_seed():
+    """As docs/prompts.md says: they do not depend on the trainer's seed."""
+    drawn = []
+    for seed in (0, 0, 1):
+        policy = make_policy(num_layers=1)
+        keras.utils.set_random_seed(seed)
+        policy.backbone.enable_lora(2)
+        drawn.append(np.concatenate(list(map(np.ravel, adapters(policy)))))
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert (drawn[0] != drawn[2]).any()
+
+
+def adapters(policy):
+    return values_of(policy.trainable_variables)
 
 
 def test_adam_on_bfloat16_variables_is_refused():
