@@ -23,8 +23,8 @@ from keras_bond.backend import devices
 from keras_bond.backend import parts as parts_lib
 from keras_bond.callbacks import anchor as anchor_rules
 from keras_bond.formulas import averages
-from keras_bond.rewards.reward import DRAWN
-from keras_bond.rewards.reward import Samples
+from keras_bond.rewards.samples import DRAWN
+from keras_bond.rewards.samples import Samples
 from keras_bond.rollouts.random_numbers import Stream
 from keras_bond.training import metrics
 from keras_bond.training.policy_trainer import PolicyTrainer
