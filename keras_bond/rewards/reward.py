@@ -68,7 +68,7 @@ class Reward:
     samples, which are a copy of its own.
 
     Attributes:
-        name: str. For messages.
+        name: str. For messages; the name of the class unless it is set.
         needs_text: bool. Whether it reads strings.
         compares: bool. Whether the score of a completion depends on the others
             of its prompt.
@@ -77,6 +77,14 @@ class Reward:
 
     needs_text = False
     compares = False
+
+    @property
+    def name(self):
+        return getattr(self, "_name", type(self).__name__)
+
+    @name.setter
+    def name(self, name):
+        self._name = name
 
     @property
     def origin(self):
@@ -95,8 +103,8 @@ class Reward:
         Raises:
             ValueError: if scores are infinite, too large or too few.
         """
-        name = getattr(self, "name", type(self).__name__)
-        return check_scores(self.score(samples.copy()), name, len(samples))
+        scores = self.score(samples.copy())
+        return check_scores(scores, self.name, len(samples))
 
     def variables(self):
         """Variables of the models inside, none by default."""

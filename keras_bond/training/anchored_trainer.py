@@ -89,6 +89,7 @@ class AnchoredTrainer(PolicyTrainer):
             self.weight_sets.reference is not None,
             num_anchor_samples > 0,
         )
+        self.reward_metrics = metrics.RewardMetrics()
         self._default_rule_announced = False
 
     def collect(self, inputs, training):
@@ -239,6 +240,7 @@ class AnchoredTrainer(PolicyTrainer):
             samples = Samples.of_rollout(arrays, table, self.tokenizer)
             scores = self._scorer(samples)
             rewards[present] = scores.reshape(-1, num_samples)
+            self.reward_metrics.add(samples.log.metrics)
         valid = np.isfinite(rewards).all(axis=1)
         rewards[~valid] = 0.0
         scored = {"rewards": rewards, "present": present, "valid": valid}
@@ -351,6 +353,14 @@ class AnchoredTrainer(PolicyTrainer):
         self.log_step(batch, outputs, loss, is_good=True)
         logs = self.get_metrics_result()
         return {k: v for k, v in logs.items() if not k.startswith("train/")}
+
+    def host_logs(self):
+        """What reward functions logged, see `RewardMetrics`."""
+        return self.reward_metrics.end_step()
+
+    def reset_metrics(self):
+        super().reset_metrics()
+        self.reward_metrics.reset()
 
     def log_step(self, batch, outputs, loss, is_good):
         """Updates all metrics that describe a batch."""
