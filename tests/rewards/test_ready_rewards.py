@@ -247,7 +247,9 @@ def test_trl_rewards_of_conversations_are_used_unchanged():
     logs = bond.evaluate(few, return_dict=True, verbose=0)
     assert logs["rewards/length"] == pytest.approx(means[6])
     # Draws outside of `fit` and `evaluate` are not among the logged numbers.
-    bond.draw_scored(few)
+    drawn, scores = bond.draw_scored(few)
+    assert scores.dtype == "float64"
+    assert drawn.log.columns == {"golden_answer": few["bonus"]}
     assert bond.host_logs()["rewards/length"] == pytest.approx(means[6])
 
 
