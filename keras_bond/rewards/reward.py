@@ -167,7 +167,7 @@ class FunctionReward(Reward):
     def __init__(self, function):
         self.function = function
         self.name = getattr(function, "__name__", type(function).__name__)
-        self._parameters = _parameters_of(function, self.name)
+        _parameters_of(function, self.name)
 
     def score(self, samples):
         values = self.function(**self._arguments(samples))
@@ -190,16 +190,18 @@ class FunctionReward(Reward):
                 [{"role": "assistant", "content": text}]
                 for text in samples.completions
             ]
-        for name in _required(self._parameters) - set(arguments):
-            raise RewardValueError(
-                f"The reward `{self.name}` asks for `{name}`, which the data "
-                "do not have: pass the prompts as a dict with that column. "
-                f"Received: columns {sorted(samples.columns)}"
-            )
-        kinds = [parameter.kind for parameter in self._parameters.values()]
+        parameters = _parameters_of(self.function, self.name)
+        for name in _required(parameters):
+            if name not in arguments:
+                raise RewardValueError(
+                    f"The reward `{self.name}` asks for `{name}`, which the "
+                    "data do not have: pass the prompts as a dict with that "
+                    f"column. Received: columns {sorted(samples.columns)}"
+                )
+        kinds = [parameter.kind for parameter in parameters.values()]
         if inspect.Parameter.VAR_KEYWORD in kinds:
             return arguments
-        return {k: v for k, v in arguments.items() if k in self._parameters}
+        return {k: v for k, v in arguments.items() if k in parameters}
 
 
 def _parameters_of(function, name):
@@ -232,12 +234,12 @@ def _required(parameters):
         inspect.Parameter.VAR_KEYWORD,
         inspect.Parameter.VAR_POSITIONAL,
     )
-    return {
+    return [
         name
         for name, parameter in parameters.items()
         if parameter.default is inspect.Parameter.empty
         and parameter.kind not in variadic
-    }
+    ]
 
 
 def _run(coroutine):

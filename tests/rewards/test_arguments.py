@@ -97,7 +97,6 @@ seen = []
 
 def test_every_call_has_copies_of_its_own():
     """Pins: rewards shared lists with each other, epochs and the user."""
-    lock = threading.Lock()
     user = {
         "prompts": TURNS,
         "list": [[1, [2]], [3, []]],
@@ -106,8 +105,6 @@ def test_every_call_has_copies_of_its_own():
         "set": [{1}, {2}],
         "object": [Entry([1]), Entry([2])],
         "tuple": [([1],), ([2],)],
-        # Cannot be copied, and is no reason to fail.
-        "lock": [lock, lock],
     }
     before = repr(user)
     table = to_table(user).repeat(2)
@@ -153,6 +150,16 @@ def test_the_samples_of_a_prompt_do_not_share_a_list():
         return [float(len(note)) for note in notes]
 
     assert rewards.get(append)(part).tolist() == [2, 1] and shared == [1]
+
+
+def test_entries_that_cannot_be_copied_are_shared():
+    lock = threading.Lock()
+
+    def judge(prompts, completions, locks):
+        return [float(entry is lock) for entry in locks]
+
+    part = samples(list("ab"), columns={"locks": [lock, lock]})
+    assert rewards.get(judge)(part).tolist() == [1, 1]
 
 
 def logs(prompts, completions, log_metric, log_extra):
