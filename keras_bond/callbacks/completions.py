@@ -120,7 +120,7 @@ def print_table(records, console=None):
         "prompt",
         "policy",
         "initial policy" if other == "reference" else other,
-        *[_text(name) for name in extra],
+        *[rich.table.Column(_text(name)) for name in extra],
         title=f"Held-out prompts at step {records[0]['step']}",
         title_justify="left",
         show_lines=True,

@@ -229,7 +229,7 @@ def test_what_cannot_be_logged_is_named(log, text):
 def test_the_state_of_a_trainer_is_not_passed():
     """Said when the reward is given, not in the first step."""
 
-    def judge(completions, trainer_state, **kwargs):
+    def judge(prompts, completions, trainer_state, **kwargs):
         return [trainer_state.global_step] * len(completions)
 
     with pytest.raises(ValueError, match="`judge` must not need `trainer_st"):
