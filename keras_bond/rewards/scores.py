@@ -102,8 +102,11 @@ def to_host(values):
         values = values.value
     # Tensors of PyTorch: NumPy has no bfloat16, and reads no CUDA memory.
     if hasattr(values, "detach"):
-        values = values.detach().cpu()
-    elif not isinstance(values, (list, tuple)) and hasattr(values, "__array__"):
+        return values.detach().cpu()
+    # Tensors of TensorFlow: NumPy cannot read single numbers in bfloat16.
+    if hasattr(values, "numpy"):
+        values = values.numpy()
+    if not isinstance(values, (list, tuple)) and hasattr(values, "__array__"):
         # Keeps the mask of a masked array.
         values = np.asanyarray(values)
     return values
