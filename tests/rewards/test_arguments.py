@@ -45,7 +45,7 @@ def test_texts_of_tokenized_prompts_may_have_either_name():
 
 
 def test_column_names_are_strings():
-    with pytest.raises(TypeError, match="names that are strings.* Received"):
+    with pytest.raises(TypeError, match="Columns must have .*Received"):
         to_table({"prompts": PAIR, 1: PAIR})
 
 
