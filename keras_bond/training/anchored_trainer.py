@@ -27,6 +27,7 @@ from keras_bond.rewards.samples import DRAWN
 from keras_bond.rewards.samples import Samples
 from keras_bond.rollouts.random_numbers import Stream
 from keras_bond.training import metrics
+from keras_bond.training import reward_metrics
 from keras_bond.training.policy_trainer import PolicyTrainer
 
 # Entries of a batch that the network reads: prompts and their completions.
@@ -41,7 +42,7 @@ NOT_LEARNED_FROM = (
 )
 
 
-class AnchoredTrainer(PolicyTrainer):
+class AnchoredTrainer(reward_metrics.LogsRewardMetrics, PolicyTrainer):
     """Trains a policy on samples of itself and of an anchor.
 
     This is the base class of BOND and its baselines. Subclasses implement
@@ -89,7 +90,7 @@ class AnchoredTrainer(PolicyTrainer):
             self.weight_sets.reference is not None,
             num_anchor_samples > 0,
         )
-        self.reward_metrics = metrics.RewardMetrics()
+        self.reward_metrics = reward_metrics.RewardMetrics()
         self._default_rule_announced = False
 
     def collect(self, inputs, training):
@@ -353,14 +354,6 @@ class AnchoredTrainer(PolicyTrainer):
         self.log_step(batch, outputs, loss, is_good=True)
         logs = self.get_metrics_result()
         return {k: v for k, v in logs.items() if not k.startswith("train/")}
-
-    def host_logs(self):
-        """What reward functions logged, see `RewardMetrics`."""
-        return self.reward_metrics.end_step()
-
-    def reset_metrics(self):
-        super().reset_metrics()
-        self.reward_metrics.reset()
 
     def log_step(self, batch, outputs, loss, is_good):
         """Updates all metrics that describe a batch."""

@@ -7,7 +7,6 @@ any scored prompt has no mean and logs NaN.
 import math
 
 import keras
-import numpy as np
 from keras import ops
 
 # `frac_prompts_unscored` is a mean over all prompts, not only the scored ones.
@@ -63,49 +62,6 @@ class StandardDeviation(keras.metrics.Metric):
     def result(self):
         variance = self.squares / ops.maximum(self.weight, 1.0)
         return ops.where(self.weight > 0, ops.sqrt(variance), math.nan)
-
-
-class RewardMetrics:
-    """What reward functions log with `log_metric`, averaged on the host.
-
-    Names and values come from Python that is not compiled, so they are no
-    variables of the model. With several processes, each has its own.
-    """
-
-    PREFIX = "rewards/"
-
-    def __init__(self):
-        self.reset()
-
-    def reset(self):
-        """Begins an epoch."""
-        self._step = {}
-        self._sums = {}
-
-    def add(self, values):
-        """Adds values of the current step.
-
-        Args:
-            values: dict of lists of float.
-        """
-        for name, new in values.items():
-            self._step.setdefault(name, []).extend(new)
-
-    def end_step(self):
-        """Ends the current step.
-
-        Returns:
-            dict: for each name, the mean over the steps of the epoch in which
-            it was logged, where the value of a step is the mean of its values.
-        """
-        for name, values in self._step.items():
-            total, count = self._sums.get(name, (0.0, 0))
-            self._sums[name] = (total + np.mean(values), count + 1)
-        self._step = {}
-        return {
-            self.PREFIX + name: total / count
-            for name, (total, count) in self._sums.items()
-        }
 
 
 def make_trackers(names, has_reference, has_anchor_samples):
