@@ -224,7 +224,7 @@ def sample(bond, task, prompts, num_samples, **options):
         task.reward([prompt] * num_samples, texts)
         for prompt, texts in zip(prompts, completions)
     ]
-    return Samples(completions, np.array(rewards, "float32"))
+    return Samples(completions, np.array(rewards, "float64"))
 
 
 def train(bond, task, seed, epochs):

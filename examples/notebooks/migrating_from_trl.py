@@ -112,9 +112,10 @@ print(correctness(["?"] * 3, plain, answer=answers))
 print(correctness(["?"] * 3, turns, answer=answers))
 
 """
-TRL adds `trainer_state`, `log_extra` and `log_metric` to the arguments. They do
-not exist here: a function that takes `**kwargs` does not notice, one that calls
-them has to leave that to a Keras callback.
+TRL adds `log_metric`, `log_extra` and `trainer_state` to the arguments. The
+first two work here too: a metric is logged as `rewards/...`, and `HeldOut`
+shows extra columns. `trainer_state` is not passed, because a completion has the
+same reward at every step.
 
 ## Your data set
 

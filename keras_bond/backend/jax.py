@@ -95,7 +95,7 @@ class StagedTrainer(Step):
         batch = self.collect(data[0], training=True)
         try:
             stage = self._learning_stage(state)
-            return stage(state, batch)
+            logs, state = stage(state, batch)
         except BaseException as error:
             if any(x.is_deleted() for x in jax.tree.leaves(state)):
                 raise RuntimeError(
@@ -105,12 +105,13 @@ class StagedTrainer(Step):
                     "`load_weights`."
                 ) from error
             raise
+        return {**logs, **self.host_logs()}, state
 
     def test_step(self, state, data):
         self._put_back(state)
         batch = self.collect(data[0], training=False)
         logs, metrics = self._stage("test", self._test)(state, batch)
-        return logs, (*state[:2], metrics)
+        return {**logs, **self.host_logs()}, (*state[:2], metrics)
 
     def run_stage(self, name, function, *tensors):
         """Calls a function as a compiled stage that does not update variables.

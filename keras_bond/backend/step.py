@@ -50,6 +50,14 @@ class Step(abc.ABC):
     def evaluate_batch(self, batch):
         """Logs an evaluation batch; returns the logged values."""
 
+    @abc.abstractmethod
+    def host_logs(self):
+        """Logged values that are computed on the host, a dict of floats.
+
+        They are added to those of `after_update` and `evaluate_batch`, which
+        are compiled.
+        """
+
     def protects_itself(self):
         """Whether the optimizer itself skips gradients that overflow.
 

@@ -159,11 +159,13 @@ class StagedTrainer(Step):
 
     def train_step(self, data):
         batch = self.collect(data[0], training=True)
-        return self._stage("learn", self._learn)(batch)
+        logs = self._stage("learn", self._learn)(batch)
+        return {**logs, **self.host_logs()}
 
     def test_step(self, data):
         batch = self.collect(data[0], training=False)
-        return self._stage("test", self._test)(batch)
+        logs = self._stage("test", self._test)(batch)
+        return {**logs, **self.host_logs()}
 
     def run_stage(self, name, function, *tensors):
         """Calls a function as a stage that does not update variables.

@@ -7,6 +7,8 @@ import rich.console
 import rich.table
 import rich.text
 
+# Entries of every record, besides those of the other weight set.
+KNOWN = ("step", "prompt", "completion", "reward", "quantile", "gold_reward")
 # What a cell of the table shows of a text.
 MAX_CHARACTERS = 400
 
@@ -47,8 +49,12 @@ def records(step, samples, rewards, other, gold=None):
     Returns:
         list of dict with `step`, `prompt`, `completion`, `reward`, completion
         and reward of the other weight set under its name, `quantile`, the
-        share of its pool with a lower reward, ties counting one half, and
-        `gold_reward` if there is one.
+        share of its pool with a lower reward, ties counting one half,
+        `gold_reward` if there is one, and the columns that reward functions
+        logged with `log_extra`.
+
+    Raises:
+        ValueError: if such a column has the name of another entry.
     """
     columns = {
         "prompt": _first_of_each(samples.prompts, samples),
@@ -60,6 +66,17 @@ def records(step, samples, rewards, other, gold=None):
     }
     if gold is not None:
         columns["gold_reward"] = gold[:, 0].tolist()
+    extra = {
+        name: _first_of_each(values, samples)
+        for name, values in samples.log.columns.items()
+    }
+    taken = sorted({*KNOWN, *columns} & set(extra))
+    if taken:
+        raise ValueError(
+            "`log_extra` must not be given the name of a column that the table "
+            f"of completions has anyway: use another. Received: {taken}"
+        )
+    columns.update(extra)
     rows = zip(*columns.values())
     return [{"step": step, **dict(zip(columns, row))} for row in rows]
 
@@ -91,15 +108,19 @@ def print_table(records, console=None):
         records: list of dict of one step, see `records`.
         console: `rich.console.Console`, or `None` for standard output.
     """
-    (other,) = (
+    # The first: a reward function may have logged others.
+    other = next(
         name.removesuffix("_completion")
         for name in records[0]
         if name.endswith("_completion")
     )
+    known = (*KNOWN, f"{other}_completion", f"{other}_reward")
+    extra = [name for name in records[0] if name not in known]
     table = rich.table.Table(
         "prompt",
         "policy",
         "initial policy" if other == "reference" else other,
+        *[rich.table.Column(_text(name)) for name in extra],
         title=f"Held-out prompts at step {records[0]['step']}",
         title_justify="left",
         show_lines=True,
@@ -111,6 +132,7 @@ def print_table(records, console=None):
             + _numbers(record, ("reward", "quantile", "gold_reward")),
             _text(record[f"{other}_completion"])
             + _numbers({"reward": record[f"{other}_reward"]}, ("reward",)),
+            *[_text(record[name]) for name in extra],
         )
     console = console or rich.console.Console()
     console.print()

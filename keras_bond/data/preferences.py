@@ -151,12 +151,17 @@ def encode_pairs(pairs, encode):
 
 
 def _check_names(columns):
-    unknown = sorted(set(columns) - set(COLUMNS))
+    unknown = sorted(map(str, set(columns) - set(COLUMNS)))
     missing = [n for n in ("chosen", "rejected") if n not in columns]
     if missing:
         raise ValueError(
             'Preference pairs must have columns "chosen" and "rejected". '
             f"Received: columns {sorted(columns)}, without {missing}"
+        )
+    if set(PROMPT_NAMES) <= set(columns):
+        raise ValueError(
+            "Preference pairs must have one column of prompts: leave out "
+            f"`prompt` or `prompts`. Received: columns {sorted(columns)}"
         )
     if unknown:
         raise ValueError(

@@ -6,8 +6,10 @@ import sys
 
 import keras
 
+from keras_bond.data.table import PROMPT_NAMES
 from keras_bond.data.table import as_text
 from keras_bond.data.table import to_list
+from keras_bond.rewards.columns import check_columns
 
 # Attributes of a tf.data, Hugging Face or tfds data set that no column has.
 SIGNS_OF_DATA_SETS = ("element_spec", "column_names", "dataset_info")
@@ -83,15 +85,16 @@ def prompts_from(data, prompt=None, template=None, columns=None):
         template: str, instead of `prompt`: the prompt with columns in braces,
             as for `str.format`.
         columns: list of str. The columns to keep for the reward. Defaults to
-            all but `prompt`.
+            all but `prompt`, and `"prompt"` and `"prompts"`.
 
     Returns:
         dict of lists: `"prompts"`, and the kept columns under their names.
 
     Raises:
         TypeError: if the data do not consist of rows of columns.
-        ValueError: if a column does not exist, the data are empty or endless,
-            or not exactly one of `prompt` and `template` is given.
+        ValueError: if a column does not exist or has a reserved name, the data
+            are empty or endless, or not exactly one of `prompt` and `template`
+            is given.
 
     Example:
 
@@ -119,7 +122,9 @@ def prompts_from(data, prompt=None, template=None, columns=None):
             f"{sorted(table)}"
         )
     if columns is None:
-        columns = [name for name in table if name not in (prompt, "prompts")]
+        taken = (prompt, *PROMPT_NAMES)
+        columns = [name for name in table if name not in taken]
+    check_columns(columns)
     kept = {name: _column(table, name) for name in columns}
     if prompt is not None:
         return {"prompts": _column(table, prompt), **kept}

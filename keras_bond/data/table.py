@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_bond.data.chat import is_chat
 from keras_bond.data.chat import render_chat
+from keras_bond.rewards.columns import check_columns
 
 PROMPT_NAMES = ("prompts", "prompt")
 
@@ -103,12 +104,14 @@ def to_table(data):
 
     Raises:
         TypeError: if prompts are not strings.
-        ValueError: if there are none, a column is missing, or lengths differ.
+        ValueError: if there are none, a column is missing, lengths differ, or
+            a column has a name that is reserved, see `check_columns`.
     """
     if not isinstance(data, dict):
         data = {"prompts": data}
     columns = {name: to_list(name, column) for name, column in data.items()}
     columns = _name_prompts(columns)
+    check_columns(set(columns) - {"prompts"})
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(
@@ -187,15 +190,15 @@ def as_text(value):
 
 
 def _name_prompts(columns):
-    if "token_ids" in columns:
-        return columns
     for name in PROMPT_NAMES:
         if name in columns:
             prompts = columns.pop(name)
             return {"prompts": prompts, **columns}
+    if "token_ids" in columns:
+        return columns
     raise ValueError(
         'A dict of columns must have "prompts" (strings) or "token_ids". '
-        f"Received: columns {sorted(columns)}"
+        f"Received: columns {sorted(map(str, columns))}"
     )
 
 

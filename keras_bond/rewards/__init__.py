@@ -10,8 +10,8 @@ from keras_bond.rewards.ranks import RankFusion
 from keras_bond.rewards.ranks import UnfinishedLast
 from keras_bond.rewards.reward import ModelReward
 from keras_bond.rewards.reward import Reward
-from keras_bond.rewards.reward import Samples
 from keras_bond.rewards.reward import get
+from keras_bond.rewards.samples import Samples
 from keras_bond.rewards.shapes import Length
 from keras_bond.rewards.shapes import Repetition
 from keras_bond.rewards.shapes import SlotCoverage

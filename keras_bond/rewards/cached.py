@@ -9,9 +9,9 @@ import warnings
 import keras
 import numpy as np
 
-from keras_bond.rewards.reward import RewardTypeError
-from keras_bond.rewards.reward import RewardValueError
 from keras_bond.rewards.reward import Wrapper
+from keras_bond.rewards.scores import RewardTypeError
+from keras_bond.rewards.scores import RewardValueError
 from keras_bond.rewards.store import ScoreStore
 
 PLAIN = (str, bytes, int, float, type(None))
@@ -34,7 +34,8 @@ class Cached(Wrapper):
     or conversation, text, tokens, whether they ended, and the other columns.
     For rewards that compare the completions of a prompt, such as `RankFusion`
     or a list of rewards, all completions of the prompt must be the same. Of
-    equal completions in one call, the reward sees the first.
+    equal completions in one call, the reward sees the first. A completion whose
+    score is saved adds nothing to `log_metric` and `log_extra`.
 
     Nothing is ever deleted. A path belongs to one reward: use a new one when
     the reward changes, or its old scores are returned. Several threads and
@@ -117,7 +118,9 @@ class Cached(Wrapper):
 
     def _ask(self, samples, keys, rows):
         num_samples = samples.num_samples if self.compares else 1
-        scores = self.reward(samples.pick(rows, num_samples)).tolist()
+        unknown = samples.pick(rows, num_samples)
+        scores = self.reward(unknown).tolist()
+        samples.log.add(unknown.log, rows, len(samples))
         texts = zip(*(_texts(samples, name) for name in TEXTS))
         texts = list(texts) if self.path else [(None, None)] * len(keys)
         self._store.write(
@@ -196,7 +199,7 @@ def _texts(samples, name):
 
 def _as_array(scores):
     scores = [np.nan if score is None else score for score in scores]
-    return np.array(scores, "float32")
+    return np.array(scores, "float64")
 
 
 def _as_path(path):

@@ -1,12 +1,14 @@
 """Text classifiers as rewards."""
 
-import numbers
+import math
 
 import keras
 import numpy as np
 
-from keras_bond.rewards.reward import RewardTypeError
-from keras_bond.rewards.reward import RewardValueError
+from keras_bond.rewards.scores import RewardTypeError
+from keras_bond.rewards.scores import RewardValueError
+from keras_bond.rewards.scores import as_number
+from keras_bond.rewards.scores import to_host
 from keras_bond.rewards.text import as_texts
 
 
@@ -58,37 +60,41 @@ class Classifier:
         if self.with_prompt:
             heads = as_texts(prompts)
             texts = [head + text for head, text in zip(heads, texts)]
-        answers = self.classify(texts)
-        if hasattr(answers, "__array__") or hasattr(answers, "detach"):
-            answers = keras.ops.convert_to_numpy(answers)
-            if answers.ndim == 2 and answers.shape[1] == 1:
-                answers = answers[:, 0]
-        return [self._score(answer) for answer in answers]
+        return [self._score(to_host(a)) for a in to_host(self.classify(texts))]
 
     def _score(self, answer):
-        if isinstance(answer, (numbers.Real, np.generic)):
-            return float(answer)
-        if isinstance(answer, np.ndarray) and isinstance(self.label, int):
-            return float(answer[self.label])
         if isinstance(answer, dict) and {"label", "score"} <= set(answer):
             answer = [answer]
         if isinstance(answer, list) and all(
             isinstance(part, dict) for part in answer
         ):
             answer = {part["label"]: part["score"] for part in answer}
-        if not isinstance(answer, dict):
+        # Classifiers of one class return `(texts, 1)`: a number for each.
+        if math.prod(getattr(answer, "shape", ())) != 1 and isinstance(
+            self.label, int
+        ):
+            answer = dict(enumerate(answer))
+        if isinstance(answer, dict):
+            answer = self._of_label(answer)
+        if answer is None or np.ma.is_masked(answer):
+            return None
+        try:
+            return as_number(answer)
+        except Exception as error:
             raise RewardTypeError(
                 "`classify` must return a number, scores by label, or an array "
                 "of scores with `label` an int. "
                 f"Received: {answer!r} with label={self.label!r}"
-            )
-        if self.label not in answer:
+            ) from error
+
+    def _of_label(self, scores):
+        if self.label not in scores:
             raise RewardValueError(
                 "`label` must be among those of the classifier; a pipeline "
                 "returns all of them with top_k=None. "
-                f"Received: label={self.label!r}, labels {list(answer)}"
+                f"Received: label={self.label!r}, labels {list(scores)}"
             )
-        return float(answer[self.label])
+        return scores[self.label]
 
     def get_config(self):
         return {

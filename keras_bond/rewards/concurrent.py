@@ -11,8 +11,8 @@ import numpy as np
 from keras_bond.arguments import check_count
 from keras_bond.arguments import is_number
 from keras_bond.rewards import threads
-from keras_bond.rewards.reward import RewardError
 from keras_bond.rewards.reward import Wrapper
+from keras_bond.rewards.scores import RewardError
 
 
 @keras.saving.register_keras_serializable(package="keras_bond")
@@ -114,7 +114,7 @@ class ConcurrentReward(Wrapper):
         answers = threads.map_concurrently(
             self._ask, samples.split(self.batch_size), self.max_workers
         )
-        scores = np.full(len(samples), np.nan, "float32")
+        scores = np.full(len(samples), np.nan)
         rows = self.batch_size * samples.num_samples
         dropped = collections.Counter()
         for i, answer in enumerate(answers):
@@ -123,22 +123,32 @@ class ConcurrentReward(Wrapper):
                 num_prompts = len(part) // samples.num_samples
                 dropped[type(answer).__name__] += num_prompts
             else:
-                part[:] = answer
+                part[:], log = answer
+                indices = range(i * rows, i * rows + len(part))
+                samples.log.add(log, indices, len(samples))
         self._count(dropped)
         return scores
 
     def _ask(self, samples, stopped):
-        """Returns the scores, or the exception for which they are dropped."""
+        """Calls the reward until it answers.
+
+        Returns:
+            scores and `RewardLog`, or the exception for which the prompts are
+            dropped.
+        """
         for attempt in range(self.retries + 1):
             if attempt:
                 # Unlike a sleep, this ends as soon as another call has failed.
                 stopped.wait(self.retry_delay * 2 ** (attempt - 1))
             if stopped.is_set():
                 return None
+            # A log of its own: what a failed attempt has logged is lost.
+            attempted = samples.pick(range(len(samples)), samples.num_samples)
             try:
-                return threads.call_within(
-                    self.timeout, functools.partial(self.reward, samples)
+                scores = threads.call_within(
+                    self.timeout, functools.partial(self.reward, attempted)
                 )
+                return scores, attempted.log
             except RewardError:
                 raise
             except Exception as error:

@@ -5,11 +5,10 @@ import numpy as np
 
 from keras_bond.arguments import check_list
 from keras_bond.arguments import is_number
-from keras_bond.formulas import best_of_n
 from keras_bond.rewards.reward import Reward
-from keras_bond.rewards.reward import RewardValueError
 from keras_bond.rewards.reward import Wrapper
 from keras_bond.rewards.reward import get
+from keras_bond.rewards.scores import RewardValueError
 
 
 @keras.saving.register_keras_serializable(package="keras_bond")
@@ -68,13 +67,15 @@ class RankFusion(Reward):
     def score(self, samples):
         ranks = np.zeros((len(samples) // samples.num_samples, 1))
         total = np.zeros_like(ranks)
-        for reward, weight in zip(self.rewards, self.weights):
+        # Sums of the largest weights could overflow.
+        weights = np.array(self.weights) / max(self.weights)
+        for reward, weight in zip(self.rewards, weights):
             scores = reward(samples).reshape(-1, samples.num_samples)
             counts = ~np.isnan(scores).all(axis=1, keepdims=True)
             ranks = ranks + np.where(counts, weight * rank(scores), 0.0)
             total += weight * counts
         with np.errstate(invalid="ignore", divide="ignore"):
-            return (ranks / total).reshape(-1).astype("float32")
+            return (ranks / total).reshape(-1)
 
     def variables(self):
         return [v for reward in self.rewards for v in reward.variables()]
@@ -96,15 +97,17 @@ def rank(scores):
     """Ranks the samples of each prompt from 0 to 1, with mean ranks for ties.
 
     Args:
-        scores: float32 array `(prompts, samples)`.
+        scores: float64 array `(prompts, samples)`.
 
     Returns:
         float64 array `(prompts, samples)`; NaN for all samples of a prompt if
         one of its scores is NaN.
     """
-    num_le, num_lt = map(keras.ops.convert_to_numpy, best_of_n.ranks(scores))
-    midrank = 0.5 * (num_le.astype("float64") + num_lt)
-    ranks = (midrank - 0.5) / max(scores.shape[1] - 1, 1)
+    # In NumPy, because tensors would round the scores to float32.
+    others = scores[:, None, :]
+    num_lt = (others < scores[:, :, None]).sum(axis=2)
+    num_ties = (others == scores[:, :, None]).sum(axis=2) - 1
+    ranks = (num_lt + 0.5 * num_ties) / max(scores.shape[1] - 1, 1)
     return np.where(np.isnan(scores).any(axis=1, keepdims=True), np.nan, ranks)
 
 
@@ -145,10 +148,10 @@ class UnfinishedLast(Wrapper):
         ended = np.asarray(samples.terminated).reshape(scores.shape)
         worst = np.where(ended, scores, np.inf).min(axis=1)
         best_unfinished = np.where(ended, -np.inf, scores).max(axis=1)
-        # Large enough not to be rounded away in float32.
+        # Large enough not to be rounded away.
         gap = 1e-3 * np.maximum(1.0, np.abs(scores).max(axis=1))
         mixed = ended.any(axis=1) & ~ended.all(axis=1)
         excess = np.where(mixed, best_unfinished - worst, -np.inf)
         penalty = np.where(excess >= 0, excess + gap, 0.0)[:, None]
         penalized = np.where(ended, scores, scores - penalty)
-        return penalized.reshape(-1).astype("float32")
+        return penalized.reshape(-1)

@@ -1,11 +1,8 @@
-"""Rewards, the samples that they score, and checks of what they return."""
+"""Rewards: functions, models and weighted sums of them."""
 
 import asyncio
-import dataclasses
 import functools
 import inspect
-import math
-import numbers
 
 import keras
 import numpy as np
@@ -14,127 +11,11 @@ from keras_bond import backend
 from keras_bond.arguments import check_list
 from keras_bond.arguments import is_number
 from keras_bond.rewards import threads
-
-# What of a rollout the rewards are told.
-DRAWN = ("completion_ids", "mask", "terminated", "token_ids", "padding_mask")
-
-
-@dataclasses.dataclass(frozen=True)
-class Samples:
-    """Completions to be scored, those of one prompt side by side.
-
-    Attributes:
-        prompts: list of str, one for each completion; `None` if the policy
-            has no tokenizer.
-        completions: list of str, without end tokens; `None` as above.
-        columns: dict of lists, the other columns of the data set, one entry
-            for each completion.
-        token_ids: int32 array `(rows, length)`, prompt and completion in one
-            row, padded on the right.
-        padding_mask: bool array `(rows, length)`, True for real tokens.
-        num_samples: int. Completions per prompt.
-        completion_ids: list of lists of int, end tokens included, or `None`.
-        terminated: bool array `(rows,)`, False for a completion that was
-            truncated at the length limit; or `None`.
-        tokenizer: the KerasHub tokenizer of `token_ids`, or `None`.
-        conversations: list of lists of turns, dicts with `"role"` and
-            `"content"`, that `prompts` were rendered from, one for each
-            completion; `None` if the prompts were text.
-    """
-
-    prompts: list | None
-    completions: list | None
-    columns: dict
-    token_ids: object
-    padding_mask: object
-    num_samples: int
-    completion_ids: list | None = None
-    terminated: object = None
-    tokenizer: object = None
-    conversations: list | None = None
-
-    @classmethod
-    def of_rollout(cls, drawn, table, tokenizer):
-        """Describes the completions of a rollout.
-
-        Args:
-            drawn: dict of arrays over `(prompts, num_samples)`, those of
-                `DRAWN`, see `keras_bond.rollouts.Rollout.collate`.
-            table: a `keras_bond.data.table.PromptTable` of the prompts.
-            tokenizer: a `keras_bond.data.tokenizer.TextTokenizer`, or `None`.
-
-        Returns:
-            a `Samples`, those of a prompt side by side.
-        """
-        num_samples = drawn["mask"].shape[1]
-        rows = {k: v.reshape(-1, *v.shape[2:]) for k, v in drawn.items()}
-        completion_ids = [
-            ids[kept].tolist()
-            for ids, kept in zip(rows["completion_ids"], rows["mask"])
-        ]
-        table = table.repeat(num_samples)
-        return cls(
-            prompts=table.prompts,
-            completions=tokenizer and tokenizer.decode(completion_ids),
-            columns=table.columns,
-            token_ids=rows["token_ids"],
-            padding_mask=rows["padding_mask"],
-            num_samples=num_samples,
-            completion_ids=completion_ids,
-            terminated=rows["terminated"],
-            tokenizer=tokenizer and tokenizer.tokenizer,
-            conversations=table.conversations,
-        )
-
-    def __len__(self):
-        return len(self.token_ids)
-
-    def split(self, num_prompts):
-        """Splits into parts that keep the completions of a prompt together.
-
-        Args:
-            num_prompts: int. Prompts in a part; the last may have fewer.
-
-        Returns:
-            list of `Samples`, in order.
-        """
-        step = num_prompts * self.num_samples
-        rows = range(len(self))
-        return [
-            self.pick(rows[start : start + step], self.num_samples)
-            for start in range(0, len(self), step)
-        ]
-
-    def pick(self, rows, num_samples=1):
-        """Takes some completions.
-
-        Args:
-            rows: sequence of int.
-            num_samples: int. Completions per prompt among those taken.
-                Defaults to 1: each as the only one of its prompt.
-
-        Returns:
-            `Samples`, in the order of `rows`.
-        """
-        rows = list(rows)
-
-        def of(values):
-            if values is None or hasattr(values, "shape"):
-                return None if values is None else values[rows]
-            return [values[row] for row in rows]
-
-        return Samples(
-            prompts=of(self.prompts),
-            completions=of(self.completions),
-            columns={name: of(column) for name, column in self.columns.items()},
-            token_ids=of(self.token_ids),
-            padding_mask=of(self.padding_mask),
-            num_samples=num_samples,
-            completion_ids=of(self.completion_ids),
-            terminated=of(self.terminated),
-            tokenizer=self.tokenizer,
-            conversations=of(self.conversations),
-        )
+from keras_bond.rewards.columns import LOG_NAMES
+from keras_bond.rewards.log import Logger
+from keras_bond.rewards.scores import RewardValueError
+from keras_bond.rewards.scores import as_scores
+from keras_bond.rewards.scores import check_scores
 
 
 def get(reward, reward_weights=None):
@@ -182,11 +63,12 @@ def _wrap(reward, reward_weights):
 class Reward:
     """Scores completions.
 
-    A subclass defines `score(samples)`, which returns a float32 array
-    `(rows,)`, NaN for completions that it cannot score.
+    A subclass defines `score(samples)`, which returns a float64 array
+    `(rows,)`, NaN for completions that it cannot score. It may change the
+    samples, which are a copy of its own.
 
     Attributes:
-        name: str. For messages.
+        name: str. For messages; the name of the class unless it is set.
         needs_text: bool. Whether it reads strings.
         compares: bool. Whether the score of a completion depends on the others
             of its prompt.
@@ -197,6 +79,14 @@ class Reward:
     compares = False
 
     @property
+    def name(self):
+        return getattr(self, "_name", type(self).__name__)
+
+    @name.setter
+    def name(self, name):
+        self._name = name
+
+    @property
     def origin(self):
         return getattr(self, "_origin", self)
 
@@ -205,7 +95,16 @@ class Reward:
         self._origin = origin
 
     def __call__(self, samples):
-        return self.score(samples)
+        """Scores copies of some samples, and checks the scores.
+
+        Returns:
+            float64 array `(rows,)`, NaN for completions without a score.
+
+        Raises:
+            ValueError: if scores are infinite, too large or too few.
+        """
+        scores = self.score(samples.copy())
+        return check_scores(scores, self.name, len(samples))
 
     def variables(self):
         """Variables of the models inside, none by default."""
@@ -246,6 +145,10 @@ class FunctionReward(Reward):
     cannot score. It gets those columns of the data set that it names, all of
     them if it has `**columns`, and `completion_ids`. It may be an `async def`.
 
+    As in TRL, it also gets `log_metric(name, value)` and `log_extra(column,
+    values)` if it names them or has `**columns`. TRL's `trainer_state` is not
+    passed: a completion has the same reward at every step.
+
     If prompts are conversations, it gets them as lists of turns, and each
     completion as a list of one turn of the assistant, as in TRL.
 
@@ -253,8 +156,9 @@ class FunctionReward(Reward):
         function: the callable.
 
     Raises:
-        ValueError: when scoring, if it names a column that the data lack, or
-            returns the wrong number of scores or non-finite ones.
+        ValueError: if it needs `trainer_state`; when scoring, if it names a
+            column that the data lack, or returns the wrong number of scores,
+            or scores that are not finite or too large.
         TypeError: when scoring, if it does not return numbers.
     """
 
@@ -263,48 +167,79 @@ class FunctionReward(Reward):
     def __init__(self, function):
         self.function = function
         self.name = getattr(function, "__name__", type(function).__name__)
+        _parameters_of(function, self.name)
 
     def score(self, samples):
-        values = self.function(**self._accepted(_arguments(samples)))
+        values = self.function(**self._arguments(samples))
         if inspect.iscoroutine(values):
             values = _run(values)
         return as_scores(values, self.name, len(samples))
 
-    def _accepted(self, arguments):
-        parameters = inspect.signature(self.function).parameters
-        kinds = [parameter.kind for parameter in parameters.values()]
-        for name, parameter in parameters.items():
-            optional = parameter.default is not inspect.Parameter.empty
-            variadic = parameter.kind in (
-                inspect.Parameter.VAR_KEYWORD,
-                inspect.Parameter.VAR_POSITIONAL,
-            )
-            if name not in arguments and not optional and not variadic:
+    def _arguments(self, samples):
+        logger = Logger(self.name, samples.log, len(samples))
+        arguments = {
+            "prompts": samples.prompts,
+            "completions": samples.completions,
+            "completion_ids": samples.completion_ids,
+            **samples.columns,
+            **{name: getattr(logger, name) for name in LOG_NAMES},
+        }
+        if samples.conversations is not None:
+            arguments["prompts"] = samples.conversations
+            arguments["completions"] = [
+                [{"role": "assistant", "content": text}]
+                for text in samples.completions
+            ]
+        parameters = _parameters_of(self.function, self.name)
+        for name in _required(parameters):
+            if name not in arguments:
                 raise RewardValueError(
                     f"The reward `{self.name}` asks for `{name}`, which the "
                     "data do not have: pass the prompts as a dict with that "
-                    "column. Received: columns "
-                    f"{sorted(arguments)}"
+                    f"column. Received: columns {sorted(samples.columns)}"
                 )
+        kinds = [parameter.kind for parameter in parameters.values()]
         if inspect.Parameter.VAR_KEYWORD in kinds:
             return arguments
         return {k: v for k, v in arguments.items() if k in parameters}
 
 
-def _arguments(samples):
-    arguments = {
-        "prompts": samples.prompts,
-        "completions": samples.completions,
-        "completion_ids": samples.completion_ids,
-        **samples.columns,
-    }
-    if samples.conversations is not None:
-        arguments["prompts"] = samples.conversations
-        arguments["completions"] = [
-            [{"role": "assistant", "content": text}]
-            for text in samples.completions
-        ]
-    return arguments
+def _parameters_of(function, name):
+    """The parameters of a reward function.
+
+    Raises:
+        ValueError: if they are unknown, or ask for the state of a trainer.
+    """
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError as error:
+        raise RewardValueError(
+            f"The reward `{name}` must be a function whose arguments Python "
+            "knows: wrap it, as in lambda prompts, completions: ... "
+            f"Received: {error}"
+        ) from None
+    if "trainer_state" in _required(parameters):
+        raise RewardValueError(
+            f"The reward `{name}` must not need `trainer_state`: a completion "
+            "has the same reward at every step, so that scores can be saved "
+            "and runs compared. Give it a default, `trainer_state=None`, and "
+            "to change the reward during training, set `bond.reward` between "
+            f"two calls of `fit`. Received: {name}({', '.join(parameters)})"
+        )
+    return parameters
+
+
+def _required(parameters):
+    variadic = (
+        inspect.Parameter.VAR_KEYWORD,
+        inspect.Parameter.VAR_POSITIONAL,
+    )
+    return [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is inspect.Parameter.empty
+        and parameter.kind not in variadic
+    ]
 
 
 def _run(coroutine):
@@ -342,8 +277,7 @@ class ModelReward(Reward):
 
     def score(self, samples):
         inputs = self._inputs_of(samples)
-        scores = keras.ops.convert_to_numpy(self._forward(inputs))
-        return as_scores(scores.astype("float32"), self.name, len(samples))
+        return as_scores(self._forward(inputs), self.name, len(samples))
 
     def variables(self):
         return self.model.variables
@@ -394,94 +328,17 @@ class WeightedRewards(Reward):
         self.needs_text = any(reward.needs_text for reward in rewards)
 
     def score(self, samples):
-        total = np.zeros(len(samples), "float32")
+        total = np.zeros(len(samples))
         counted = np.zeros(len(samples), bool)
         for reward, weight in zip(self.rewards, self.weights):
-            scores = reward(samples)
+            with np.errstate(over="ignore"):
+                scores = weight * reward(samples)
+            scores = check_scores(scores, reward.name, len(samples))
             by_prompt = np.isnan(scores).reshape(-1, samples.num_samples)
             silent = np.repeat(by_prompt.all(axis=1), samples.num_samples)
-            total += np.where(silent, 0.0, weight * scores)
+            total += np.where(silent, 0.0, scores)
             counted |= ~silent
-        return np.where(counted, total, np.nan).astype("float32")
+        return np.where(counted, total, np.nan)
 
     def variables(self):
         return [v for reward in self.rewards for v in reward.variables()]
-
-
-class RewardError(Exception):
-    """A bug in a reward: calling it again would not help."""
-
-
-class RewardTypeError(RewardError, TypeError):
-    """A reward returned something that is not numbers."""
-
-
-class RewardValueError(RewardError, ValueError):
-    """A reward returned wrong numbers, or needs data that are missing."""
-
-
-def as_scores(values, name, expected):
-    """Turns what a reward returned into an array, or raises an error.
-
-    Args:
-        values: list, tuple or array of numbers; `None` for "cannot score".
-        name: str. Name of the reward, for messages.
-        expected: int. Number of completions that were to be scored.
-
-    Returns:
-        float32 array `(expected,)`, NaN where the reward returned `None`.
-
-    Raises:
-        TypeError: if `values` is not a list of numbers.
-        ValueError: if there are too few or too many, or one is not finite.
-    """
-    values = _as_list(values, name)
-    if len(values) != expected:
-        raise RewardValueError(
-            f"The reward `{name}` must return one number for each completion. "
-            f"Received: {len(values)} numbers for {expected} completions"
-        )
-    return np.array(
-        [_as_score(value, name, i) for i, value in enumerate(values)],
-        dtype="float32",
-    )
-
-
-def _as_list(values, name):
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-    if not isinstance(values, (str, bytes, dict)):
-        if not isinstance(values, (list, tuple)) and hasattr(
-            values, "__array__"
-        ):
-            values = np.asarray(values)
-            values = values.reshape(-1) if values.ndim else values
-            values = values.tolist()
-        if isinstance(values, (list, tuple)):
-            return list(values)
-    raise RewardTypeError(
-        f"The reward `{name}` must return a list or an array with one number "
-        "for each completion. "
-        f"Received: {values!r} of type {type(values).__name__}"
-    )
-
-
-def _as_score(value, name, i):
-    if value is None:
-        return math.nan
-    if hasattr(value, "item"):
-        value = value.item()
-    if not isinstance(value, numbers.Real):
-        raise RewardTypeError(
-            f"The reward `{name}` must return numbers, or None for a "
-            "completion that it cannot score. "
-            f"Received: {value!r} of type {type(value).__name__} for "
-            f"completion {i}"
-        )
-    if not math.isfinite(value):
-        raise RewardValueError(
-            f"The reward `{name}` must return finite numbers; return None for "
-            "a completion that it cannot score. "
-            f"Received: {value} for completion {i}"
-        )
-    return float(value)

@@ -6,7 +6,7 @@ import sqlite3
 import threading
 import weakref
 
-from keras_bond.rewards.reward import RewardValueError
+from keras_bond.rewards.scores import RewardValueError
 
 # What SQLite writes into the header of our files: "KBsc".
 APPLICATION_ID = 0x4B427363

@@ -1,6 +1,7 @@
 """The base class of rewards that are rules of text."""
 
-from keras_bond.rewards.reward import RewardValueError
+from keras_bond.rewards.columns import RESERVED
+from keras_bond.rewards.scores import RewardValueError
 
 
 class TextReward:
@@ -31,7 +32,7 @@ class TextReward:
                 f"The reward `{type(self).__name__}` reads the column "
                 f"`{self.column}`, which the data do not have: pass the "
                 "prompts as a dict with it, or name another `column`. "
-                f"Received: columns {sorted(columns)}"
+                f"Received: columns {sorted(set(columns) - set(RESERVED))}"
             )
         entries = columns[self.column]
         return [self.score(text, entry) for text, entry in zip(texts, entries)]

@@ -24,10 +24,11 @@ from keras_bond.backend import parts as parts_lib
 from keras_bond.callbacks import anchor as anchor_rules
 from keras_bond.formulas import averages
 from keras_bond.rewards import precision
-from keras_bond.rewards.reward import DRAWN
-from keras_bond.rewards.reward import Samples
+from keras_bond.rewards.samples import DRAWN
+from keras_bond.rewards.samples import Samples
 from keras_bond.rollouts.random_numbers import Stream
 from keras_bond.training import metrics
+from keras_bond.training import reward_metrics
 from keras_bond.training.policy_trainer import PolicyTrainer
 
 # Entries of a batch that the network reads: prompts and their completions.
@@ -41,7 +42,7 @@ NOT_LEARNED_FROM = (
 )
 
 
-class AnchoredTrainer(PolicyTrainer):
+class AnchoredTrainer(reward_metrics.LogsRewardMetrics, PolicyTrainer):
     """Trains a policy on samples of itself and of an anchor.
 
     This is the base class of BOND and its baselines. Subclasses implement
@@ -89,6 +90,7 @@ class AnchoredTrainer(PolicyTrainer):
             self.weight_sets.reference is not None,
             num_anchor_samples > 0,
         )
+        self.reward_metrics = reward_metrics.RewardMetrics()
         self._default_rule_announced = False
 
     def collect(self, inputs, training):
@@ -240,6 +242,7 @@ class AnchoredTrainer(PolicyTrainer):
             samples = Samples.of_rollout(arrays, table, self.tokenizer)
             scores = self._scorer(samples)
             rewards[present] = scores.reshape(-1, num_samples)
+            self.reward_metrics.add(samples.log.metrics)
         valid = np.isfinite(rewards).all(axis=1)
         rewards[~valid] = 0.0
         scored = {

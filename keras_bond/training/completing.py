@@ -8,8 +8,8 @@ from keras_bond.arguments import check_count
 from keras_bond.backend import devices
 from keras_bond.data import lengths
 from keras_bond.data import prompts as prompts_lib
-from keras_bond.rewards.reward import DRAWN
-from keras_bond.rewards.reward import Samples
+from keras_bond.rewards.samples import DRAWN
+from keras_bond.rewards.samples import Samples
 from keras_bond.rollouts.random_numbers import Stream
 from keras_bond.training import checks
 from keras_bond.training import standardize

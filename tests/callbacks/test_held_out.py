@@ -14,6 +14,7 @@ from keras_bond.callbacks import completions
 from keras_bond.callbacks.interface import TrainerInterface
 from keras_bond.evaluation.comparison import agreement
 from keras_bond.rewards import Samples
+from keras_bond.rewards import get
 
 PROMPTS = [f"prompt {i}" for i in range(200)]
 
@@ -354,3 +355,28 @@ def test_policies_without_a_tokenizer_have_records():
     assert [r["completion"] for r in records] == ["[1, 2]", "[4]"]
     assert [r["quantile"] for r in records] == [0.0, 1.0]
     completions.print_table(records, rich.console.Console(file=io.StringIO()))
+
+
+def test_columns_that_rewards_log_stand_beside_the_completions():
+    """The policy's, of the first completion of each prompt, JSON and all."""
+    samples, rewards = Policy().draw_scored(["p", "q"], num_samples=2)
+    other = completions.anchor_answers(samples, rewards)
+
+    def judge(prompts, completions, log_extra):
+        log_extra("golden_completion", ["a", "b", np.float32(1.5), "d"])
+        log_extra("found", [["x"], None, 1, 2])
+        return [0.0] * len(completions)
+
+    get(judge)(samples)
+    records = completions.records(0, samples, rewards, other)
+    assert [r["golden_completion"] for r in records] == ["a", 1.5]
+    assert [r["found"] for r in records] == ["['x']", 1]
+    json.dumps(records)
+    file = io.StringIO()
+    console = rich.console.Console(file=file, width=120)
+    completions.print_table(records, console)
+    assert "golden_completion" in file.getvalue()
+    assert "['x']" in file.getvalue()
+    samples.log.columns["completion"] = ["a", "b", "c", "d"]
+    with pytest.raises(ValueError, match="`log_extra` must not be given"):
+        completions.records(0, samples, rewards, other)

@@ -196,6 +196,6 @@ def test_what_a_reward_returns(answer):
     scorer = rewards.get(lambda prompts, completions: answer)
     scores, _ = result_or_named_error(lambda: scorer(samples))
     if scores is not None:
-        assert scores.shape == (3,) and scores.dtype == "float32"
+        assert scores.shape == (3,) and scores.dtype == "float64"
         for score, said in zip(scores, answer):
             assert np.isnan(score) if said is None else np.isfinite(score)

@@ -73,12 +73,12 @@ def test_none_is_an_answer_and_nothing_is_forgotten(path):
 
 def test_scores_come_back_bit_for_bit(path):
     """Also -0.0, which a column of numbers in SQLite does not keep."""
-    values = [-0.0, 0.0, 0.1, 1e-45, -3.4e38, 7.0]
+    values = [-0.0, 0.0, 0.1, 5e-324, -1e30, 7.0]
     cached = rewards.Cached(lambda prompts, completions: values, path)
     part = samples(list("abcdef"))
-    expected = np.array(values, "float32").tobytes()
+    expected = np.array(values, "float64").tobytes()
     assert cached(part).tobytes() == cached(part).tobytes() == expected
-    assert cached(part).dtype == "float32"
+    assert cached(part).dtype == "float64"
 
 
 def test_all_that_a_reward_reads_tells_completions_apart():

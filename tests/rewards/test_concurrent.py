@@ -243,14 +243,15 @@ def test_dropped_prompts_are_counted_by_kind_and_warned_of_once():
     ],
 )
 def test_wrong_answers_are_neither_tried_again_nor_dropped(answer, error, text):
-    calls = collections.Counter()
+    for others in ([], [number]):
+        # A counter of its own: calls of the last round may still be running.
+        calls = collections.Counter()
 
-    def judge(prompts, completions):
-        calls[prompts[0]] += 1
-        return answer(prompts, completions)
+        def judge(prompts, completions, calls=calls):
+            calls[prompts[0]] += 1
+            return answer(prompts, completions)
 
-    for reward in (judge, [number, judge]):
-        calls.clear()
+        reward = [*others, judge] if others else judge
         wrong = ConcurrentReward(
             reward, retries=2, retry_delay=0.0, on_failure="drop"
         )

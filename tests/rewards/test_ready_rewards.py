@@ -196,20 +196,30 @@ def trl_length(prompts, completions, completion_ids, **kwargs):
     """As people write them for TRL, for conversations."""
     assert all(turns[-1]["role"] == "user" for turns in prompts)
     assert all(len(ids) > 0 for ids in completion_ids)
-    assert set(kwargs) == {"bonus"}
+    assert set(kwargs) == {"bonus", "log_metric", "log_extra"}
     contents = [completion[0]["content"] for completion in completions]
+    kwargs["log_metric"]("length", np.mean([len(c) for c in contents]))
+    kwargs["log_extra"]("golden_answer", kwargs["bonus"])
     return [float(len(c) + n) for c, n in zip(contents, kwargs["bonus"])]
 
 
 def test_trl_rewards_of_conversations_are_used_unchanged():
-    """And ready rewards take both, strings and turns."""
-    turns = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
-    seen = []
+    """And ready rewards take both, strings and turns.
 
-    def watch(prompts, completions, **columns):
+    What they log is a mean over the steps of an epoch, and an epoch, a
+    validation and an evaluation each have their own.
+    """
+    turns = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    seen, means = [], []
+
+    def watch(prompts, completions, log_metric, **columns):
         seen.append(completions)
         assert {len(turn) for turn in completions} == {1}
         assert completions[0][0]["role"] == "assistant"
+        texts = [completion[0]["content"] for completion in completions]
+        means.append(np.mean([len(text) for text in texts]))
+        if len(means) % 3 == 2:
+            log_metric("call", len(means))
         return rewards.Length(1, 2)(prompts, completions, **columns)
 
     bond = keras_bond.JBond(
@@ -220,10 +230,27 @@ def test_trl_rewards_of_conversations_are_used_unchanged():
         seed=1,
     )
     bond.compile("sgd", **COMPILED_QUICKLY)
-    bond.fit(
-        {"prompt": turns, "bonus": list(range(8))}, batch_size=8, verbose=0
+    data = {"prompt": turns, "bonus": list(range(8))}
+    few = {name: column[:4] for name, column in data.items()}
+    history = bond.fit(
+        data, batch_size=4, epochs=2, validation_data=few, verbose=0
+    ).history
+    assert len(seen) == 6 and len(seen[0]) == 12
+    expected = [np.mean(means[:2]), np.mean(means[3:5])]
+    np.testing.assert_allclose(history["rewards/length"], expected)
+    np.testing.assert_allclose(
+        history["val_rewards/length"], [means[2], means[5]]
     )
-    assert len(seen) == 1 and len(seen[0]) == 24
+    # Logged in one of two steps only, and never in validation.
+    assert history["rewards/call"] == [2, 5]
+    assert "val_rewards/call" not in history
+    logs = bond.evaluate(few, return_dict=True, verbose=0)
+    assert logs["rewards/length"] == pytest.approx(means[6])
+    # Draws outside of `fit` and `evaluate` are not among the logged numbers.
+    drawn, scores = bond.draw_scored(few)
+    assert scores.dtype == "float64"
+    assert drawn.log.columns == {"golden_answer": few["bonus"]}
+    assert bond.host_logs()["rewards/length"] == pytest.approx(means[6])
 
 
 def test_rewards_of_trl_itself():

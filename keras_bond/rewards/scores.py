@@ -1,0 +1,167 @@
+"""Checks of what a reward returns."""
+
+import decimal
+import math
+import numbers
+
+import keras
+import numpy as np
+
+# Rewards are compared in float64, but the logged means are float32: sums of
+# many rewards must stay below its largest number, 3.4e38.
+LARGEST = 1e30
+
+
+class RewardError(Exception):
+    """A bug in a reward: calling it again would not help."""
+
+
+class RewardTypeError(RewardError, TypeError):
+    """A reward returned something that is not numbers."""
+
+
+class RewardValueError(RewardError, ValueError):
+    """A reward returned wrong numbers, or needs data that are missing."""
+
+
+def as_scores(values, name, expected):
+    """Turns what a reward returned into an array, or raises an error.
+
+    Args:
+        values: list, tuple, array or tensor of numbers, `(expected,)` or
+            `(expected, 1)`; `None` or a masked entry for "cannot score".
+        name: str. Name of the reward, for messages.
+        expected: int. Number of completions that were to be scored.
+
+    Returns:
+        float64 array `(expected,)`, NaN where the reward returned `None`.
+
+    Raises:
+        TypeError: if `values` is not a list of numbers.
+        ValueError: if there are too few or too many, or one is not finite or
+            above `LARGEST`.
+    """
+    values = _as_list(values, name)
+    if len(values) != expected:
+        raise RewardValueError(
+            f"The reward `{name}` must return one number for each completion. "
+            f"Received: {len(values)} numbers for {expected} completions"
+        )
+    scores = [_as_score(value, name, i) for i, value in enumerate(values)]
+    return np.array(scores, "float64")
+
+
+def check_scores(scores, name, expected):
+    """Checks scores, which are NaN for "cannot score".
+
+    Args:
+        scores: float array.
+        name: str. Name of the reward, for messages.
+        expected: int. Number of completions that were to be scored.
+
+    Returns:
+        float64 array `(expected,)`.
+
+    Raises:
+        ValueError: if the shape is another, or a score is infinite or above
+            `LARGEST`.
+    """
+    scores = np.asarray(scores, "float64")
+    if scores.shape != (expected,):
+        raise RewardValueError(
+            f"The reward `{name}` must return one number for each completion. "
+            f"Received: an array of shape {scores.shape} for {expected} "
+            "completions"
+        )
+    for i in np.flatnonzero(np.abs(scores) > LARGEST):
+        _check_finite(float(scores[i]), name, i)
+    return scores
+
+
+def as_number(value):
+    """Turns a number of any library into a float.
+
+    Raises:
+        TypeError: if it is not a real number.
+        OverflowError: if it is above the largest float.
+    """
+    value = to_host(value)
+    # NumPy turns dates and durations in nanoseconds into integers.
+    if getattr(getattr(value, "dtype", None), "kind", None) in ("m", "M"):
+        raise TypeError("a date or a duration")
+    if hasattr(value, "item"):
+        value = value.item()
+    if not isinstance(value, (numbers.Real, decimal.Decimal)):
+        raise TypeError(type(value).__name__)
+    return float(value)
+
+
+def to_host(values):
+    """Copies a tensor to the host; returns lists and arrays unchanged."""
+    if isinstance(values, keras.Variable):
+        values = values.value
+    # Tensors of PyTorch: NumPy has no bfloat16, and reads no CUDA memory.
+    if hasattr(values, "detach"):
+        return values.detach().cpu()
+    # Tensors of TensorFlow: NumPy cannot read single numbers in bfloat16.
+    if hasattr(values, "numpy"):
+        values = values.numpy()
+    if not isinstance(values, (list, tuple)) and hasattr(values, "__array__"):
+        # Keeps the mask of a masked array.
+        values = np.asanyarray(values)
+    return values
+
+
+def _as_list(values, name):
+    try:
+        values = to_host(values)
+        if isinstance(values, (list, tuple)) or getattr(values, "ndim", 0):
+            return list(values)
+        problem = ""
+    except Exception as error:
+        problem = f", {type(error).__name__}: {error}"
+    raise RewardTypeError(
+        f"The reward `{name}` must return a list or an array with one number "
+        f"for each completion. Received: {_show(values)} of type "
+        f"{type(values).__name__}{problem}"
+    )
+
+
+def _as_score(value, name, i):
+    if value is None or np.ma.is_masked(value):
+        return math.nan
+    try:
+        score = as_number(value)
+    except OverflowError:
+        score = math.inf
+    except Exception as error:
+        raise RewardTypeError(
+            f"The reward `{name}` must return numbers, or None for a "
+            "completion that it cannot score. "
+            f"Received: {_show(value)} of type {type(value).__name__} for "
+            f"completion {i}"
+        ) from error
+    _check_finite(score, name, i, value)
+    return score
+
+
+def _check_finite(score, name, i, value=None):
+    # Also true for NaN.
+    if not abs(score) <= LARGEST:
+        value = score if value is None else value
+        raise RewardValueError(
+            f"The reward `{name}` must return finite numbers, at most "
+            f"{LARGEST:g} in absolute value, because logged means are float32: "
+            "scale it down, or lower its `reward_weights`; return None for a "
+            "completion that it cannot score. "
+            f"Received: {_show(value)} for completion {i}"
+        )
+
+
+def _show(value):
+    """A short `repr`; Python refuses that of integers of 4,300 digits."""
+    try:
+        text = repr(value)
+    except Exception:
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:200]}..."
