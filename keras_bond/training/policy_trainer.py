@@ -451,6 +451,7 @@ class PolicyTrainer(
 
     def check_ready(self):
         """Raises an error if what is trainable in the policy has changed."""
+        self.check_weights()
         placement.check_placement(self.policy)
         now = [id(v) for v in self.policy.trainable_variables]
         if now != list(self._trained_ids):

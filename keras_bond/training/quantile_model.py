@@ -82,6 +82,7 @@ class QuantileModel(WholeFiles, keras.Model):
         self.built = True
 
     def call(self, inputs, training=False):
+        self.check_weights()
         hidden = self.backbone(inputs, training=training)
         last = sequences.at_last_token(hidden, inputs["padding_mask"])
         features = ops.cast(last, "float32")
@@ -113,7 +114,9 @@ class QuantileModel(WholeFiles, keras.Model):
     def from_config(cls, config):
         config = dict(config)
         backbone = keras.saving.deserialize_keras_object(config["backbone"])
-        return cls(**{**config, "backbone": backbone})
+        model = cls(**{**config, "backbone": backbone})
+        model.lacks_weights = True
+        return model
 
 
 def get(estimator, policy, seed):

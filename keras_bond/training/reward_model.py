@@ -119,6 +119,7 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
         self.built = True
 
     def call(self, inputs, training=False):
+        self.check_weights()
         shape = ops.shape(inputs["token_ids"])
         rows = {
             name: ops.reshape(inputs[name], (-1, shape[-1]))
@@ -379,4 +380,6 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
         backbone = deserialize(config.pop("backbone"))
         preprocessor = deserialize(config.pop("preprocessor"))
         saving.enable_lora(backbone, config)
-        return cls(backbone, preprocessor, **config)
+        model = cls(backbone, preprocessor, **config)
+        model.lacks_weights = True
+        return model

@@ -62,6 +62,7 @@ class Saving(WholeFiles):
         """See `keras.Model.set_state_tree`, which Orbax restores with."""
         super().set_state_tree(state_tree)
         self.progress.is_loaded = True
+        self.lacks_weights = False
 
     def get_config(self):
         return {
@@ -84,7 +85,9 @@ class Saving(WholeFiles):
         config = dict(config)
         reward = deserialize_reward(config.pop("reward"))
         policy = deserialize_policy(config)
-        return cls(policy, reward, **config)
+        trainer = cls(policy, reward, **config)
+        trainer.lacks_weights = True
+        return trainer
 
 
 class LoraAdapters(keras.Layer):

@@ -18,8 +18,12 @@ HEADER_BYTES = 4096
 class WholeFiles:
     """Mixin for `keras.Model` that writes and loads files whole or not at all.
 
-    LoRA adapters are not merged.
+    LoRA adapters are not merged. A subclass sets `lacks_weights` in its
+    `from_config`, and calls `check_weights` before it computes anything.
     """
+
+    # Whether the model was made from a config, and its weights not loaded yet.
+    lacks_weights = False
 
     def network_with_adapters(self):
         """The part of the model that may have LoRA adapters, or `None`."""
@@ -60,6 +64,30 @@ class WholeFiles:
         """
         with loading.all_or_nothing(self), loading.naming(filepath):
             super().load_weights(filepath, skip_mismatch, **kwargs)
+
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        self.lacks_weights = False
+
+    def set_weights(self, weights):
+        """See `keras.Layer.set_weights`."""
+        super().set_weights(weights)
+        self.lacks_weights = False
+
+    def check_weights(self):
+        """Raises an error if the model was made from a config alone.
+
+        Raises:
+            ValueError: if so, as `keras.models.clone_model` does.
+        """
+        if self.lacks_weights:
+            raise ValueError(
+                "A model cannot be used that was made from its config alone, "
+                "as by `keras.models.clone_model`: a config holds no weights "
+                "and no vocabulary. Copy a model with `copy.deepcopy`, or "
+                "`save` it and load it with `keras.saving.load_model`. "
+                f"Received: a {type(self).__name__} with initial weights"
+            )
 
     def __reduce__(self):
         # Copies and pickles are made by Keras, through a file in memory.
