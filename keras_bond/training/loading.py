@@ -13,12 +13,17 @@ from keras import ops
 WEIGHTS = "model.weights.h5"
 
 
+def variables_of(model):
+    """All variables of a model and, if it is compiled, of its optimizer."""
+    # A model that was never compiled has no such attribute.
+    optimizer = getattr(model, "optimizer", None)
+    return [*model.variables, *(optimizer.variables if optimizer else [])]
+
+
 @contextlib.contextmanager
 def all_or_nothing(model):
     """Returns a context that restores a model's values after an error."""
-    variables = list(model.variables)
-    if model.optimizer is not None:
-        variables += model.optimizer.variables
+    variables = variables_of(model)
     values = [_kept(variable) for variable in variables]
     try:
         yield

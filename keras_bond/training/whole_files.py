@@ -110,9 +110,7 @@ class WholeFiles:
                 yield path
 
     def _num_bytes(self):
-        variables = list(self.variables)
-        if self.optimizer is not None:
-            variables += self.optimizer.variables
+        variables = loading.variables_of(self)
         return bytes_of(variables) + HEADER_BYTES * len(variables)
 
 

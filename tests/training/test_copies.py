@@ -69,8 +69,10 @@ def make_trainer(kind, lora=False, reward=shout):
     return trainer
 
 
-@pytest.mark.parametrize("lora", [False, True])
-@pytest.mark.parametrize("kind", TRAINERS)
+@pytest.mark.parametrize(
+    "kind, lora",
+    [("jbond", True), ("bond", False), ("reinforce", True), ("bonbon", False)],
+)
 def test_copies_of_trainers_are_whole(kind, lora):
     """Pins: a copy without its reward, or one that shares its policy."""
     trainer = make_trainer(kind, lora)
@@ -97,7 +99,8 @@ def test_a_copy_trains_and_answers_as_the_original():
         one.fit(PROMPTS[:2], batch_size=2, verbose=0).history
         for one in (trainer, copied)
     ]
-    assert logs[0] == pytest.approx(logs[1], nan_ok=True)
+    for name, values in logs[0].items():
+        assert values == pytest.approx(logs[1][name], nan_ok=True)
 
 
 @pytest.mark.parametrize("way", WAYS)
