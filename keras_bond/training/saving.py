@@ -206,7 +206,8 @@ def deserialize_reward(config):
 def _with_reward(load, arguments, reward, is_loaded):
     """A copy of a trainer, see `Saving.__reduce__`."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The reward could not be loaded")
+        # Those of rewards that the file does not hold.
+        warnings.filterwarnings("ignore", "(The|A `Cached`) reward")
         trainer = load(*arguments)
     trainer.reward = reward
     trainer.progress.is_loaded = is_loaded

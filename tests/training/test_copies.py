@@ -105,8 +105,6 @@ def test_a_copy_trains_and_answers_as_the_original():
 
 @pytest.mark.parametrize("way", WAYS)
 def test_rewards_of_a_copied_trainer_keep_their_kind(way, tmp_path):
-    learned = keras.Sequential([keras.layers.Embedding(300, 1)])
-    learned.build((None, 15))
     reward = [rewards.Cached(shout, tmp_path / "scores"), length_reward]
     trainer = make_trainer("jbond", reward=reward)
     copied = WAYS[way](trainer)
@@ -185,6 +183,7 @@ def test_clones_say_that_they_lack_everything():
     clone({name: rows[:, 0] for name, rows in pairs.items()})
 
 
+@keras.saving.register_keras_serializable("keras_bond_tests")
 class Scale(keras.layers.Layer):
     """A reward with one weight."""
 
