@@ -156,15 +156,23 @@ def _unfinished(parent):
     when the process ends, however it ends.
     """
     _remove_left_overs(parent)
-    folder = pathlib.Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+    folder, lock = _locked_folder(parent)
     try:
-        with open(folder / f"new {LOCK}", "wb") as lock:
-            _lock(lock)
-            # Nobody sees the file before it is locked.
-            os.rename(lock.name, folder / LOCK)
+        with lock:
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _locked_folder(parent):
+    while True:
+        folder = pathlib.Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        # Until it is locked, another process may remove it.
+        with contextlib.suppress(FileNotFoundError):
+            lock = open(folder / LOCK, "wb")
+            if _lock(lock) is not False and (folder / LOCK).exists():
+                return folder, lock
+            lock.close()
 
 
 def _remove_left_overs(parent):
@@ -173,19 +181,26 @@ def _remove_left_overs(parent):
     except PermissionError:
         folders = []
     for folder in folders:
-        with contextlib.suppress(OSError), open(folder / LOCK, "rb+") as lock:
+        with contextlib.suppress(OSError), open(folder / LOCK, "ab") as lock:
             if _lock(lock):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 def _lock(file, waits=False):
-    """Whether a file could be locked; it is unlocked when it is closed."""
+    """Locks a file until it is closed.
+
+    Returns:
+        bool, False if another has locked it; `None` where nothing can be
+        locked.
+    """
     if fcntl is None:
-        return False
+        return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError:
+        return None
     return True
 
 
