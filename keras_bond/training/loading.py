@@ -13,17 +13,30 @@ from keras import ops
 WEIGHTS = "model.weights.h5"
 
 
-def variables_of(model):
-    """All variables of a model and, if it is compiled, of its optimizer."""
-    # A model that was never compiled has no such attribute.
-    optimizer = getattr(model, "optimizer", None)
-    return [*model.variables, *(optimizer.variables if optimizer else [])]
+def variables_of(models):
+    """All variables of models and, if they are compiled, of their optimizers.
+
+    Args:
+        models: list of `keras.Layer`, whose own layers count too.
+
+    Returns:
+        list of `keras.Variable`, each once.
+    """
+    found = {}
+    for model in models:
+        for layer in model._flatten_layers():
+            # A model that was never compiled has no such attribute.
+            optimizer = getattr(layer, "optimizer", None)
+            if optimizer is not None:
+                found.update({id(v): v for v in optimizer.variables})
+        found.update({id(v): v for v in model.variables})
+    return list(found.values())
 
 
 @contextlib.contextmanager
-def all_or_nothing(model):
-    """Returns a context that restores a model's values after an error."""
-    variables = variables_of(model)
+def all_or_nothing(models):
+    """Returns a context that restores the values of models after an error."""
+    variables = variables_of(models)
     values = [_kept(variable) for variable in variables]
     try:
         yield

@@ -35,11 +35,19 @@ class CompileConfig:
 class Saving(WholeFiles):
     """Mixin for `keras.Model` that saves trainers, LoRA adapters included.
 
-    It uses `policy`, `progress`, and the attributes named in `get_config`.
+    It uses `policy`, `reward`, `progress`, and the attributes named in
+    `get_config`.
     """
 
     def network_with_adapters(self):
         return self.policy
+
+    def models_in_file(self):
+        # Keras finds them in the attribute `reward`.
+        rewards = self.reward
+        if not isinstance(rewards, (list, tuple)):
+            rewards = [rewards]
+        return [self, *[r for r in rewards if isinstance(r, keras.Layer)]]
 
     def load_weights(self, filepath, skip_mismatch=False, **kwargs):
         is_loaded = self.progress.is_loaded
@@ -59,10 +67,8 @@ class Saving(WholeFiles):
         )
 
     def set_state_tree(self, state_tree):
-        """See `keras.Model.set_state_tree`, which Orbax restores with."""
         super().set_state_tree(state_tree)
         self.progress.is_loaded = True
-        self.lacks_weights = False
 
     def get_config(self):
         return {

@@ -18,8 +18,9 @@ HEADER_BYTES = 4096
 class WholeFiles:
     """Mixin for `keras.Model` that writes and loads files whole or not at all.
 
-    LoRA adapters are not merged. A subclass sets `lacks_weights` in its
-    `from_config`, and calls `check_weights` before it computes anything.
+    LoRA adapters of `network_with_adapters()` are not merged. A subclass sets
+    `lacks_weights` in its `from_config`, and calls `check_weights` before it
+    computes anything.
     """
 
     # Whether the model was made from a config, and its weights not loaded yet.
@@ -28,6 +29,10 @@ class WholeFiles:
     def network_with_adapters(self):
         """The part of the model that may have LoRA adapters, or `None`."""
         return None
+
+    def models_in_file(self):
+        """This model, and others whose weights are in its files."""
+        return [self]
 
     def save(self, filepath, overwrite=True, **kwargs):
         """See `keras.Model.save`. LoRA adapters are not merged.
@@ -62,7 +67,8 @@ class WholeFiles:
             OSError: if the file is missing, damaged or cannot be read.
             ValueError: if it belongs to a different model.
         """
-        with loading.all_or_nothing(self), loading.naming(filepath):
+        models = self.models_in_file()
+        with loading.all_or_nothing(models), loading.naming(filepath):
             super().load_weights(filepath, skip_mismatch, **kwargs)
 
     def load_own_variables(self, store):
@@ -72,6 +78,11 @@ class WholeFiles:
     def set_weights(self, weights):
         """See `keras.Layer.set_weights`."""
         super().set_weights(weights)
+        self.lacks_weights = False
+
+    def set_state_tree(self, state_tree):
+        """See `keras.Model.set_state_tree`, which Orbax restores with."""
+        super().set_state_tree(state_tree)
         self.lacks_weights = False
 
     def check_weights(self):
@@ -110,7 +121,7 @@ class WholeFiles:
                 yield path
 
     def _num_bytes(self):
-        variables = loading.variables_of(self)
+        variables = loading.variables_of(self.models_in_file())
         return bytes_of(variables) + HEADER_BYTES * len(variables)
 
 

@@ -18,11 +18,11 @@ from tests.tiny import make_policy
 FILES = ("x.weights.h5", "x.keras")
 
 
-def make_bond():
-    policy = make_policy(num_layers=1)
+def make_bond(reward=length_reward, **backbone):
+    policy = make_policy(num_layers=1, **backbone)
     policy.backbone.enable_lora(2)
     bond = keras_bond.JBond(
-        policy, length_reward, max_prompt_length=12, max_completion_length=3
+        policy, reward, max_prompt_length=12, max_completion_length=3
     )
     bond.compile(keras.optimizers.Adam(1e-5))
     return bond
@@ -100,16 +100,27 @@ def test_missing_files_and_those_of_others_are_no_damage(saved, tmp_path):
     assert_refused(
         bond, tmp_path / "no.weights.h5", FileNotFoundError, "No such file"
     )
-    policy = make_policy(num_layers=1, hidden_dim=24)
-    policy.backbone.enable_lora(2)
-    other = keras_bond.JBond(
-        policy, length_reward, max_prompt_length=12, max_completion_length=3
-    )
+    other = make_bond(hidden_dim=24)
     for name in FILES:
         save = other.save if name.endswith("keras") else other.save_weights
         save(tmp_path / name)
         match = "weights of a model that is built and compiled in the same way"
         assert_refused(bond, tmp_path / name, ValueError, match)
+
+
+def test_a_failed_load_does_not_change_the_reward(tmp_path):
+    """Keras loads what fits, before it says what does not."""
+    path, rewards = tmp_path / "x.weights.h5", []
+    for width in (24, 16):
+        rewards.append(keras.layers.Embedding(100, 1))
+        rewards[-1].build()
+        bond = make_bond([rewards[-1], length_reward], hidden_dim=width)
+        if not path.exists():
+            bond.save_weights(path)
+    before = values_of(rewards[-1].weights)[0]
+    with pytest.raises(ValueError, match="Nothing was changed"):
+        bond.load_weights(path)
+    np.testing.assert_array_equal(values_of(rewards[-1].weights)[0], before)
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "zeros"])
