@@ -14,7 +14,7 @@ except ImportError:  # Windows
 
 # What `temporary_folder` makes. The name is not a number, or a model server
 # would take it for a version.
-PREFIX = ".unfinished-"
+PREFIX = ".keras_bond-unfinished-"
 NAME = re.compile(re.escape(PREFIX) + r"[a-z0-9_]{8}")
 LOCK = "lock"
 SPARE_BYTES = 2**20

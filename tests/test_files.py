@@ -147,8 +147,8 @@ def test_a_folder_that_another_process_made_is_not_replaced(tmp_path):
     with pytest.raises(FileExistsError, match="`path` must not exist.*model"):
         with files.atomic_folder(path):
             path.mkdir()
-            (path / "theirs").write_bytes(b"")
-    assert kept(path) == ["theirs"] and kept(tmp_path) == ["model"]
+            (path / "other").write_bytes(b"")
+    assert kept(path) == ["other"] and kept(tmp_path) == ["model"]
 
 
 @pytest.mark.parametrize(

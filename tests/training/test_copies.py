@@ -12,6 +12,7 @@ from keras_bond import callbacks
 from keras_bond import rewards
 from tests.numeric import values_of
 from tests.rewards.samples import samples
+from tests.tiny import COMPILED_QUICKLY
 from tests.tiny import PROMPTS
 from tests.tiny import length_reward
 from tests.tiny import make_policy
@@ -30,7 +31,7 @@ TRAINERS = {
 
 
 def shout(prompts, completions):
-    """No file holds it, for it is registered nowhere."""
+    """Registered nowhere, so that no file holds it."""
     return [float(text.isupper()) for text in completions]
 
 
@@ -65,7 +66,7 @@ def make_trainer(kind, lora=False, reward=shout):
     trainer = TRAINERS[kind](
         policy, reward, max_prompt_length=12, max_completion_length=3, seed=1
     )
-    trainer.compile(keras.optimizers.Adam(1e-5))
+    trainer.compile(keras.optimizers.Adam(1e-5), **COMPILED_QUICKLY)
     return trainer
 
 
