@@ -290,10 +290,11 @@ def format_table(rows, columns=COLUMNS):
 def show_samples(held_out, pool, after, count=3):
     """Prints a few prompts with a sample from before and from after."""
     for i in range(min(count, len(held_out))):
-        print(f"\n{held_out[i]}")
+        # Control characters of a text could change the terminal.
+        print(f"\n{held_out[i]!r}")
         for name, samples in (("before", pool), ("after ", after)):
             reward = samples.rewards[i, 0]
-            print(f"  {name} [{reward:.2f}] {samples.completions[i][0]}")
+            print(f"  {name} [{reward:.2f}] {samples.completions[i][0]!r}")
 
 
 def plot(

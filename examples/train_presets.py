@@ -214,9 +214,9 @@ def report(policy, world):
     )
     print(f"share of a prompt's samples that is distinct: {distinct:.3f}")
     for prompt, texts, scores in list(zip(prompts, samples, rewards))[:3]:
-        print(f"\n{prompt}")
+        print(f"\n{prompt!r}")
         for text, score in list(zip(texts, scores))[:3]:
-            print(f"  {score:.2f}  {text}")
+            print(f"  {score:.2f}  {text!r}")
 
 
 def sample(policy, prompts):

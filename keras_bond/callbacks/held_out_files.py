@@ -74,9 +74,8 @@ class HeldOutFiles:
 
     def append(self, records):
         """Appends one line of JSON for each record."""
-        lines = [json.dumps(r, ensure_ascii=False) + "\n" for r in records]
-        with open(self.completions, "a", encoding="utf-8") as file:
-            file.write("".join(lines))
+        lines = [json.dumps(r, ensure_ascii=False) for r in records]
+        files.append_lines(self.completions, lines)
 
     def keep(self, steps):
         """Keeps the completions of some steps only, with one atomic write.
@@ -85,18 +84,19 @@ class HeldOutFiles:
         resumed run does not write them twice.
 
         Args:
-            steps: set of int; if it is empty, the file is removed.
+            steps: set of int; if it is empty, nothing is read.
 
         Raises:
             ValueError: if the file is damaged.
         """
-        if not steps:
-            self.completions.unlink(missing_ok=True)
-        elif self.completions.exists():
+        if not self.completions.exists():
+            return
+        kept = b""
+        if steps:
             lines = self.completions.read_bytes().splitlines(keepends=True)
-            kept = [line for line in lines if self._step(line) in steps]
-            with files.atomic_file(self.completions) as unfinished:
-                unfinished.write_bytes(b"".join(kept))
+            kept = b"".join(x for x in lines if self._step(x) in steps)
+        with files.atomic_file(self.completions) as unfinished:
+            unfinished.write_bytes(kept)
 
     def _step(self, line):
         """The step of a line; `None` if a killed run left it incomplete."""

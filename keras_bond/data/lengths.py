@@ -56,4 +56,9 @@ def check_sharding(batch_size):
 
 def shardable(batch_size):
     """The next larger batch size that can be sharded evenly over devices."""
-    return batch_size + -batch_size % backend.devices.num_replicas()
+    return next_multiple(batch_size, backend.devices.num_replicas())
+
+
+def next_multiple(batch_size, factor):
+    """The smallest multiple of a factor that is at least a batch size."""
+    return batch_size + -batch_size % factor

@@ -137,9 +137,11 @@ class PromptBatches(keras.utils.PyDataset):
         batch_size: int. Prompts per batch, over all devices and processes.
         order_seed: callable that returns an int or a tuple of ints and seeds
             the order of the coming epoch, or `None` to keep the order.
+        row_factor: int. Batches are padded to a multiple of it. Defaults to 1.
 
     Attributes:
         table: the `PromptTable` of the epoch, with token ids.
+        is_full: bool. Whether there are prompts for a whole batch.
         start_epoch: callable that is given these batches at the start of each
             epoch and returns how many of its prompts to skip, or `None`.
 
@@ -150,7 +152,9 @@ class PromptBatches(keras.utils.PyDataset):
 
     is_endless = False
 
-    def __init__(self, read, encoder, batch_size, order_seed=None):
+    def __init__(
+        self, read, encoder, batch_size, order_seed=None, row_factor=1
+    ):
         super().__init__()
         self.start_epoch = None
         self._num_skipped = 0
@@ -163,7 +167,10 @@ class PromptBatches(keras.utils.PyDataset):
         check_count("batch_size", batch_size, 1)
         lengths.check_sharding(batch_size)
         self.prompts_per_batch = min(batch_size, len(self.order))
-        self.rows_per_batch = lengths.shardable(self.prompts_per_batch)
+        self.rows_per_batch = lengths.next_multiple(
+            lengths.shardable(self.prompts_per_batch), row_factor
+        )
+        self.is_full = batch_size <= len(self.order)
 
     def _load(self):
         if not self._fresh:
@@ -229,7 +236,7 @@ class PromptBatches(keras.utils.PyDataset):
         return self.table.take(indices)
 
 
-def to_batches(data, encoder, batch_size=None, order_seed=None):
+def to_batches(data, encoder, batch_size=None, order_seed=None, row_factor=1):
     """Makes batches of prompts from whatever a user has.
 
     Args:
@@ -242,6 +249,7 @@ def to_batches(data, encoder, batch_size=None, order_seed=None):
         batch_size: int, or `None` for 32. Must be `None` for a data set that
             is batched already.
         order_seed: see `PromptBatches`; used for in-memory prompts only.
+        row_factor: see `PromptBatches`.
 
     Returns:
         a `PromptBatches`, or a `PromptStream` for an endless data set.
@@ -255,7 +263,9 @@ def to_batches(data, encoder, batch_size=None, order_seed=None):
     if _is_in_memory(data):
         table = to_table(data)
         size = 32 if batch_size is None else batch_size
-        return PromptBatches(lambda: table, encoder, size, order_seed)
+        return PromptBatches(
+            lambda: table, encoder, size, order_seed, row_factor
+        )
     if batch_size is not None:
         raise ValueError(
             "`batch_size` must not be given for a data set: it comes in "
@@ -263,13 +273,17 @@ def to_batches(data, encoder, batch_size=None, order_seed=None):
         )
     batches = _rewindable(data)
     if _is_endless(batches):
-        return PromptStream(batches, encoder)
+        return PromptStream(batches, encoder, row_factor)
     first = to_table(next(iter(batches), []))
-    return PromptBatches(
+    prompts = PromptBatches(
         lambda: concatenate(map(to_table, batches)),
         encoder,
         max(len(first), 1),
+        row_factor=row_factor,
     )
+    # An only batch may be a last batch too, which has any size.
+    prompts.is_full = prompts.num_batches > 1
+    return prompts
 
 
 def _is_in_memory(data):

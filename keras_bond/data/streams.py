@@ -18,6 +18,7 @@ class PromptStream(keras.utils.PyDataset):
     Args:
         batches: iterable of batches, see `to_table`.
         encoder: a `PromptEncoder`.
+        row_factor: int. Batches are padded to a multiple of it. Defaults to 1.
 
     Attributes:
         steps_per_epoch: int, batches per epoch, or `None` where Keras counts.
@@ -27,15 +28,16 @@ class PromptStream(keras.utils.PyDataset):
             epoch and returns how many of them are still to come.
     """
 
-    is_endless = True
+    is_endless = is_full = True
 
-    def __init__(self, batches, encoder):
+    def __init__(self, batches, encoder, row_factor=1):
         super().__init__()
         self.steps_per_epoch = self.start_epoch = self.left_of_epoch = None
         self._first_index = 0
         self._num_batches = None
         self.batches = batches
         self.encoder = encoder
+        self.row_factor = row_factor
         self._lock = threading.Lock()
         self._restart()
 
@@ -85,7 +87,8 @@ class PromptStream(keras.utils.PyDataset):
             table = self._recent[index]
         first = index * self._batch_size
         indices = list(range(first, first + len(table)))
-        return self.encoder.to_batch(table.token_ids, indices, self._batch_size)
+        rows = lengths.next_multiple(self._batch_size, self.row_factor)
+        return self.encoder.to_batch(table.token_ids, indices, rows)
 
     def _advance(self):
         table = self.encoder.add_token_ids(to_table(next(self._iterator)))

@@ -1,11 +1,12 @@
 """Argument checks of the export functions."""
 
 import importlib.util
-import math
 import os
-import shutil
 
 import keras
+
+from keras_bond.files import check_free_space
+from keras_bond.training.whole_files import bytes_of
 
 DTYPES = (
     "float32",
@@ -273,32 +274,20 @@ def check_absent(name, path):
         )
 
 
-def check_disk(variables, path, dtype):
+def check_disk(variables, path, *dtypes):
     """Raises an error if the disk is too small for an export.
 
-    The weights are written twice: once for the process that traces the model,
-    and once for the server.
+    Args:
+        variables: list of `keras.Variable`.
+        path: str.
+        *dtypes: str, one for each copy of the weights that is written, or
+            `None` for their own.
 
     Raises:
         OSError: naming the bytes that are needed and free.
     """
-    served = keras.DTypePolicy(dtype).variable_dtype
-    needed = SPARE_BYTES + sum(
-        math.prod(variable.shape) * (_bytes(variable.dtype) + _bytes(served))
-        for variable in variables
-    )
-    while not os.path.exists(path):
-        path = os.path.dirname(path)
-    free = shutil.disk_usage(path).free
-    if free < needed:
-        raise OSError(
-            "`path` must have room for two copies of the weights. Received: "
-            f"{needed:,} bytes needed, {free:,} free at {path!r}"
-        )
-
-
-def _bytes(dtype):
-    return 2 if dtype in ("bfloat16", "float16") else 4
+    needed = sum(bytes_of(variables, dtype) for dtype in dtypes)
+    check_free_space(path, SPARE_BYTES + needed)
 
 
 def check_exported(path):

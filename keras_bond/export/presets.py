@@ -5,7 +5,7 @@ import os
 from keras_bond.export import checks
 from keras_bond.files import atomic_folder
 from keras_bond.files import temporary_folder
-from keras_bond.training.saving import lora_layers
+from keras_bond.training.whole_files import lora_layers
 
 
 def save_preset(policy, path):
@@ -24,6 +24,7 @@ def save_preset(policy, path):
     Raises:
         TypeError: if `policy` is not a `CausalLM`.
         FileExistsError: if there is a file or folder at `path`.
+        OSError: if the disk is too small.
 
     Example:
 
@@ -35,6 +36,7 @@ def save_preset(policy, path):
     path = os.fspath(path)
     checks.check_policy(policy)
     checks.check_absent("path", path)
+    checks.check_disk(policy.variables, path, None)
     with atomic_folder(path) as folder:
         policy.save_to_preset(folder)
 
@@ -57,6 +59,7 @@ def save_safetensors(policy, path):
         ValueError: if the exported model would compute something else in
             Transformers, or if KerasHub does not export this family.
         FileExistsError: if there is a file or folder at `path`.
+        OSError: if the disk is too small.
 
     Example:
 
@@ -69,8 +72,11 @@ def save_safetensors(policy, path):
     checks.check_policy(policy)
     checks.check_transformers(policy)
     checks.check_absent("path", path)
+    has_adapters = bool(lora_layers(policy))
+    copies = (None, None) if has_adapters else (None,)
+    checks.check_disk(policy.variables, path, *copies)
     with temporary_folder(path) as folder, atomic_folder(path) as finished:
-        if lora_layers(policy):
+        if has_adapters:
             policy = _merged(policy, folder)
         policy.export_to_transformers(finished)
 

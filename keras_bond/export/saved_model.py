@@ -3,11 +3,14 @@
 import json
 import os
 
+import keras
+
 from keras_bond.arguments import check_count
 from keras_bond.data.tokenizer import TextTokenizer
 from keras_bond.export import checks
 from keras_bond.export import processes
 from keras_bond.export.greedy import record_completions
+from keras_bond.files import move_folder
 from keras_bond.files import temporary_folder
 from keras_bond.version import __version__
 
@@ -133,7 +136,9 @@ def export_saved_model(
     version = str(checks.resolve_version(path, version))
     models = [policy] if reward is None else [policy, reward]
     variables = [v for model in models for v in model.variables]
-    checks.check_disk(variables, path, job["dtype"])
+    # One copy for the process that traces the model, one for the server.
+    served = keras.DTypePolicy(job["dtype"]).variable_dtype
+    checks.check_disk(variables, path, None, served)
     return _write(policy, reward, job, os.path.join(path, version), verify)
 
 
@@ -206,5 +211,5 @@ def _write(policy, reward, job, path, verify):
         processes.trace(folder)
         if verify:
             processes.verify(os.path.join(folder, "model"))
-        os.rename(os.path.join(folder, "model"), path)
+        move_folder(os.path.join(folder, "model"), path)
     return path

@@ -3,12 +3,12 @@
 import hashlib
 import os
 import re
-import threading
 import warnings
 
 import keras
 import numpy as np
 
+from keras_bond.rewards import threads
 from keras_bond.rewards.reward import Wrapper
 from keras_bond.rewards.scores import RewardTypeError
 from keras_bond.rewards.scores import RewardValueError
@@ -40,7 +40,8 @@ class Cached(Wrapper):
     Nothing is ever deleted. A path belongs to one reward: use a new one when
     the reward changes, or its old scores are returned. Several threads and
     processes may share a path. The file is an ordinary SQLite database, with a
-    table `scores` of `prompt`, `completion` and `score`.
+    table `scores` of `prompt`, `completion` and `score`. A copy or a pickle
+    uses the same path, or holds the scores that are in memory.
 
     Args:
         reward: what `keras_bond.rewards.get` takes; or `None` to replay the
@@ -89,7 +90,7 @@ class Cached(Wrapper):
         else:
             super().__init__(reward)
         self.hits = self.misses = 0
-        self._lock = threading.Lock()
+        self._lock = threads.Lock()
         self._store = ScoreStore(self.path, must_exist=self._is_replay)
 
     def score(self, samples):

@@ -2,7 +2,6 @@
 
 import collections
 import functools
-import threading
 import warnings
 
 import keras
@@ -108,7 +107,7 @@ class ConcurrentReward(Wrapper):
         self.retry_delay = retry_delay
         self.on_failure = on_failure
         self.dropped = collections.Counter()
-        self._lock = threading.Lock()
+        self._lock = threads.Lock()
 
     def score(self, samples):
         answers = threads.map_concurrently(

@@ -275,6 +275,10 @@ class ModelReward(Reward):
 
         self._inputs_of = getattr(model, "reward_inputs", _token_inputs)
 
+    def __reduce__(self):
+        # What was compiled has the weights of the original.
+        return get, (self.model,)
+
     def score(self, samples):
         inputs = self._inputs_of(samples)
         return as_scores(self._forward(inputs), self.name, len(samples))

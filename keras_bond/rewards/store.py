@@ -3,9 +3,9 @@
 import contextlib
 import os
 import sqlite3
-import threading
 import weakref
 
+from keras_bond.rewards import threads
 from keras_bond.rewards.scores import RewardValueError
 
 # What SQLite writes into the header of our files: "KBsc".
@@ -30,7 +30,8 @@ class ScoreStore:
 
     def __init__(self, path=None, must_exist=False):
         self.path = path
-        self._lock = threading.Lock()
+        self.must_exist = must_exist
+        self._lock = threads.Lock()
         if path is not None:
             needed = path if must_exist else os.path.dirname(path) or "."
             if not os.path.exists(needed):
@@ -59,6 +60,13 @@ class ScoreStore:
         if not is_ours:
             with self._transaction():
                 self._create()
+
+    def __reduce__(self):
+        if self.path is not None:
+            return ScoreStore, (self.path, self.must_exist)
+        with self._lock:
+            entries = self._connection.execute("SELECT * FROM scores")
+            return _in_memory, (entries.fetchall(),)
 
     def _is_ours(self):
         return self._one("PRAGMA application_id") == (APPLICATION_ID,)
@@ -132,3 +140,9 @@ class ScoreStore:
             "whole and writable: pass another `path`, or delete the file if "
             f"its scores are not needed. Received: path={self.path!r}, {reason}"
         )
+
+
+def _in_memory(entries):
+    store = ScoreStore()
+    store.write(entries)
+    return store

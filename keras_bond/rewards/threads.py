@@ -11,6 +11,22 @@ from concurrent import futures
 NAME = "keras_bond reward"
 
 
+class Lock:
+    """A lock whose copies and pickles are locks of their own."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+
+    def __enter__(self):
+        self._lock.acquire()
+
+    def __exit__(self, *error):
+        self._lock.release()
+
+    def __reduce__(self):
+        return Lock, ()
+
+
 def start(function):
     """Calls `function()` in a thread of its own.
 

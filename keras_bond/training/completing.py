@@ -20,7 +20,7 @@ class Completing:
 
     It uses `rollout`, `weight_sets`, `tokenizer`, `encoder`, `seed`,
     `max_prompt_length`, `max_completion_length`, `run_stage` of
-    `backend.StagedTrainer`, and `_scorer`.
+    `backend.StagedTrainer`, `check_weights` of `WholeFiles`, and `_scorer`.
     """
 
     def predict(self, x, batch_size=None, verbose="auto", seed=None):
@@ -183,6 +183,7 @@ class Completing:
         Returns:
             a `keras_bond.rewards.Samples`; those of one prompt are adjacent.
         """
+        self.check_weights()
         check_count("num_samples", num_samples, 1)
         checks.check_one_of("weights", weights, self.weight_sets.names)
         seed = self.seed if seed is None else standardize.seed_of(seed)

@@ -1,6 +1,7 @@
 """Base class of the trainers: a Keras model whose training data are prompts."""
 
 import contextlib
+import math
 import warnings
 
 import keras
@@ -10,6 +11,7 @@ from keras_bond import backend
 from keras_bond import rewards as rewards_lib
 from keras_bond import rollouts
 from keras_bond.arguments import check_count
+from keras_bond.backend import parts
 from keras_bond.callbacks.checks import as_list
 from keras_bond.callbacks.interface import TrainerInterface
 from keras_bond.callbacks.progress_bar import with_progress_bar
@@ -201,14 +203,16 @@ class PolicyTrainer(
                 Gemma 2B and 7B.
             rollout_batch_size: int, or `None` for the whole batch. Number of
                 prompts whose completions are drawn at once, which bounds the
-                size of the key-value cache. Must divide the batch size.
+                size of the key-value cache. Must divide the batch size of
+                `fit`; other batches are padded.
                 Defaults to `None`.
             gradient_accumulation_steps: int. Number of parts in which the
                 gradient of a batch is computed. Only the activations of one
                 part are in memory, at the cost of one more forward pass.
                 Baselines are still computed over the whole batch; the
                 optimizer's argument of the same name accumulates over several
-                batches instead. Must divide the batch size. Defaults to 1.
+                batches instead. Must divide the batch size of `fit`; other
+                batches are padded. Defaults to 1.
             rematerialize: bool. Whether each block of the network keeps only
                 its inputs for the backward pass and recomputes its activations,
                 at the cost of one more forward pass. XLA on a CPU undoes this.
@@ -323,6 +327,8 @@ class PolicyTrainer(
         order_seed = self._order_seed if shuffle else None
         train = self._to_batches(x, y, batch_size, order_seed)
         self.check_batch(train)
+        if train.is_full:
+            self._check_parts(train.prompts_per_batch)
         self._check_endless(train, steps_per_epoch, "steps_per_epoch")
         if validation_data is not None:
             validation_data = self._to_batches(
@@ -424,7 +430,27 @@ class PolicyTrainer(
                 'reward needs as columns: {"prompts": ..., "answer": ...}. '
                 f"Received: y of type {type(y).__name__}"
             )
-        return prompts.to_batches(x, self.encoder, batch_size, order_seed)
+        # Whole parts, of a size that can be sharded.
+        row_factor = math.lcm(
+            self.rollout_batch_size or 1,
+            self.gradient_accumulation_steps * backend.devices.num_replicas(),
+        )
+        return prompts.to_batches(
+            x, self.encoder, batch_size, order_seed, row_factor
+        )
+
+    def _check_parts(self, batch_size):
+        """Raises an error if the parts of a step do not divide its batch."""
+        parts.check_divides(
+            "rollout_batch_size",
+            self.rollout_batch_size or batch_size,
+            batch_size,
+        )
+        parts.check_divides(
+            "gradient_accumulation_steps",
+            self.gradient_accumulation_steps,
+            batch_size,
+        )
 
     def _check_endless(self, batches, steps, name):
         if batches.num_batches is None and steps is None:
@@ -435,6 +461,7 @@ class PolicyTrainer(
 
     def check_ready(self):
         """Raises an error if what is trainable in the policy has changed."""
+        self.check_weights()
         placement.check_placement(self.policy)
         now = [id(v) for v in self.policy.trainable_variables]
         if now != list(self._trained_ids):

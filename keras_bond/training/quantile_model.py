@@ -8,10 +8,11 @@ from keras_bond.arguments import check_count
 from keras_bond.formulas import learned_quantiles
 from keras_bond.rollouts import sequences
 from keras_bond.training import checks
+from keras_bond.training.whole_files import WholeFiles
 
 
 @keras.saving.register_keras_serializable(package="keras_bond")
-class QuantileModel(keras.Model):
+class QuantileModel(WholeFiles, keras.Model):
     """Learned quantiles: `p_θ(x, y) ≈ P[r(x, y') <= r(x, y)]`, `y' ~ anchor`.
 
     This is a binary classifier trained with cross-entropy, see equation 25 and
@@ -81,6 +82,7 @@ class QuantileModel(keras.Model):
         self.built = True
 
     def call(self, inputs, training=False):
+        self.check_weights()
         hidden = self.backbone(inputs, training=training)
         last = sequences.at_last_token(hidden, inputs["padding_mask"])
         features = ops.cast(last, "float32")
@@ -96,6 +98,10 @@ class QuantileModel(keras.Model):
             loss = keras.losses.BinaryCrossentropy(from_logits=True)
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
 
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
     def get_config(self):
         return {
             "backbone": keras.saving.serialize_keras_object(self.backbone),
@@ -108,7 +114,9 @@ class QuantileModel(keras.Model):
     def from_config(cls, config):
         config = dict(config)
         backbone = keras.saving.deserialize_keras_object(config["backbone"])
-        return cls(**{**config, "backbone": backbone})
+        model = cls(**{**config, "backbone": backbone})
+        model.lacks_weights = True
+        return model
 
 
 def get(estimator, policy, seed):

@@ -13,10 +13,11 @@ from keras_bond.formulas import bradley_terry
 from keras_bond.rollouts import sequences
 from keras_bond.training import checks
 from keras_bond.training import saving
+from keras_bond.training.whole_files import WholeFiles
 
 
 @keras.saving.register_keras_serializable(package="keras_bond")
-class RewardModel(saving.CompileConfig, keras.Model):
+class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
     """Reward model trained on preference pairs.
 
     It has a scalar head on the last hidden state of a language model, and is
@@ -118,6 +119,7 @@ class RewardModel(saving.CompileConfig, keras.Model):
         self.built = True
 
     def call(self, inputs, training=False):
+        self.check_weights()
         shape = ops.shape(inputs["token_ids"])
         rows = {
             name: ops.reshape(inputs[name], (-1, shape[-1]))
@@ -356,17 +358,8 @@ class RewardModel(saving.CompileConfig, keras.Model):
             )
         return self.encode_pairs(x)
 
-    def save(self, filepath, overwrite=True, **kwargs):
-        """See `keras.Model.save`. LoRA adapters are not merged."""
-        with saving.writing(self, self.backbone, filepath, overwrite) as path:
-            if path is not None:
-                super().save(path, overwrite=overwrite, **kwargs)
-
-    def save_weights(self, filepath, overwrite=True, **kwargs):
-        """See `keras.Model.save_weights`. LoRA adapters are not merged."""
-        with saving.writing(self, self.backbone, filepath, overwrite) as path:
-            if path is not None:
-                super().save_weights(path, overwrite=overwrite, **kwargs)
+    def network_with_adapters(self):
+        return self.backbone
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
@@ -387,4 +380,6 @@ class RewardModel(saving.CompileConfig, keras.Model):
         backbone = deserialize(config.pop("backbone"))
         preprocessor = deserialize(config.pop("preprocessor"))
         saving.enable_lora(backbone, config)
-        return cls(backbone, preprocessor, **config)
+        model = cls(backbone, preprocessor, **config)
+        model.lacks_weights = True
+        return model

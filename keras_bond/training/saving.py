@@ -6,157 +6,12 @@ not for a run that continues, because the states of optimizer and anchor belong
 to the adapters.
 """
 
-import contextlib
-import pathlib
 import warnings
 
 import keras
-import numpy as np
-from keras import ops
 
-from keras_bond import files
-from keras_bond.backend import devices
-
-
-def lora_layers(policy):
-    """Returns the policy's layers that have LoRA adapters, in order."""
-    layers = policy._flatten_layers()
-    return [layer for layer in layers if hasattr(layer, "lora_kernel_a")]
-
-
-@contextlib.contextmanager
-def unmerged(policy):
-    """Returns a context in which layers save kernels without adapters."""
-    layers = [layer for layer in lora_layers(policy) if layer.lora_enabled]
-    for layer in layers:
-        layer.lora_enabled = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.lora_enabled = True
-
-
-@contextlib.contextmanager
-def by_one_process(model):
-    """Returns a context that only one process writes in.
-
-    Yields whether this process is the one. All processes wait for each other at
-    the end of the context.
-
-    Raises:
-        ValueError: if no process holds all of the weights.
-    """
-    if devices.num_processes() == 1:
-        yield True
-        return
-    # Keras does this first when it saves, which only one process does below;
-    # all processes have to do it together.
-    model.jax_state_sync()
-    split = [v.path for v in model.variables if not devices.is_here(v)]
-    if split:
-        raise ValueError(
-            "Weights that are sharded over several processes cannot be written "
-            "by one of them: use a mesh whose second axis stays within a "
-            "process, or `keras.callbacks.OrbaxCheckpoint`. Received: "
-            f"{len(split)} such variables, the first {split[0]!r}"
-        )
-    distribution = keras.distribution.distribution()
-    # To save, Keras creates variables for comparison, which a single process
-    # cannot shard over all processes.
-    keras.distribution.set_distribution(None)
-    try:
-        yield devices.process_index() == 0
-    finally:
-        keras.distribution.set_distribution(distribution)
-        devices.wait_for_all("saved")
-
-
-@contextlib.contextmanager
-def atomic_path(filepath, overwrite):
-    """Returns a context in which Keras writes a file atomically.
-
-    Yields the path to write to, see `files.atomic_file`. For remote files,
-    sharded files and files that must not be overwritten, this is `filepath`
-    itself.
-
-    Args:
-        filepath: str or path.
-        overwrite: bool. See `keras.Model.save`.
-    """
-    path = pathlib.Path(filepath)
-    is_one_file = path.name.endswith((".weights.h5", ".keras"))
-    is_here = is_one_file and "://" not in str(filepath)
-    if not is_here or (path.exists() and not overwrite):
-        yield filepath
-        return
-    with files.atomic_file(path) as unfinished:
-        yield unfinished
-
-
-@contextlib.contextmanager
-def writing(model, network, filepath, overwrite):
-    """Returns a context in which a model is saved with unmerged adapters.
-
-    Args:
-        model: the `keras.Model`.
-        network: the part of the model that may have LoRA adapters.
-        filepath, overwrite: see `atomic_path`.
-
-    Yields:
-        the path to write to, or `None` if another process writes.
-    """
-    with unmerged(network), by_one_process(model) as is_writer:
-        if not is_writer:
-            yield None
-            return
-        with atomic_path(filepath, overwrite) as path:
-            yield path
-
-
-@contextlib.contextmanager
-def all_or_nothing(model):
-    """Returns a context that restores a model's values after an error."""
-    variables = list(model.variables)
-    if model.optimizer is not None:
-        variables += model.optimizer.variables
-    values = [_kept(variable) for variable in variables]
-    try:
-        yield
-    except BaseException:
-        for variable, value in zip(variables, values):
-            variable.assign(value)
-        model.progress.is_loaded = False
-        raise
-
-
-@contextlib.contextmanager
-def naming(filepath):
-    """Returns a context whose loading errors name the file.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged or belongs to a different model.
-    """
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        raise ValueError(
-            "The file must be complete and hold the weights of a model that "
-            "is built and compiled in the same way: the same classes, policy, "
-            "LoRA rank and optimizer. Nothing was changed. Received: "
-            f"{filepath}, "
-            f"{type(error).__name__}: {error}"
-        ) from error
-
-
-def _kept(variable):
-    """The value of a variable, unaffected by later assignments."""
-    if keras.config.backend() == "jax":
-        return variable.value
-    return np.array(ops.convert_to_numpy(variable))
+from keras_bond.training.whole_files import WholeFiles
+from keras_bond.training.whole_files import lora_layers
 
 
 class CompileConfig:
@@ -177,43 +32,41 @@ class CompileConfig:
         self.compile(**{**config, "optimizer": optimizer})
 
 
-class Saving:
+class Saving(WholeFiles):
     """Mixin for `keras.Model` that saves trainers, LoRA adapters included.
 
-    It uses `policy`, `progress`, and the attributes named in `get_config`.
+    It uses `policy`, `reward`, `progress`, and the attributes named in
+    `get_config`.
     """
 
-    def save(self, filepath, overwrite=True, **kwargs):
-        """See `keras.Model.save`. LoRA adapters are not merged.
+    def network_with_adapters(self):
+        return self.policy
 
-        If there are several processes, the first one writes and the others
-        wait.
-        """
-        with writing(self, self.policy, filepath, overwrite) as path:
-            if path is not None:
-                super().save(path, overwrite=overwrite, **kwargs)
-
-    def save_weights(self, filepath, overwrite=True, **kwargs):
-        """Saves the weights of policy, anchor, optimizer and counters.
-
-        See `keras.Model.save_weights`. If there are several processes, the
-        first one writes and the others wait.
-        """
-        with writing(self, self.policy, filepath, overwrite) as path:
-            if path is not None:
-                super().save_weights(path, overwrite=overwrite, **kwargs)
+    def models_in_file(self):
+        # Keras finds them in the attribute `reward`.
+        rewards = self.reward
+        if not isinstance(rewards, (list, tuple)):
+            rewards = [rewards]
+        return [self, *[r for r in rewards if isinstance(r, keras.Layer)]]
 
     def load_weights(self, filepath, skip_mismatch=False, **kwargs):
-        """See `keras.Model.load_weights`. If it fails, nothing is changed.
-
-        Raises:
-            ValueError: if the file is damaged or belongs to a different model.
-        """
-        with all_or_nothing(self), naming(filepath):
+        is_loaded = self.progress.is_loaded
+        try:
             super().load_weights(filepath, skip_mismatch, **kwargs)
+        except BaseException:
+            self.progress.is_loaded = is_loaded
+            raise
+
+    load_weights.__doc__ = WholeFiles.load_weights.__doc__
+
+    def __reduce__(self):
+        # A file cannot hold every reward, but a copy has it anyway.
+        return (
+            _with_reward,
+            (*super().__reduce__(), self.reward, self.progress.is_loaded),
+        )
 
     def set_state_tree(self, state_tree):
-        """See `keras.Model.set_state_tree`, which Orbax restores with."""
         super().set_state_tree(state_tree)
         self.progress.is_loaded = True
 
@@ -238,7 +91,9 @@ class Saving:
         config = dict(config)
         reward = deserialize_reward(config.pop("reward"))
         policy = deserialize_policy(config)
-        return cls(policy, reward, **config)
+        trainer = cls(policy, reward, **config)
+        trainer.lacks_weights = True
+        return trainer
 
 
 class LoraAdapters(keras.Layer):
@@ -352,6 +207,17 @@ def deserialize_reward(config):
         stacklevel=2,
     )
     return reward_not_loaded
+
+
+def _with_reward(load, arguments, reward, is_loaded):
+    """A copy of a trainer, see `Saving.__reduce__`."""
+    with warnings.catch_warnings():
+        # Those of rewards that the file does not hold.
+        warnings.filterwarnings("ignore", "(The|A `Cached`) reward")
+        trainer = load(*arguments)
+    trainer.reward = reward
+    trainer.progress.is_loaded = is_loaded
+    return trainer
 
 
 def reward_not_loaded(prompts, completions):

@@ -86,6 +86,18 @@ def test_rows_that_fill_the_last_batch_are_marked(encoder):
     assert prompts.to_batches(TEXTS, encoder, 32).prompts_per_batch == 5
 
 
+@pytest.mark.parametrize("factor", [2, 3, 8])
+def test_batches_of_any_size_have_whole_parts(encoder, factor):
+    for size in range(1, 10):
+        texts = [TEXTS[i % 5] for i in range(size)]
+        batches = prompts.to_batches(texts, encoder, 4, row_factor=factor)
+        rows = [batches[i][0] for i in range(batches.num_batches)]
+        assert {len(r["prompt_ids"]) % factor for r in rows} == {0}
+        index = np.concatenate([r["prompt_index"] for r in rows])
+        assert index[index >= 0].tolist() == list(range(size))
+        assert batches.is_full == (size >= 4)
+
+
 def test_shuffling_keeps_text_columns_and_tokens_together(encoder, tokenizer):
     seeds = iter([(1, 0), (1, 5), (1, 0)])
     columns = {"prompts": TEXTS, "answer": list("abcde")}

@@ -132,8 +132,6 @@ def test_learned_quantiles_learn_and_leave_the_policys_gradient_alone():
     assert (before[0] != after[0]).any()
 
 
-# A frozen quantile model is loaded without an optimizer; it needs none.
-@pytest.mark.filterwarnings(r"ignore:`compile\(\)` was not called")
 def test_a_fitted_quantile_model_is_used_and_stays(tmp_path, bond):
     """Offline quantiles: drawn, fitted, frozen, saved with the trainer."""
     inputs, labels = bond.quantile_examples(PROMPTS, num_samples=4)

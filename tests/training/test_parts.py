@@ -109,8 +109,46 @@ def test_parts_of_adapters():
     ],
 )
 def test_parts_that_do_not_divide_are_named(arguments, text):
+    def never(prompts, completions):
+        raise AssertionError("refused before anything is drawn")
+
     with pytest.raises(ValueError, match=text):
-        train("jbond", **arguments)
+        train("jbond", reward=never, **arguments)
+
+
+def test_sets_that_parts_do_not_divide_are_padded():
+    """Same numbers as of whole batches; pins: a run that ends in `evaluate`."""
+    logs = []
+    for parts in (
+        {},
+        {"rollout_batch_size": 4, "gradient_accumulation_steps": 2},
+    ):
+        bond = keras_bond.Bond(
+            make_policy(num_layers=1, scale=2.0),
+            length_reward,
+            max_prompt_length=12,
+            max_completion_length=5,
+            seed=1,
+        )
+        bond.compile("sgd", **COMPILED_QUICKLY, **parts)
+        logs.append(
+            [
+                bond.evaluate(PROMPTS[:size], batch_size=5, verbose=0)
+                for size in (3, 7)
+            ]
+        )
+    for whole, parted in zip(*logs):
+        assert parted == pytest.approx(whole, rel=1e-4, abs=1e-5, nan_ok=True)
+    # A set to train on may be small too, beside one that is validated.
+    history = bond.fit(
+        PROMPTS[:3],
+        batch_size=4,
+        verbose=0,
+        validation_data=PROMPTS[:1],
+        callbacks=[keras_bond.callbacks.AnchorEMA(0.1)],
+    ).history
+    assert int(bond.prompts_seen) == 3
+    assert np.isfinite(history["val_loss"] + history["loss"]).all()
 
 
 def test_the_device_has_its_work_before_the_reward_is_asked():
