@@ -17,9 +17,11 @@ def is_chat(value):
 def render_chat(turns):
     """Writes a conversation as a prompt in Gemma's chat format.
 
-    If the last turn is the user's, the header of the model's answer follows.
-    The text of a system turn is put before that of the next user turn, because
-    Gemma has no system role.
+    The model's answer comes next: if the last turn is the user's, the header of
+    that answer follows, and if it is the model's, it is an answer that has
+    begun, which is left open and continues where it ends. The text of a system
+    turn is put before that of the next user turn, because Gemma has no system
+    role. Spaces around a content are removed.
 
     Args:
         turns: list of dicts with `"role"`, one of `"system"`, `"user"`,
@@ -29,7 +31,7 @@ def render_chat(turns):
         str, without the start token, which tokenizing adds.
 
     Raises:
-        TypeError: if a content is not a string.
+        TypeError: if `turns` are not turns, or a content is not a string.
         ValueError: for a role that Gemma does not know, or a system turn
             without a user turn after it.
 
@@ -40,6 +42,11 @@ def render_chat(turns):
     # '<start_of_turn>user\\nHello<end_of_turn>\\n<start_of_turn>model\\n'
     ```
     """
+    if not is_chat(turns):
+        raise TypeError(
+            "A conversation must be a list of dicts with `role` and `content`, "
+            f"at least one. Received: {turns!r}"
+        )
     text, system = "", ""
     for turn in turns:
         content = _content(turn).strip()
@@ -55,8 +62,9 @@ def render_chat(turns):
             "A system turn must come before a turn of the user, which it is "
             f"put into. Received: {turns!r}"
         )
-    answers = _role(turns[-1]) == "user"
-    return text + f"{START_OF_TURN}model\n" if answers else text
+    if role == "user":
+        return text + f"{START_OF_TURN}model\n"
+    return text.removesuffix(f"{END_OF_TURN}\n")
 
 
 def split_answer(turns):
@@ -71,13 +79,21 @@ def split_answer(turns):
     Raises:
         ValueError: if the last turn is not the model's.
     """
-    if ROLES.get(turns[-1]["role"]) != "model":
+    if not _is_answer(turns[-1]):
         raise ValueError(
             'A conversation to be scored must end with a turn of "assistant". '
             f"Received: role={turns[-1]['role']!r} in the last turn"
         )
-    prompt = render_chat(turns[:-1]) if turns[:-1] else ""
-    return prompt, _content(turns[-1]).strip()
+    answer = _content(turns[-1]).rstrip()
+    if len(turns) == 1:
+        return "", answer.lstrip()
+    # An answer that has begun continues, perhaps with a space.
+    continues = _is_answer(turns[-2])
+    return render_chat(turns[:-1]), answer if continues else answer.lstrip()
+
+
+def _is_answer(turn):
+    return turn["role"] in ("assistant", "model")
 
 
 def _content(turn):
@@ -91,9 +107,10 @@ def _content(turn):
 
 
 def _role(turn):
-    if turn["role"] not in ROLES:
+    role = turn["role"]
+    if not isinstance(role, str) or role not in ROLES:
         raise ValueError(
             "The `role` of a turn must be one of "
-            f"{['system', *ROLES]}. Received: role={turn['role']!r}"
+            f"{['system', *ROLES]}. Received: role={role!r}"
         )
-    return ROLES[turn["role"]]
+    return ROLES[role]

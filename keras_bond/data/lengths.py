@@ -1,9 +1,45 @@
-"""Lengths of token ids and sizes of batches: truncating, padding, sharding."""
+"""Token ids and sizes of batches: checks, truncating, padding, sharding."""
 
 import keras
 import numpy as np
 
 from keras_bond import backend
+
+
+def vocabulary_size(backbone):
+    """Number of token ids that a KerasHub backbone has an embedding for.
+
+    Without one, as in networks that are not KerasHub's, that of int32.
+    """
+    return getattr(backbone, "vocabulary_size", 2**31)
+
+
+def check_ids(token_ids, size, name):
+    """Raises an error if token ids are outside of a vocabulary.
+
+    An embedding does not: on some backends it returns NaN, on others the
+    values of another token.
+
+    Args:
+        token_ids: list of int, or array of any shape.
+        size: int. Number of tokens in the vocabulary.
+        name: str. What has these ids, for the message.
+
+    Raises:
+        ValueError: naming the first id that is outside.
+    """
+    if len(token_ids) == 0:
+        return
+    is_array = hasattr(token_ids, "shape")
+    least = np.min(token_ids) if is_array else min(token_ids)
+    most = np.max(token_ids) if is_array else max(token_ids)
+    if least < 0 or most >= size:
+        wrong = least if least < 0 else most
+        raise ValueError(
+            f"Token ids must be in the vocabulary of the model, in [0, {size})"
+            ": tokenizer and model must belong together, and padding needs a "
+            f"`padding_mask`. Received: token id {wrong} in {name}"
+        )
 
 
 def truncate_left(token_ids, length, start):
@@ -15,8 +51,10 @@ def truncate_left(token_ids, length, start):
         start: list of int. The start token, or nothing.
 
     Returns:
-        list of int.
+        list of int. Without the start token if `token_ids` begin differently.
     """
+    if token_ids[: len(start)] != start:
+        start = []
     return [*start, *token_ids[len(token_ids) - length + len(start) :]]
 
 

@@ -1,15 +1,19 @@
 """Preference pairs as padded token ids, the better completion first."""
 
-import math
-
 import numpy as np
 
+from keras_bond.arguments import is_number
 from keras_bond.data import lengths
 from keras_bond.data.chat import is_chat
 from keras_bond.data.chat import render_chat
 from keras_bond.data.chat import split_answer
+from keras_bond.data.origin import MEMORY
+from keras_bond.data.origin import FileColumns
+from keras_bond.data.origin import origin_of
+from keras_bond.data.sources import read_all
 from keras_bond.data.sources import read_rows
 from keras_bond.data.table import PROMPT_NAMES
+from keras_bond.data.table import check_unicode
 from keras_bond.data.table import to_list
 
 COLUMNS = (*PROMPT_NAMES, "chosen", "rejected", "margin")
@@ -19,11 +23,11 @@ def to_pairs(data):
     """Reads preference pairs in TRL's format.
 
     Args:
-        data: list of dicts, dict of columns, Hugging Face data set or path of
-            a `.jsonl` file, with `"chosen"`, `"rejected"`, and optionally
-            `"prompts"` (or `"prompt"`) and `"margin"`. Texts are strings or
-            conversations; without prompts, chosen and rejected are whole
-            texts, or conversations that end with the answer to score.
+        data: list of dicts, dict of columns, data frame, Hugging Face data set
+            or path of a `.jsonl` file, with `"chosen"`, `"rejected"`, and
+            optionally `"prompts"` (or `"prompt"`) and `"margin"`. Texts are
+            strings or conversations; without prompts, chosen and rejected are
+            whole texts, or conversations that end with the answer to score.
 
     Returns:
         dict of lists: `prompts`, `chosen` and `rejected`, strings or
@@ -36,15 +40,19 @@ def to_pairs(data):
     """
     if isinstance(data, (list, tuple)) and not data:
         data = {"chosen": [], "rejected": []}
-    columns = read_rows(data)
-    if not isinstance(columns, dict):
+    pairs = read_rows(data)
+    if hasattr(pairs, "column_names"):
+        pairs = read_all(pairs)
+    if not isinstance(pairs, dict):
         raise TypeError(
             "Preference pairs must be a list of dicts, a dict of columns, a "
-            "Hugging Face data set of one split, or the path of a .jsonl file. "
+            "data frame, a Hugging Face data set of one split, or the path of "
+            "a .jsonl file. "
             f"Received: {data!r} of type {type(data).__name__}"
         )
-    _check_names(columns)
-    pairs = {name: to_list(name, column) for name, column in columns.items()}
+    origin = origin_of(pairs)
+    _check_names(pairs)
+    pairs = {name: to_list(name, column) for name, column in pairs.items()}
     counts = {name: len(column) for name, column in pairs.items()}
     if len(set(counts.values())) > 1:
         raise ValueError(
@@ -58,12 +66,16 @@ def to_pairs(data):
         )
     prompts = next((pairs[n] for n in PROMPT_NAMES if n in pairs), None)
     margins = pairs.get("margin", [0.0] * count)
-    return {
-        "prompts": _texts("prompts", prompts or [""] * count),
-        "chosen": _texts("chosen", pairs["chosen"]),
-        "rejected": _texts("rejected", pairs["rejected"]),
-        "margin": [_margin(value, i) for i, value in enumerate(margins)],
+    columns = {
+        "prompts": _texts("prompts", prompts or [""] * count, origin),
+        "chosen": _texts("chosen", pairs["chosen"], origin),
+        "rejected": _texts("rejected", pairs["rejected"], origin),
+        "margin": [
+            _margin(value, origin.name(i, "pair"))
+            for i, value in enumerate(margins)
+        ],
     }
+    return FileColumns(columns, origin)
 
 
 class CompletionEncoder:
@@ -75,22 +87,25 @@ class CompletionEncoder:
     Args:
         tokenizer: a `TextTokenizer`.
         max_length: int. Most tokens of a prompt with its completion.
+        vocabulary_size: int. Token ids that the network has an embedding for.
         truncate: `None`, or `"left"` to keep the end of a text that is too
             long, after its start token.
 
     Raises:
-        ValueError: when encoding, for a text that is too long.
+        ValueError: when encoding, for a text that is too long or has a token
+            outside of the vocabulary.
     """
 
-    def __init__(self, tokenizer, max_length, truncate=None):
+    def __init__(self, tokenizer, max_length, vocabulary_size, truncate=None):
         self.tokenizer = tokenizer
+        self.vocabulary_size = vocabulary_size
         self.max_length = max_length
         self.truncate = truncate
         self.end = tokenizer.tokenizer.end_token_id
         turn = tokenizer.end_of_turn_token_id()
         self.end_of_turn = self.end if turn is None else turn
 
-    def __call__(self, prompts, completions, terminated=None):
+    def __call__(self, prompts, completions, terminated=None, origin=MEMORY):
         """Encodes prompts with their completions.
 
         Args:
@@ -100,30 +115,35 @@ class CompletionEncoder:
                 empty.
             terminated: list of bool. Which completions get an end token.
                 Defaults to all.
+            origin: the `Origin` of the pairs of prompt and completion.
 
         Returns:
             list of lists of int.
         """
         if terminated is None:
             terminated = [True] * len(prompts)
-        texts = [_join(*pair) for pair in zip(prompts, completions)]
-        heads = self.tokenizer.encode([head for head, _, _ in texts])
+        texts = [
+            _split(*pair, origin, i)
+            for i, pair in enumerate(zip(prompts, completions))
+        ]
+        heads = self.tokenizer.encode([head for head, _, _ in texts], origin)
         tails = self.tokenizer.encode_bare([tail for _, tail, _ in texts])
         token_ids = []
         for i, (_, _, chat) in enumerate(texts):
             end = [self.end_of_turn if chat else self.end]
             ids = [*heads[i], *tails[i], *(end if terminated[i] else [])]
-            token_ids.append(self._fit(i, ids))
+            token_ids.append(self._fit(ids, origin.name(i, "pair")))
         return token_ids
 
-    def _fit(self, i, ids):
+    def _fit(self, ids, name):
+        lengths.check_ids(ids, self.vocabulary_size, name)
         if len(ids) <= self.max_length:
             return ids
         if self.truncate is None:
             raise ValueError(
                 "Prompt and completion must fit into `max_length` tokens: "
                 'raise it, or pass truncate="left" to keep the end. Received: '
-                f"row {i} with {len(ids)} tokens, max_length={self.max_length}"
+                f"{name} with {len(ids)} tokens, max_length={self.max_length}"
             )
         start = self.tokenizer.start
         return lengths.truncate_left(ids, self.max_length, start)
@@ -140,8 +160,9 @@ def encode_pairs(pairs, encode):
         `(x, margins)`: dict of `token_ids` int32 and `padding_mask` bool, both
         `(pairs, 2, length)`, chosen before rejected; and float32 `(pairs,)`.
     """
-    chosen = encode(pairs["prompts"], pairs["chosen"])
-    rejected = encode(pairs["prompts"], pairs["rejected"])
+    prompts, origin = pairs["prompts"], origin_of(pairs)
+    chosen = encode(prompts, pairs["chosen"], origin=origin)
+    rejected = encode(prompts, pairs["rejected"], origin=origin)
     padded = lengths.pad(
         [ids for pair in zip(chosen, rejected) for ids in pair]
     )
@@ -170,28 +191,41 @@ def _check_names(columns):
         )
 
 
-def _texts(name, values):
+def _texts(name, values, origin):
     for i, value in enumerate(values):
         if not (isinstance(value, str) or is_chat(value)):
             raise TypeError(
                 f"`{name}` must be strings, or conversations: lists of dicts "
                 f"with `role` and `content`. Received: {value!r} of type "
-                f"{type(value).__name__} in pair {i}"
+                f"{type(value).__name__} in {origin.name(i, 'pair')}"
             )
     return values
 
 
-def _margin(value, i):
-    if isinstance(value, (int, float)) and math.isfinite(value):
-        return float(value)
+def _margin(value, name):
+    try:
+        if is_number(value):
+            return float(value)
+    except OverflowError:
+        # Of an integer that no float holds.
+        pass
     raise ValueError(
         "`margin` must be finite numbers, by how much chosen is better. "
-        f"Received: margin={value!r} in pair {i}"
+        f"Received: margin={value!r} in {name}"
     )
 
 
-def _join(prompt, completion):
+def _split(prompt, completion, origin, i):
     """Returns head, tail, and whether it is a conversation."""
+    try:
+        head, tail, chat = _join(prompt, completion)
+        check_unicode(head + tail)
+    except (TypeError, ValueError) as error:
+        raise origin.error(error, i, "pair") from None
+    return head, tail, chat
+
+
+def _join(prompt, completion):
     if is_chat(completion):
         turns = [*prompt, *completion] if is_chat(prompt) else completion
         head, tail = split_answer(turns)
@@ -199,4 +233,7 @@ def _join(prompt, completion):
         return text + head, tail, True
     if is_chat(prompt):
         return render_chat(prompt), completion, True
+    if not prompt:
+        # A whole text, which may begin with a start token.
+        return completion, "", False
     return prompt, completion, False

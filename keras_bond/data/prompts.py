@@ -6,7 +6,7 @@ are scored.
 """
 
 import dataclasses
-import zlib
+import math
 
 import keras
 import numpy as np
@@ -14,8 +14,11 @@ import numpy as np
 from keras_bond import backend
 from keras_bond.arguments import check_count
 from keras_bond.data import lengths
+from keras_bond.data.sources import batch_of
+from keras_bond.data.sources import num_batches
 from keras_bond.data.sources import read_rows
 from keras_bond.data.streams import PromptStream
+from keras_bond.data.streams import tables_of
 from keras_bond.data.table import concatenate
 from keras_bond.data.table import to_table
 
@@ -28,16 +31,19 @@ class PromptEncoder:
         buckets: tuple of int, increasing. Tokens in a padded prompt, start
             token included. Batches are padded to the last one; `cut` shortens
             them to the first that covers their prompts.
+        vocabulary_size: int. Token ids that the policy has an embedding for.
         truncate: `None`, or `"left"` to keep the end of a prompt that is too
             long, after its start token.
 
     Raises:
-        ValueError: when encoding, for a prompt that is empty or too long, or
-            for strings without a tokenizer.
+        ValueError: when encoding, for a prompt that is empty or too long or
+            has a token outside of the vocabulary, or for strings without a
+            tokenizer.
     """
 
-    def __init__(self, tokenizer, buckets, truncate=None):
+    def __init__(self, tokenizer, buckets, vocabulary_size, truncate=None):
         self.tokenizer = tokenizer
+        self.vocabulary_size = vocabulary_size
         self.buckets = tuple(buckets)
         self.max_prompt_length = self.buckets[-1]
         self.truncate = truncate
@@ -52,25 +58,29 @@ class PromptEncoder:
                 "policy with a preprocessor. Received: strings"
             )
         if token_ids is None:
-            token_ids = self.tokenizer.encode(prompts)
-        token_ids = [self._fit(i, ids) for i, ids in enumerate(token_ids)]
+            token_ids = self.tokenizer.encode(prompts, table.origin)
+        token_ids = [
+            self._fit(ids, table.origin.name(i))
+            for i, ids in enumerate(token_ids)
+        ]
         if prompts is None and self.tokenizer is not None:
             prompts = self.tokenizer.decode(token_ids)
         return dataclasses.replace(table, token_ids=token_ids, prompts=prompts)
 
-    def _fit(self, i, ids):
+    def _fit(self, ids, name):
         if len(ids) == 0:
             raise ValueError(
                 "A prompt must have at least one token. "
-                f"Received: an empty prompt, number {i}"
+                f"Received: an empty prompt, {name}"
             )
+        lengths.check_ids(ids, self.vocabulary_size, name)
         if len(ids) <= self.max_prompt_length:
             return ids
         if self.truncate is None:
             raise ValueError(
                 "Every prompt must fit into `max_prompt_length` tokens: raise "
                 'it, or pass truncate="left" to keep the end of long prompts. '
-                f"Received: prompt {i} with {len(ids)} tokens, "
+                f"Received: {name} with {len(ids)} tokens, "
                 f"max_prompt_length={self.max_prompt_length}"
             )
         start = self.tokenizer.start if self.tokenizer is not None else []
@@ -132,7 +142,8 @@ class PromptBatches(keras.utils.PyDataset):
     """Finite prompts: in memory, or a data set that is read once per epoch.
 
     Args:
-        read: callable that returns a `PromptTable`.
+        read: callable that returns the `PromptTable` of an epoch, with token
+            ids; in-memory prompts are tokenized once and returned each time.
         encoder: a `PromptEncoder`.
         batch_size: int. Prompts per batch, over all devices and processes.
         order_seed: callable that returns an int or a tuple of ints and seeds
@@ -174,7 +185,7 @@ class PromptBatches(keras.utils.PyDataset):
 
     def _load(self):
         if not self._fresh:
-            self.table = self.encoder.add_token_ids(self.read())
+            self.table = self.read()
         self._fresh = False
         if len(self.table) == 0:
             raise ValueError(
@@ -228,31 +239,35 @@ class PromptBatches(keras.utils.PyDataset):
 
     def fingerprint(self):
         """A number that differs for other prompts."""
-        flat = [token for ids in self.table.token_ids for token in ids]
-        return zlib.crc32(np.array(flat, "int32").tobytes()) % 2**31
+        return self.table.fingerprint
 
     def take(self, indices):
         """Returns a `PromptTable` of the prompts of the given indices."""
         return self.table.take(indices)
 
 
-def to_batches(data, encoder, batch_size=None, order_seed=None, row_factor=1):
+def to_batches(
+    data, encoder, batch_size=None, order_seed=None, row_factor=1, steps=None
+):
     """Makes batches of prompts from whatever a user has.
 
     Args:
-        data: list or array of str or of conversations, dict of columns,
-            already tokenized prompts (see `to_table`), rows (see
+        data: list or array of str or of conversations, dict of columns, data
+            frame, already tokenized prompts (see `to_table`), rows (see
             `read_rows`), or batches of columns: a `tf.data.Dataset`, a
             grain data set, a PyTorch `DataLoader`, a `keras.utils.PyDataset`
-            or another iterable that can be iterated again.
+            or another iterable that can be iterated again. Rows of an
+            iterable, such as a `datasets.IterableDataset`, are batched.
         encoder: a `PromptEncoder`.
         batch_size: int, or `None` for 32. Must be `None` for a data set that
             is batched already.
         order_seed: see `PromptBatches`; used for in-memory prompts only.
         row_factor: see `PromptBatches`.
+        steps: int, or `None`. Batches per epoch, if they are counted.
 
     Returns:
-        a `PromptBatches`, or a `PromptStream` for an endless data set.
+        a `PromptBatches`, or a `PromptStream` for a data set that is endless,
+        or of unknown length while the steps are counted.
 
     Raises:
         TypeError, ValueError: see `to_table` and `PromptEncoder`.
@@ -261,29 +276,63 @@ def to_batches(data, encoder, batch_size=None, order_seed=None, row_factor=1):
         return data
     data = read_rows(data)
     if _is_in_memory(data):
-        table = to_table(data)
+        table = encoder.add_token_ids(to_table(data))
         size = 32 if batch_size is None else batch_size
         return PromptBatches(
             lambda: table, encoder, size, order_seed, row_factor
         )
-    if batch_size is not None:
+    _check_rewindable(data)
+    first, is_row = batch_of(next(iter(data), []))
+    if batch_size is not None and not is_row:
         raise ValueError(
-            "`batch_size` must not be given for a data set: it comes in "
+            "`batch_size` must not be given for a data set that comes in "
             f"batches of its own. Received: batch_size={batch_size}"
         )
-    batches = _rewindable(data)
-    if _is_endless(batches):
-        return PromptStream(batches, encoder, row_factor)
-    first = to_table(next(iter(batches), []))
+    size = max(len(to_table(first)), 1)
+    if is_row:
+        size = 32 if batch_size is None else batch_size
+    length = num_batches(data)
+    if length == math.inf or (length is None and steps is not None):
+        return PromptStream(data, encoder, size, row_factor)
     prompts = PromptBatches(
-        lambda: concatenate(map(to_table, batches)),
+        lambda: encoder.add_token_ids(concatenate(tables_of(data))),
         encoder,
-        max(len(first), 1),
+        size,
         row_factor=row_factor,
     )
     # An only batch may be a last batch too, which has any size.
     prompts.is_full = prompts.num_batches > 1
     return prompts
+
+
+def to_finite_batches(data, encoder, batch_size):
+    """Makes batches of all prompts at once, whatever batches the data have.
+
+    Args:
+        data: see `to_batches`.
+        encoder: a `PromptEncoder`.
+        batch_size: int.
+
+    Returns:
+        a `PromptBatches`.
+
+    Raises:
+        TypeError, ValueError: see `to_batches`; also if the data are endless.
+    """
+    data = read_rows(data)
+    if isinstance(data, PromptBatches):
+        table = data.table
+    elif _is_in_memory(data):
+        table = encoder.add_token_ids(to_table(data))
+    else:
+        _check_rewindable(data)
+        if num_batches(data) == math.inf:
+            raise ValueError(
+                "Prompts must end, because all of them get completions: take "
+                "some of them first. Received: an endless data set"
+            )
+        table = encoder.add_token_ids(concatenate(tables_of(data)))
+    return PromptBatches(lambda: table, encoder, batch_size)
 
 
 def _is_in_memory(data):
@@ -292,14 +341,12 @@ def _is_in_memory(data):
     )
 
 
-def _rewindable(data):
-    if isinstance(data, keras.utils.PyDataset):
-        return _PyDatasetBatches(data)
+def _check_rewindable(data):
     if not hasattr(data, "__iter__"):
         raise TypeError(
             "Prompts must be a list or array of strings, a dict of columns, "
-            "a tf.data or grain data set, or an iterable of batches. "
-            f"Received: {data!r} of type {type(data).__name__}"
+            "a data frame, a tf.data or grain data set, or an iterable of "
+            f"batches. Received: {data!r} of type {type(data).__name__}"
         )
     if iter(data) is data:
         raise TypeError(
@@ -307,23 +354,3 @@ def _rewindable(data):
             "next epoch: pass a list, or an object whose `__iter__` starts "
             f"anew. Received: {data!r} of type {type(data).__name__}"
         )
-    return data
-
-
-class _PyDatasetBatches:
-    """Iterates over a `keras.utils.PyDataset` of prompt columns."""
-
-    def __init__(self, dataset):
-        self.dataset = dataset
-
-    def __len__(self):
-        return self.dataset.num_batches
-
-    def __iter__(self):
-        return (self.dataset[i] for i in range(len(self)))
-
-
-def _is_endless(batches):
-    if hasattr(batches, "cardinality"):
-        return int(batches.cardinality()) == -1
-    return False

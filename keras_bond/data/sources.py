@@ -1,74 +1,78 @@
 """Rows of files, data sets and tables, as a dict of columns."""
 
-import json
+import math
 import os
 import sys
 
 import keras
 
+from keras_bond.data.chat import is_chat
+from keras_bond.data.jsonl import is_path
+from keras_bond.data.jsonl import numbered_rows
+from keras_bond.data.origin import MEMORY
+from keras_bond.data.origin import FileColumns
+from keras_bond.data.origin import Origin
+from keras_bond.data.origin import origin_of
 from keras_bond.data.table import PROMPT_NAMES
 from keras_bond.data.table import as_text
+from keras_bond.data.table import check_same_length
 from keras_bond.data.table import to_list
 from keras_bond.rewards.columns import check_columns
 
 # Attributes of a tf.data, Hugging Face or tfds data set that no column has.
 SIGNS_OF_DATA_SETS = ("element_spec", "column_names", "dataset_info")
+# Deeper values would exceed Python's recursion limit where they are copied.
+MAX_DEPTH = 100
 
 
 def read_rows(data):
     """Reads data of single rows as columns; returns all other data unchanged.
 
     Args:
-        data: path of a JSONL file (`.jsonl`), a list of dicts, a data set of
-            Hugging Face, a `tfds.data_source` or another sequence of dicts,
-            such as a grain `MapDataset` before `batch`.
+        data: path of a JSONL file (`.jsonl`), a list of dicts, a pandas or
+            polars data frame, a pyarrow table, a `datasets.Dataset`, a
+            `tfds.data_source` or another sequence of dicts, such as a grain
+            `MapDataset` before `batch`.
 
     Returns:
-        dict of lists, or `data`.
+        dict of lists, or `data`, such as an iterable of rows or batches.
 
     Raises:
-        ValueError: if the rows differ in their columns or never end, or `data`
-            is a dict of splits.
+        TypeError: if a row is not a dict.
+        ValueError: if the rows differ in their columns, or `data` is a dict of
+            splits.
     """
     if is_path(data):
-        return _transpose(read_jsonl(data))
+        return _transpose_file(data)
     if isinstance(data, dict):
         _check_no_splits(data)
         return data
-    if hasattr(data, "column_names") and hasattr(data, "__getitem__"):
+    if is_frame(data):
+        return _read_frame(data)
+    if hasattr(data, "column_names") and hasattr(data, "__len__"):
         return {name: list(data[name]) for name in data.column_names}
     if _holds_rows(data):
-        # What grain repeats has no other length.
-        _check_ends(len(data) == sys.maxsize)
         return _transpose([data[i] for i in range(len(data))])
     return data
 
 
-def is_path(data):
-    """Whether `data` names a JSONL file."""
-    return isinstance(data, (str, os.PathLike)) and os.fspath(data).endswith(
-        ".jsonl"
-    )
-
-
-def read_jsonl(path):
-    """Reads a file with one JSON object per line, skipping empty lines.
+def batch_of(element):
+    """Reads an element of a data set as a batch, one row as a batch of one.
 
     Args:
-        path: str or path.
+        element: dict of columns, data frame, list of rows or of prompts, array
+            of prompts; or one row: a dict, a str or a conversation.
 
     Returns:
-        list of dict.
-
-    Raises:
-        ValueError: naming the line that is not a JSON object.
+        `(batch, is_row)`: a batch that `to_table` reads, and whether it was
+        one row.
     """
-    rows = []
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                rows.append(_parse(line, path, number))
-    return rows
+    if isinstance(element, (str, bytes)) or is_chat(element):
+        return {"prompts": [element]}, True
+    element = read_rows(element)
+    if isinstance(element, dict) and element and _is_row(element):
+        return {name: [_plain(v)] for name, v in element.items()}, True
+    return element, False
 
 
 def prompts_from(data, prompt=None, template=None, columns=None):
@@ -114,7 +118,7 @@ def prompts_from(data, prompt=None, template=None, columns=None):
             "Exactly one of `prompt`, the name of a column, and `template` "
             f"must be given. Received: prompt={prompt!r}, template={template!r}"
         )
-    table = _read_all(data)
+    table = read_all(data)
     count = len(next(iter(table.values()), []))
     if count == 0:
         raise ValueError(
@@ -127,50 +131,63 @@ def prompts_from(data, prompt=None, template=None, columns=None):
     check_columns(columns)
     kept = {name: _column(table, name) for name in columns}
     if prompt is not None:
-        return {"prompts": _column(table, prompt), **kept}
-    rows = [{k: v[i] for k, v in table.items()} for i in range(count)]
-    return {"prompts": [_fill(template, row) for row in rows], **kept}
+        prompts = _column(table, prompt)
+    else:
+        rows = [{k: v[i] for k, v in table.items()} for i in range(count)]
+        prompts = [_fill(template, row) for row in rows]
+    return FileColumns({"prompts": prompts, **kept}, origin_of(table))
 
 
-def _read_all(data):
+def read_all(data):
+    """Reads a finite data set of rows or batches into a dict of lists.
+
+    Raises:
+        TypeError: if the data do not consist of rows of columns.
+        ValueError: if the data are endless.
+    """
     data = read_rows(data)
     if isinstance(data, dict):
-        return {name: to_list(name, column) for name, column in data.items()}
-    if isinstance(data, keras.utils.PyDataset):
-        data = [data[i] for i in range(data.num_batches)]
+        columns = {name: to_list(name, data[name]) for name in data}
+        check_same_length(columns)
+        return FileColumns(columns, origin_of(data))
     if not hasattr(data, "__iter__") or isinstance(data, (str, bytes)):
         raise TypeError(
             "`data` must be a data set of dicts, a dict of columns, or the "
             f"path of a .jsonl file. Received: {data!r}"
         )
-    if hasattr(data, "cardinality"):
-        _check_ends(int(data.cardinality()) == -1)
-    table = {}
-    for element in data:
-        for name, values in _as_batch(element).items():
-            table.setdefault(name, []).extend(values)
-    return table
-
-
-def _check_ends(endless):
-    if endless:
+    if num_batches(data) == math.inf:
         raise ValueError(
             "`data` must end, because all of it is read: remove `.repeat()` "
             "and set `epochs`. Received: an endless data set"
         )
+    table = {}
+    for element in data:
+        batch, _ = batch_of(element)
+        if not isinstance(batch, dict):
+            raise TypeError(
+                "`data` must consist of dicts, with a name for each column: "
+                "call `tfds.load` without `as_supervised`. Received: "
+                f"{element!r} of type {type(element).__name__}"
+            )
+        for name, values in batch.items():
+            table.setdefault(name, []).extend(to_list(name, values))
+    return table
 
 
-def _as_batch(element):
-    """The columns of a batch, or of one row as a batch of one."""
-    if not isinstance(element, dict):
-        raise TypeError(
-            "`data` must consist of dicts, with a name for each column: call "
-            "`tfds.load` without `as_supervised`. Received: "
-            f"{element!r} of type {type(element).__name__}"
-        )
-    if _is_row(element):
-        return {name: [_plain(value)] for name, value in element.items()}
-    return {name: to_list(name, value) for name, value in element.items()}
+def num_batches(data):
+    """Number of elements of a data set, inf if endless, `None` if unknown."""
+    if hasattr(data, "cardinality"):
+        known = int(data.cardinality())
+        return {-1: math.inf, -2: None}.get(known, known)
+    try:
+        if isinstance(data, keras.utils.PyDataset):
+            length = data.num_batches
+            return math.inf if length is None else length
+        length = len(data)
+    except (TypeError, NotImplementedError):
+        return None
+    # What grain repeats has the length `sys.maxsize`, divided by batch sizes.
+    return math.inf if length > sys.maxsize >> 24 else length
 
 
 def _is_row(element):
@@ -191,14 +208,29 @@ def _is_turns(value):
     )
 
 
-def _plain(value):
+def _plain_column(column, origin=MEMORY):
+    values = []
+    for i, value in enumerate(column):
+        try:
+            values.append(_plain(value))
+        except ValueError as error:
+            raise origin.error(error, i, "row") from None
+    return values
+
+
+def _plain(value, depth=0):
     """A value of one row without arrays and bytes."""
+    if depth > MAX_DEPTH:
+        raise ValueError(
+            f"Values must be nested at most {MAX_DEPTH} levels deep. "
+            "Received: a deeper one"
+        )
     value = value.numpy() if hasattr(value, "numpy") else value
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, list):
-        return [_plain(entry) for entry in value]
+        return [_plain(entry, depth + 1) for entry in value]
     if isinstance(value, dict):
-        return {name: _plain(entry) for name, entry in value.items()}
+        return {name: _plain(v, depth + 1) for name, v in value.items()}
     return as_text(value)
 
 
@@ -224,36 +256,60 @@ def _fill(template, row):
         ) from None
 
 
-def _parse(line, path, number):
-    try:
-        row = json.loads(line.decode("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            "A .jsonl file must have one JSON object per line. Received: line "
-            f"{number} of {path}, {error}"
-        ) from None
-    if not isinstance(row, dict):
-        raise ValueError(
-            "A .jsonl file must have one JSON object per line, such as "
-            f'{{"prompt": "..."}}. Received: line {number} of {path}, {row!r}'
-        )
-    return row
-
-
-def _transpose(rows):
+def _transpose(rows, origin=MEMORY):
     names = list(rows[0]) if rows else ["prompts"]
     for i, row in enumerate(rows):
         if not isinstance(row, dict):
             raise TypeError(
                 "All rows must be dicts, with a value for each column. "
-                f"Received: {row!r} of type {type(row).__name__} as row {i}"
+                f"Received: {row!r} of type {type(row).__name__} as "
+                f"{origin.name(i, 'row')}"
             )
         if set(row) != set(names):
             raise ValueError(
                 "All rows must have the same columns. Received: "
-                f"{sorted(row)} in row {i}, {sorted(names)} in row 0"
+                f"{list(row)} in {origin.name(i, 'row')}, {names} in "
+                f"{origin.name(0, 'row')}"
             )
-    return {name: [_plain(row[name]) for row in rows] for name in names}
+    return {
+        name: _plain_column([row[name] for row in rows], origin)
+        for name in names
+    }
+
+
+def _transpose_file(path):
+    numbered = list(numbered_rows(path))
+    origin = Origin(os.fspath(path), [number for number, _ in numbered])
+    columns = _transpose([row for _, row in numbered], origin)
+    return FileColumns(columns, origin)
+
+
+def is_frame(data):
+    """Whether `data` is a data frame or table; their columns are not."""
+    return hasattr(data, "to_pydict") or (
+        hasattr(data, "to_dict") and not hasattr(data, "to_list")
+    )
+
+
+def _read_frame(data):
+    if hasattr(data, "to_pydict"):
+        names, columns = data.column_names, data.to_pydict()
+    else:
+        names, columns = data.columns, _to_dict(data)
+    if len(columns) != len(names):
+        raise ValueError(
+            "All columns of a table must have names of their own. Received: "
+            f"columns {list(names)}"
+        )
+    return {name: _plain_column(column) for name, column in columns.items()}
+
+
+def _to_dict(frame):
+    try:
+        return frame.to_dict("list")
+    except TypeError:
+        # The method of polars has another signature than that of pandas.
+        return frame.to_dict(as_series=False)
 
 
 def _holds_rows(data):
@@ -261,7 +317,7 @@ def _holds_rows(data):
         return False
     if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         return False
-    if isinstance(data, (str, bytes)) or len(data) == 0:
+    if isinstance(data, (str, bytes)) or num_batches(data) in (0, math.inf):
         return False
     first = data[0]
     return isinstance(first, dict) and (

@@ -1,23 +1,63 @@
 """Endless batches of prompts."""
 
 import collections
+import dataclasses
 import threading
 
 import keras
 
+from keras_bond.arguments import check_count
 from keras_bond.data import lengths
+from keras_bond.data.origin import Origin
+from keras_bond.data.sources import batch_of
+from keras_bond.data.table import concatenate
 from keras_bond.data.table import to_table
 
 # How many batches a stream keeps: data loaders run ahead of the step.
 STREAM_MEMORY = 64
 
 
+def tables_of(data):
+    """Yields a `PromptTable` for each batch or row of a data set."""
+    for element in data:
+        batch, _ = batch_of(element)
+        yield to_table(batch)
+
+
+def over_and_over(data, size):
+    """Yields `PromptTable`s of one size, and starts again where data end.
+
+    Args:
+        data: iterable of rows or batches, which can be iterated again.
+        size: int. Number of prompts in each table.
+
+    Raises:
+        ValueError: if there are no prompts.
+    """
+    waiting = concatenate([])
+    while True:
+        count = 0
+        for table in tables_of(data):
+            count += len(table)
+            waiting = concatenate([waiting, table])
+            while len(waiting) >= size:
+                yield waiting.take(range(size))
+                waiting = waiting.take(range(size, len(waiting)))
+        if count == 0:
+            raise ValueError(
+                "There must be at least one prompt. Received: no prompts"
+            )
+
+
 class PromptStream(keras.utils.PyDataset):
     """Batches of prompts without an end, which need `steps_per_epoch`.
 
+    Data that end are repeated, so that every batch has `size` prompts.
+
     Args:
-        batches: iterable of batches, see `to_table`.
+        data: iterable of rows or of batches, see `tables_of`.
         encoder: a `PromptEncoder`.
+        size: int. Prompts per batch, over all devices and processes.
         row_factor: int. Batches are padded to a multiple of it. Defaults to 1.
 
     Attributes:
@@ -30,27 +70,23 @@ class PromptStream(keras.utils.PyDataset):
 
     is_endless = is_full = True
 
-    def __init__(self, batches, encoder, row_factor=1):
+    def __init__(self, data, encoder, size, row_factor=1):
         super().__init__()
+        check_count("batch_size", size, 1)
+        lengths.check_sharding(size)
         self.steps_per_epoch = self.start_epoch = self.left_of_epoch = None
         self._first_index = 0
         self._num_batches = None
-        self.batches = batches
+        self.data = data
         self.encoder = encoder
         self.row_factor = row_factor
+        self.prompts_per_batch = size
         self._lock = threading.Lock()
         self._restart()
 
     @property
     def num_batches(self):
         return self._num_batches or self.steps_per_epoch
-
-    @property
-    def prompts_per_batch(self):
-        if self._batch_size is None:
-            with self._lock:
-                self._advance()
-        return self._batch_size
 
     @property
     def prompts_per_epoch(self):
@@ -69,32 +105,30 @@ class PromptStream(keras.utils.PyDataset):
         self._num_batches = -(-left // size)
 
     def _restart(self):
-        self._iterator = iter(self.batches)
+        self._tables = over_and_over(self.data, self.prompts_per_batch)
         self._recent = collections.OrderedDict()
         self._next_index = 0
-        self._batch_size = None
 
     def __getitem__(self, index):
         index += self._first_index
         with self._lock:
             if index < self._next_index and index not in self._recent:
                 self._restart()
-            while index > self._next_index and self._batch_size is not None:
-                next(self._iterator)
+            while index > self._next_index:
+                next(self._tables)
                 self._next_index += 1
-            while index >= self._next_index:
+            if index == self._next_index:
                 self._advance()
             table = self._recent[index]
-        first = index * self._batch_size
-        indices = list(range(first, first + len(table)))
-        rows = lengths.next_multiple(self._batch_size, self.row_factor)
+        size = self.prompts_per_batch
+        indices = list(range(index * size, (index + 1) * size))
+        rows = lengths.next_multiple(size, self.row_factor)
         return self.encoder.to_batch(table.token_ids, indices, rows)
 
     def _advance(self):
-        table = self.encoder.add_token_ids(to_table(next(self._iterator)))
-        if self._batch_size is None:
-            self._batch_size = len(table)
-            lengths.check_sharding(self._batch_size)
+        origin = Origin(first=self._next_index * self.prompts_per_batch)
+        table = dataclasses.replace(next(self._tables), origin=origin)
+        table = self.encoder.add_token_ids(table)
         self._recent[self._next_index] = table
         self._next_index += 1
         while len(self._recent) > STREAM_MEMORY:
@@ -102,6 +136,6 @@ class PromptStream(keras.utils.PyDataset):
 
     def take(self, indices):
         """Returns a `PromptTable` of the given indices, all of one batch."""
-        batch = indices[0] // self._batch_size
-        first = batch * self._batch_size
+        batch = indices[0] // self.prompts_per_batch
+        first = batch * self.prompts_per_batch
         return self._recent[batch].take([i - first for i in indices])

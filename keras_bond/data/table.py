@@ -1,12 +1,18 @@
 """Prompts of any kind as one table: text, conversations, token ids, columns."""
 
+import array
 import dataclasses
+import functools
 import numbers
+import zlib
 
 import numpy as np
 
 from keras_bond.data.chat import is_chat
 from keras_bond.data.chat import render_chat
+from keras_bond.data.origin import MEMORY
+from keras_bond.data.origin import Origin
+from keras_bond.data.origin import origin_of
 from keras_bond.rewards.columns import check_columns
 
 PROMPT_NAMES = ("prompts", "prompt")
@@ -22,15 +28,25 @@ class PromptTable:
         conversations: list of lists of turns that `prompts` were rendered
             from, or `None`.
         columns: dict of lists, the other columns of the data set.
+        origin: an `Origin`, by which messages name a prompt.
     """
 
     prompts: list | None = None
     token_ids: list | None = None
     conversations: list | None = None
     columns: dict = dataclasses.field(default_factory=dict)
+    origin: Origin = MEMORY
 
     def __len__(self):
         return len(self.token_ids if self.prompts is None else self.prompts)
+
+    @functools.cached_property
+    def fingerprint(self):
+        """int. A number that differs for other token ids."""
+        crc = zlib.crc32(array.array("i", map(len, self.token_ids)))
+        for ids in self.token_ids:
+            crc = zlib.crc32(array.array("i", ids), crc)
+        return crc % 2**31
 
     def take(self, indices):
         """Returns a `PromptTable` of the prompts of the given indices."""
@@ -109,38 +125,79 @@ def to_table(data):
     """
     if not isinstance(data, dict):
         data = {"prompts": data}
+    origin = origin_of(data)
     columns = {name: to_list(name, column) for name, column in data.items()}
     columns = _name_prompts(columns)
     check_columns(set(columns) - {"prompts"})
+    check_same_length(columns)
+    if "token_ids" in columns:
+        token_ids = _strip_padding(
+            columns.pop("token_ids"), columns.pop("padding_mask", None), origin
+        )
+        prompts = columns.pop("prompts", None)
+        return PromptTable(prompts, token_ids, columns=columns, origin=origin)
+    prompts = columns.pop("prompts")
+    conversations = None
+    if prompts and all(is_chat(prompt) for prompt in prompts):
+        conversations, prompts = prompts, _render(prompts, origin)
+    _check_strings(prompts, origin)
+    return PromptTable(prompts, None, conversations, columns, origin)
+
+
+def check_same_length(columns):
+    """Raises an error if columns have different numbers of entries.
+
+    Raises:
+        ValueError: naming the length of each column.
+    """
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(
             "All columns must have one entry for each prompt. "
             f"Received: columns of lengths {lengths}"
         )
-    if "token_ids" in columns:
-        token_ids = _strip_padding(
-            columns.pop("token_ids"), columns.pop("padding_mask", None)
-        )
-        prompts = columns.pop("prompts", None)
-        return PromptTable(prompts, token_ids, columns=columns)
-    prompts = columns.pop("prompts")
-    if prompts and all(is_chat(prompt) for prompt in prompts):
-        texts = [render_chat(prompt) for prompt in prompts]
-        return PromptTable(texts, conversations=prompts, columns=columns)
-    _check_strings(prompts)
-    return PromptTable(prompts, columns=columns)
 
 
-def _check_strings(prompts):
+def _render(conversations, origin):
+    texts = []
+    for i, turns in enumerate(conversations):
+        try:
+            texts.append(render_chat(turns))
+        except (TypeError, ValueError) as error:
+            raise origin.error(error, i) from None
+    return texts
+
+
+def _check_strings(prompts, origin):
     for i, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
             raise TypeError(
                 "Prompts must be strings, all of them conversations (lists of "
                 "dicts with `role` and `content`), or token ids in a dict with "
                 f'"token_ids". Received: {prompt!r} of type '
-                f"{type(prompt).__name__} as prompt {i}"
+                f"{type(prompt).__name__} as {origin.name(i)}"
             )
+        try:
+            check_unicode(prompt)
+        except ValueError as error:
+            raise origin.error(error, i) from None
+
+
+def check_unicode(text):
+    """Raises an error if a text cannot be encoded.
+
+    Python's strings, unlike tokenizers, accept half of a surrogate pair, such
+    as JSON's escape "\\ud83d" without the second half of its emoji.
+
+    Raises:
+        ValueError: naming the half pair.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"Text must be valid Unicode. Received: {error}"
+        ) from None
 
 
 def to_list(name, column):
@@ -154,8 +211,10 @@ def to_list(name, column):
             f"`{name}` must be a list, with one entry for each prompt: "
             f"[{column!r}]. Received: {column!r}"
         )
-    if hasattr(column, "numpy"):
-        column = column.numpy()
+    for method in ("to_pylist", "to_list", "numpy"):
+        # Of pyarrow, of pandas and polars, of TensorFlow and PyTorch.
+        if hasattr(column, method):
+            column = getattr(column, method)()
     if hasattr(column, "__array__"):
         column = np.asarray(column)
         if column.ndim == 0:
@@ -190,6 +249,11 @@ def as_text(value):
 
 
 def _name_prompts(columns):
+    if not all(isinstance(name, str) for name in columns):
+        raise TypeError(
+            "Columns must have strings as names, because rewards take them as "
+            f"keyword arguments. Received: columns {list(columns)}"
+        )
     for name in PROMPT_NAMES:
         if name in columns:
             prompts = columns.pop(name)
@@ -202,34 +266,43 @@ def _name_prompts(columns):
     )
 
 
-def _strip_padding(padded, masks):
+def _strip_padding(padded, masks, origin):
     """Turns padded token ids into lists of the real ones."""
-    padded = [_token_ids(ids, i) for i, ids in enumerate(padded)]
+    padded = [_token_ids(ids, origin.name(i)) for i, ids in enumerate(padded)]
     if masks is None:
         return padded
     stripped = []
     for i, (ids, mask) in enumerate(zip(padded, masks)):
-        mask = np.asarray(mask, bool)
-        length = int(mask.sum())
-        if mask.shape != (len(ids),) or not mask[:length].all():
+        length = _count_kept(mask)
+        if length is None or np.shape(mask) != (len(ids),):
             raise ValueError(
-                "Tokenized prompts must be padded on the right, with one entry "
-                "of `padding_mask` for each token. Received: padding_mask="
-                f"{mask.astype(int).tolist()} for the {len(ids)} tokens of "
-                f"prompt {i}"
+                "Tokenized prompts must be padded on the right, with one 0 or "
+                "1 of `padding_mask` for each token. Received: padding_mask="
+                f"{mask!r} for the {len(ids)} tokens of {origin.name(i)}"
             )
         stripped.append(ids[:length])
     return stripped
 
 
-def _token_ids(values, i):
+def _count_kept(mask):
+    """Number of ones in a mask, `None` if it is not ones before zeros."""
+    values = np.asarray(mask, dtype=object).tolist()
+    if not isinstance(values, list) or any(v not in (0, 1) for v in values):
+        return None
+    count = sum(values)
+    return count if all(values[:count]) else None
+
+
+def _token_ids(values, name):
     ids = values.tolist() if hasattr(values, "tolist") else values
     whole = isinstance(ids, (list, tuple)) and all(
-        isinstance(token_id, numbers.Integral) for token_id in ids
+        isinstance(token_id, numbers.Integral)
+        and not isinstance(token_id, bool)
+        for token_id in ids
     )
     if not whole:
         raise TypeError(
             "`token_ids` must hold a list of integers for each prompt. "
-            f"Received: token_ids[{i}]={values!r}"
+            f"Received: token_ids={values!r} of {name}"
         )
     return [int(token_id) for token_id in ids]

@@ -1,11 +1,13 @@
 """Strings to token ids and back, by the policy's own tokenizer."""
 
 import functools
-import types
+import math
+import warnings
 
 import numpy as np
 
 from keras_bond.data.chat import END_OF_TURN
+from keras_bond.data.origin import MEMORY
 
 
 @functools.lru_cache(maxsize=16)
@@ -21,7 +23,9 @@ class TextTokenizer:
     """Encodes prompts and decodes completions.
 
     Works on KerasHub's tokenizer directly, not on the preprocessor, which
-    truncates long prompts silently and, for Gemma 3, needs TensorFlow.
+    truncates long prompts silently and, for Gemma 3, needs TensorFlow. A prompt
+    has the token ids that it has in `policy.generate`, except that a start
+    token which is written out is the one that is added.
 
     Args:
         preprocessor: the `preprocessor` of a KerasHub `CausalLM`, or a
@@ -32,10 +36,15 @@ class TextTokenizer:
     """
 
     def __init__(self, preprocessor):
-        if not hasattr(preprocessor, "tokenizer"):
-            preprocessor = types.SimpleNamespace(tokenizer=preprocessor)
-        self.tokenizer = preprocessor.tokenizer
-        self.adds_start = getattr(preprocessor, "add_start_token", True)
+        self.tokenizer = getattr(preprocessor, "tokenizer", preprocessor)
+        adds_start = getattr(preprocessor, "add_start_token", True)
+        if not adds_start and self.start:
+            warnings.warn(
+                "The start token is added to every prompt, as `policy.generate`"
+                " does whatever the preprocessor's `add_start_token` says. "
+                "Received: add_start_token=False",
+                stacklevel=2,
+            )
 
     @property
     def start(self):
@@ -45,26 +54,70 @@ class TextTokenizer:
         has no vocabulary yet.
         """
         start = getattr(self.tokenizer, "start_token_id", None)
-        return [start] if self.adds_start and start is not None else []
+        return [] if start is None else [start]
 
-    def encode(self, prompts):
-        """Returns one list of token ids for each of `prompts`."""
-        return [[*self.start, *ids] for ids in self.encode_bare(prompts)]
+    @property
+    def start_text(self):
+        """str. How the start token is written, "" if there is none."""
+        return getattr(self.tokenizer, "start_token", "") if self.start else ""
+
+    def encode(self, prompts, origin=MEMORY):
+        """Returns one list of token ids for each of `prompts`.
+
+        Args:
+            prompts: list of str.
+            origin: the `Origin` of the prompts.
+
+        Raises:
+            ValueError: if two start tokens are written out in a prompt.
+        """
+        texts = [
+            self._without_start(text, origin.name(i))
+            for i, text in enumerate(prompts)
+        ]
+        return [[*self.start, *ids] for ids in self.encode_bare(texts)]
+
+    def _without_start(self, text, name):
+        """Removes a start token at the beginning, where `encode` adds it."""
+        start = self.start_text
+        if not start or start not in text:
+            return text
+        rest = text.removeprefix(start)
+        # In GPT-2 the same token also stands between two texts.
+        separates = self.tokenizer.end_token_id in self.start
+        again = rest.startswith(start) if separates else text.count(start) > 1
+        if again:
+            raise ValueError(
+                f"A prompt must have one start token, {start!r}, which may be "
+                "written out at its beginning: remove the others, or pass "
+                "token ids if the model was trained with several. Received: "
+                f"{text[:80]!r} as {name}"
+            )
+        return rest
 
     def encode_bare(self, texts):
         """As `encode`, without the start token: for texts that continue."""
         if not texts:
             return []
         token_ids = self.tokenizer(list(texts))
-        if hasattr(token_ids, "to_list"):
-            token_ids = token_ids.to_list()
-        return [[int(i) for i in ids] for ids in token_ids]
+        for method in ("to_list", "numpy", "tolist"):
+            if hasattr(token_ids, method):
+                token_ids = getattr(token_ids, method)()
+        return [
+            ids.tolist() if hasattr(ids, "tolist") else list(ids)
+            for ids in token_ids
+        ]
 
     def decode(self, token_ids):
         """Turns lists of token ids into strings without special tokens."""
-        special = self.special_token_ids()
+        special, size = self.special_token_ids(), math.inf
+        if hasattr(self.tokenizer, "proto"):
+            # An embedding padded to a round size has ids without a token, and
+            # unlike other tokenizers SentencePiece does not skip them.
+            size = self.tokenizer.vocabulary_size()
         kept = [
-            [int(i) for i in ids if int(i) not in special] for ids in token_ids
+            [int(i) for i in ids if int(i) < size and int(i) not in special]
+            for ids in token_ids
         ]
         # Tokenizers disagree about empty lists, so these never reach them.
         texts = iter(self._detokenize([ids for ids in kept if ids]))

@@ -6,6 +6,7 @@ import os
 import keras
 
 from keras_bond.files import check_free_space
+from keras_bond.training import standardize
 from keras_bond.training.whole_files import bytes_of
 
 DTYPES = (
@@ -228,18 +229,18 @@ def resolve_stops(stop_token_ids, tokenizer):
     """Returns the tokens that end a completion, by default the tokenizer's.
 
     Raises:
+        TypeError: if they are not a list.
         ValueError: if there are none, or one is not in the vocabulary.
     """
-    if stop_token_ids == "auto":
-        stop_token_ids = tokenizer.stop_token_ids()
-    stops = sorted(map(int, stop_token_ids))
     size = tokenizer.tokenizer.vocabulary_size()
-    if not stops or not all(0 <= stop < size for stop in stops):
+    stops = standardize.stop_token_ids_of(stop_token_ids, tokenizer, size)
+    if not stops:
         raise ValueError(
-            '`stop_token_ids` must be "auto" or at least one of the '
-            f"{size} token ids. Received: stop_token_ids={stop_token_ids}"
+            '`stop_token_ids` must be "auto" or at least one token id, or '
+            "nothing ends a completion. "
+            f"Received: stop_token_ids={stop_token_ids}"
         )
-    return stops
+    return sorted(stops)
 
 
 def resolve_version(path, version):

@@ -126,6 +126,7 @@ def export_saved_model(
         "max_new_tokens": max_new_tokens,
         "prompt_template": prompt_template,
         "start_token_ids": tokenizer.start,
+        "start_text": tokenizer.start_text,
         "stop_token_ids": checks.resolve_stops(stop_token_ids, tokenizer),
         "special_token_ids": sorted(tokenizer.special_token_ids()),
         "best_of_n": best_of_n,

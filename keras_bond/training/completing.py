@@ -27,7 +27,8 @@ class Completing:
         """Draws one completion for each prompt from the policy.
 
         Args:
-            x: list or array of str, or a dict of columns.
+            x: list or array of str, or other prompts as in `fit`, which must
+                end.
             batch_size: int. Defaults to 32.
             verbose: see `keras.Model.predict`.
             seed: int, or `None` for the model's seed.
@@ -58,7 +59,8 @@ class Completing:
         samples.
 
         Args:
-            prompts: list or array of str, or a dict of columns.
+            prompts: list or array of str, or other prompts as in `fit`, which
+                must end.
             num_samples: int. Completions per prompt.
             batch_size: int. Prompts per batch. Defaults to 32.
             weights: `"policy"`, `"anchor"` or `"reference"`.
@@ -189,7 +191,7 @@ class Completing:
         seed = self.seed if seed is None else standardize.seed_of(seed)
         seed = ops.convert_to_tensor(seed, dtype="int32")
         size = lengths.shardable(32 if batch_size is None else batch_size)
-        batches = prompts_lib.to_batches(prompts, self.encoder, size)
+        batches = prompts_lib.to_finite_batches(prompts, self.encoder, size)
         bar = keras.utils.Progbar(
             batches.num_batches, verbose=int(shows_progress), unit_name="batch"
         )

@@ -15,6 +15,7 @@ from keras_bond.backend import parts
 from keras_bond.callbacks.checks import as_list
 from keras_bond.callbacks.interface import TrainerInterface
 from keras_bond.callbacks.progress_bar import with_progress_bar
+from keras_bond.data import lengths
 from keras_bond.data import prompts
 from keras_bond.data.tokenizer import TextTokenizer
 from keras_bond.training import checks
@@ -98,11 +99,12 @@ class PolicyTrainer(
     def _set_up_text(self, stop_token_ids):
         preprocessor = getattr(self.policy, "preprocessor", None)
         self.tokenizer = preprocessor and TextTokenizer(preprocessor)
+        size = lengths.vocabulary_size(self.policy.backbone)
         self.stop_token_ids = standardize.stop_token_ids_of(
-            stop_token_ids, self.tokenizer
+            stop_token_ids, self.tokenizer, size
         )
         self.encoder = prompts.PromptEncoder(
-            self.tokenizer, self.prompt_buckets, self.truncate
+            self.tokenizer, self.prompt_buckets, size, self.truncate
         )
 
     def _set_up_network(self):
@@ -294,11 +296,12 @@ class PolicyTrainer(
         too.
 
         Args:
-            x: the prompts: a list or array of str; a dict of columns with
-                `"prompts"`, or with `"token_ids"` and `"padding_mask"`; or a
-                batched `tf.data.Dataset`, grain dataset, PyTorch `DataLoader`
-                or `keras.utils.PyDataset` of these. All other columns are
-                passed to the reward.
+            x: the prompts: a list or array of str; a dict of columns or data
+                frame with `"prompts"`, or with `"token_ids"` and
+                `"padding_mask"`; or a `tf.data.Dataset`, grain dataset,
+                Hugging Face dataset, PyTorch `DataLoader`,
+                `keras.utils.PyDataset` or another iterable of these. All other
+                columns are passed to the reward.
             y: must be `None`.
             batch_size: int. Prompts per step. Defaults to 32 for in-memory
                 prompts.
@@ -310,7 +313,9 @@ class PolicyTrainer(
             shuffle: bool. Whether to shuffle in-memory prompts in each epoch.
                 The order depends on `seed` and the number of prompts seen.
             initial_epoch: int. See `keras.Model.fit`.
-            steps_per_epoch: int. Required for infinite datasets.
+            steps_per_epoch: int. Required for infinite datasets. An iterable
+                of unknown length is then read as needed and repeated if it
+                ends; without it, all of it is read once per epoch.
             validation_steps: int. See `keras.Model.fit`.
             validation_batch_size: int. Defaults to `batch_size`.
             validation_freq: int or list. See `keras.Model.fit`.
@@ -325,14 +330,20 @@ class PolicyTrainer(
         """
         self.check_ready()
         order_seed = self._order_seed if shuffle else None
-        train = self._to_batches(x, y, batch_size, order_seed)
+        train = self._to_batches(x, y, batch_size, order_seed, steps_per_epoch)
         self.check_batch(train)
         if train.is_full:
             self._check_parts(train.prompts_per_batch)
         self._check_endless(train, steps_per_epoch, "steps_per_epoch")
         if validation_data is not None:
             validation_data = self._to_batches(
-                validation_data, None, validation_batch_size or batch_size
+                validation_data,
+                None,
+                validation_batch_size or batch_size,
+                steps=validation_steps,
+            )
+            self._check_endless(
+                validation_data, validation_steps, "validation_steps"
             )
         self._sources["train"] = train
         callbacks = self.complete_callbacks(callbacks)
@@ -387,7 +398,7 @@ class PolicyTrainer(
             the logged values: a list or, with `return_dict=True`, a dict.
         """
         self.check_ready()
-        test = self._to_batches(x, y, batch_size)
+        test = self._to_batches(x, y, batch_size, steps=steps)
         self._check_endless(test, steps, "steps")
         self._sources["test"] = test
         kwargs.pop("sample_weight", None)
@@ -423,7 +434,7 @@ class PolicyTrainer(
     def _order_seed(self):
         return (self.seed, self.progress.order_seed())
 
-    def _to_batches(self, x, y, batch_size, order_seed=None):
+    def _to_batches(self, x, y, batch_size, order_seed=None, steps=None):
         if y is not None:
             raise ValueError(
                 "Prompts have no targets: `y` must be None. Pass what the "
@@ -436,7 +447,7 @@ class PolicyTrainer(
             self.gradient_accumulation_steps * backend.devices.num_replicas(),
         )
         return prompts.to_batches(
-            x, self.encoder, batch_size, order_seed, row_factor
+            x, self.encoder, batch_size, order_seed, row_factor, steps
         )
 
     def _check_parts(self, batch_size):

@@ -8,6 +8,7 @@ from keras import ops
 from keras_bond.arguments import check_count
 from keras_bond.data import lengths
 from keras_bond.data import preferences
+from keras_bond.data import sources
 from keras_bond.data import tokenizer as tokenizer_lib
 from keras_bond.formulas import bradley_terry
 from keras_bond.rollouts import sequences
@@ -278,6 +279,8 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
                 )
             rows = self._encoder()(list(x), list(completions))
             x = lengths.pad(rows)
+        elif isinstance(x, dict):
+            self._check_ids(x)
         return super().predict(
             x, batch_size=batch_size, verbose=verbose, **kwargs
         )
@@ -317,16 +320,28 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
                 "Received: a RewardModel that has seen 0 batches"
             )
         if self._reads(samples.tokenizer):
-            return {
+            inputs = {
                 "token_ids": samples.token_ids,
                 "padding_mask": samples.padding_mask,
             }
+            self._check_ids(inputs)
+            return inputs
         prompts = samples.conversations or samples.prompts
         rows = self._encoder()(prompts, samples.completions, samples.terminated)
         # Powers of 2 keep the number of compiled lengths small.
         longest = max(len(row) for row in rows)
         length = min(self.max_length, 1 << (longest - 1).bit_length())
         return lengths.pad(rows, length)
+
+    def _check_ids(self, inputs):
+        """Raises an error if token ids are outside of the vocabulary."""
+        size = lengths.vocabulary_size(self.backbone)
+        ids, mask = (
+            ops.convert_to_numpy(inputs[name])
+            for name in ("token_ids", "padding_mask")
+        )
+        for i, (row, kept) in enumerate(zip(ids, mask)):
+            lengths.check_ids(row[kept.astype(bool)], size, f"row {i}")
 
     def _reads(self, tokenizer):
         if tokenizer is None or self.preprocessor is None:
@@ -342,14 +357,17 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
                 "pass token ids. Received: preprocessor=None"
             )
         tokenizer = tokenizer_lib.TextTokenizer(self.preprocessor)
+        size = lengths.vocabulary_size(self.backbone)
         return preferences.CompletionEncoder(
-            tokenizer, self.max_length, self.truncate
+            tokenizer, self.max_length, size, self.truncate
         )
 
     def _standardize(self, x, y):
-        tokens = isinstance(x, dict) and "token_ids" in x
+        if isinstance(x, dict) and "token_ids" in x:
+            self._check_ids(x)
+            return x, y
         readable = isinstance(x, (list, dict, str, os.PathLike))
-        if tokens or not (readable or hasattr(x, "column_names")):
+        if not (readable or hasattr(x, "column_names") or sources.is_frame(x)):
             return x, y
         if y is not None:
             raise ValueError(

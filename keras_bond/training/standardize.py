@@ -27,19 +27,31 @@ def seed_of(seed):
     return seed
 
 
-def stop_token_ids_of(stop_token_ids, tokenizer):
+def stop_token_ids_of(stop_token_ids, tokenizer, vocabulary_size):
     """Returns the ids that end a completion; "auto" takes the tokenizer's.
 
     Raises:
         TypeError: if `stop_token_ids` is not a list of token ids.
-        ValueError: if it is "auto" and there is not a tokenizer.
+        ValueError: if it is "auto" and there is not a tokenizer, or an id is
+            not in the vocabulary, so that nothing would end a completion.
     """
-    if not isinstance(stop_token_ids, str):
+    if isinstance(stop_token_ids, str):
+        stops = _stops_of(tokenizer, stop_token_ids)
+    else:
         check_list("stop_token_ids", stop_token_ids, 'token ids, or "auto"')
         stops = [getattr(x, "item", lambda x=x: x)() for x in stop_token_ids]
         for stop in stops:
             check_count("stop_token_ids", stop, 0)
-        return tuple(stops)
+    if any(stop >= vocabulary_size for stop in stops):
+        raise ValueError(
+            "`stop_token_ids` must be in the vocabulary of the model, in "
+            f"[0, {vocabulary_size}), or they never end a completion. "
+            f"Received: stop_token_ids={list(stops)}"
+        )
+    return tuple(stops)
+
+
+def _stops_of(tokenizer, stop_token_ids):
     if stop_token_ids != "auto":
         raise ValueError(
             '`stop_token_ids` must be "auto" or a list of token ids. '

@@ -1,11 +1,13 @@
 """Prompts from whatever a user has."""
 
 import keras
+import keras_hub
 import numpy as np
 import pytest
 
 from keras_bond.data import prompts
 from keras_bond.data.tokenizer import TextTokenizer
+from keras_bond.training import standardize
 from tests.tiny import make_policy
 
 TEXTS = ["the quick", "fox", "a b c", "lazy dog", "over the"]
@@ -18,7 +20,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def encoder(tokenizer):
-    return prompts.PromptEncoder(tokenizer, (12,))
+    return prompts.PromptEncoder(tokenizer, (12,), 64)
 
 
 class Sequence(keras.utils.PyDataset):
@@ -28,10 +30,9 @@ class Sequence(keras.utils.PyDataset):
         return {"prompts": [TEXTS[:3], TEXTS[3:]][index]}
 
 
-def tf_dataset(repeat=False):
+def tf_dataset():
     tf = pytest.importorskip("tensorflow")
-    dataset = tf.data.Dataset.from_tensor_slices({"prompts": TEXTS}).batch(3)
-    return dataset.repeat() if repeat else dataset
+    return tf.data.Dataset.from_tensor_slices({"prompts": TEXTS}).batch(3)
 
 
 def grain_dataset():
@@ -115,16 +116,6 @@ def test_shuffling_keeps_text_columns_and_tokens_together(encoder, tokenizer):
     assert orders[0] == orders[2] != orders[1]
 
 
-def test_endless_data_are_streamed_and_can_start_again(encoder):
-    stream = prompts.to_batches(tf_dataset(repeat=True), encoder)
-    assert stream.num_batches is None
-    texts = []
-    for i in [0, 1, 2, 0]:
-        rows = stream[i][0]["prompt_index"]
-        texts += stream.take(rows[rows >= 0].tolist()).prompts
-    assert texts == TEXTS + TEXTS[:3] + TEXTS[:3]
-
-
 def test_tokenized_prompts_are_taken_as_they_are(encoder, tokenizer):
     ids = np.zeros((2, 8), "int32")
     for row, tokens in zip(ids, tokenizer.encode(["fox", "a b c"])):
@@ -137,7 +128,7 @@ def test_tokenized_prompts_are_taken_as_they_are(encoder, tokenizer):
 
 
 def test_truncation_keeps_the_start_token_and_the_end(tokenizer):
-    encoder = prompts.PromptEncoder(tokenizer, (4,), truncate="left")
+    encoder = prompts.PromptEncoder(tokenizer, (4,), 64, "left")
     (tokens,) = tokenizer.encode(["the quick brown fox"])
     (inputs,) = prompts.to_batches(["the quick brown fox"], encoder)[0]
     assert inputs["prompt_ids"][0].tolist() == [tokens[0], *tokens[-3:]]
@@ -177,9 +168,12 @@ def test_text_survives_and_special_tokens_do_not(tokenizer):
             {"token_ids": ["fox"]},
             2,
             TypeError,
-            r"list of integers .* token_ids\[0\]='fox'",
+            "list of integers .* token_ids='fox' of prompt 0",
         ),
         ({"token_ids": [[]]}, 2, ValueError, "at least one token"),
+        ({"token_ids": [[True]]}, 2, TypeError, "list of integers"),
+        ({"prompts": TEXTS, 5: TEXTS}, 2, TypeError, "strings as names"),
+        (["fox", "half \ud83d"], 2, ValueError, "valid Unicode.* prompt 1"),
     ],
 )
 def test_what_is_no_prompt_is_refused(encoder, source, batch_size, error, text):
@@ -187,14 +181,105 @@ def test_what_is_no_prompt_is_refused(encoder, source, batch_size, error, text):
         prompts.to_batches(source, encoder, batch_size)
 
 
-def test_unbatched_data_are_refused(encoder):
-    with pytest.raises(TypeError, match="batch"):
-        prompts.to_batches(tf_dataset().unbatch(), encoder)
+@pytest.mark.parametrize("wrong", [-1, 64, 2**31, -(2**40), 10**30])
+def test_ids_outside_of_the_vocabulary_are_named(encoder, wrong):
+    """Pins: NaN, or in silence the embedding of another token."""
+    message = rf"in \[0, 64\).*Received: token id {wrong} in prompt 1"
+    with pytest.raises(ValueError, match=message):
+        prompts.to_batches({"token_ids": [[2, 5], [2, wrong, 5]]}, encoder)
+    padded = {"token_ids": [[2, wrong]], "padding_mask": [[1, 0]]}
+    assert prompts.to_batches(padded, encoder).table.token_ids == [[2]]
+
+
+def test_a_tokenizer_of_another_preset_is_noticed(tokenizer):
+    encoder = prompts.PromptEncoder(tokenizer, (12,), 20)
+    with pytest.raises(ValueError, match="must belong together.*prompt 0"):
+        prompts.to_batches(["lazy dog"], encoder)
+
+
+@pytest.mark.parametrize("wrong", [-1, 64, True, 1.5])
+def test_stop_tokens_are_in_the_vocabulary(wrong):
+    with pytest.raises(ValueError, match="`stop_token_ids` must be"):
+        standardize.stop_token_ids_of([1, wrong], None, 64)
+
+
+def test_prompts_in_memory_are_tokenized_once(tokenizer):
+    """Pins: all of them tokenized anew at the start of every epoch."""
+
+    class Counting(TextTokenizer):
+        texts = 0
+
+        def encode_bare(self, texts):
+            self.texts += len(texts)
+            return super().encode_bare(texts)
+
+    counting = Counting(make_policy().preprocessor)
+    encoder = prompts.PromptEncoder(counting, (12,), 64)
+    batches = prompts.to_batches(TEXTS, encoder, 2, lambda: 1)
+    first = batches.fingerprint()
+    for _ in range(3):
+        batches.on_epoch_begin()
+    assert counting.texts == len(TEXTS) and batches.fingerprint() == first
+
+
+def test_fingerprints_differ_where_prompts_do():
+    encoder = prompts.PromptEncoder(None, (9,), 64)
+    prompts_of = [[[5, 6], [7]], [[5], [6, 7]], [[5, 6], [8]], [[5, 6]]]
+    fingerprints = {
+        prompts.to_batches({"token_ids": ids}, encoder).fingerprint()
+        for ids in prompts_of
+    }
+    assert len(fingerprints) == 4
+
+
+def test_a_written_start_token_is_the_one_that_is_added(tokenizer):
+    plain = tokenizer.encode(["the quick"])
+    assert tokenizer.encode(["<bos>the quick"]) == plain
+    assert plain[0].count(2) == 1
+    for text in ["<bos><bos>fox", "<bos>a<bos>b", "<bos> <bos>"]:
+        with pytest.raises(ValueError, match="one start token.*prompt 1"):
+            tokenizer.encode(["fox", text])
+    # A question about the token: its letters, as in `policy.generate`.
+    assert len(tokenizer.encode(["a <bos>"])[0]) > 3
+
+
+def test_start_tokens_of_byte_pair_tokenizers():
+    """GPT-2's start token also separates texts."""
+    vocabulary = {"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}
+    gpt2 = keras_hub.models.GPT2Tokenizer(vocabulary, ["a b"])
+    tokenizer = TextTokenizer(gpt2)
+    texts = ["ab", "<|endoftext|>ab", "a<|endoftext|>b"]
+    assert tokenizer.encode(texts) == [[3, 2], [3, 2], [3, 0, 3, 1]]
+    with pytest.raises(ValueError, match="one start token"):
+        tokenizer.encode(["<|endoftext|><|endoftext|>ab"])
+
+
+def test_a_start_token_that_is_not_wanted_is_added_as_in_generate():
+    preprocessor = make_policy("gemma").preprocessor
+    preprocessor.add_start_token = False
+    with pytest.warns(UserWarning, match="add_start_token=False"):
+        tokenizer = TextTokenizer(preprocessor)
+    generated = preprocessor.generate_preprocess(["fox"], sequence_length=12)
+    ids = keras.ops.convert_to_numpy(generated["token_ids"])[0]
+    (expected,) = tokenizer.encode(["fox"])
+    assert ids[: len(expected)].tolist() == expected
+
+
+def test_truncation_adds_no_start_token(tokenizer):
+    encoder = prompts.PromptEncoder(tokenizer, (3,), 64, "left")
+    batches = prompts.to_batches({"token_ids": [[5, 6, 7, 8]]}, encoder)
+    assert batches.table.token_ids == [[6, 7, 8]]
+
+
+def test_drawn_ids_without_a_token_have_no_text(tokenizer):
+    """As an embedding that is padded to a round size draws them."""
+    (ids,) = tokenizer.encode(["the quick"])
+    assert tokenizer.decode([[*ids, 60, 63], [61]]) == ["the quick", ""]
 
 
 def test_strings_need_a_tokenizer():
     with pytest.raises(ValueError, match="no tokenizer"):
-        prompts.to_batches(TEXTS, prompts.PromptEncoder(None, (12,)))
+        prompts.to_batches(TEXTS, prompts.PromptEncoder(None, (12,), 64))
 
 
 def test_buckets_cover_their_prompts_and_fill_batches():
@@ -205,7 +290,7 @@ def test_buckets_cover_their_prompts_and_fill_batches():
     generator = np.random.default_rng(0)
     lengths = generator.integers(1, 13, 50)
     token_ids = [[5] * length for length in lengths]
-    encoder = prompts.PromptEncoder(None, (4, 8, 12))
+    encoder = prompts.PromptEncoder(None, (4, 8, 12), 64)
     batches = prompts.to_batches(
         {"token_ids": token_ids}, encoder, 4, order_seed=lambda: 3
     )
@@ -227,7 +312,7 @@ def test_buckets_cover_their_prompts_and_fill_batches():
 
 
 def test_unshuffled_prompts_keep_their_order_whatever_the_buckets():
-    encoder = prompts.PromptEncoder(None, (2, 6))
+    encoder = prompts.PromptEncoder(None, (2, 6), 64)
     token_ids = [[5] * length for length in (1, 6, 2, 1)]
     batches = prompts.to_batches({"token_ids": token_ids}, encoder, 2)
     batches.on_epoch_begin()

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+import keras_bond
 from keras_bond import data
 from keras_bond.data import prompts as prompts_lib
 from keras_bond.data import table as table_lib
@@ -166,7 +167,7 @@ def test_the_columns_of_every_row_stay_beside_its_prompt(path):
     renamed = path.parent / "named.jsonl"
     renamed.write_text("".join(json.dumps(row) + "\n" for row in named))
     encoder = prompts_lib.PromptEncoder(
-        TextTokenizer(make_policy().preprocessor), (99,)
+        TextTokenizer(make_policy().preprocessor), (99,), 64
     )
     source = data.prompts_from(tfds_data_source(path), "question")
     for prompts in (source, named, renamed, str(renamed)):
@@ -195,8 +196,25 @@ def test_conversations_are_written_as_gemma_was_taught():
         "<start_of_turn>user\nWhy?<end_of_turn>\n"
         "<start_of_turn>model\n"
     )
-    closed = [TURNS[1], {"role": "model", "content": "Yes?"}]
-    assert data.render_chat(closed).endswith("model\nYes?<end_of_turn>\n")
+
+
+@pytest.mark.parametrize("role", ["assistant", "model"])
+def test_an_answer_that_has_begun_continues(role):
+    """Pins: an answer that was closed, so that another turn begins."""
+    begun = [TURNS[1], {"role": role, "content": "Yes, "}]
+    assert data.render_chat(begun) == (
+        "<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\nYes,"
+    )
+    empty = [TURNS[1], {"role": role, "content": ""}]
+    assert data.render_chat(empty) == data.render_chat(TURNS[1:2])
+    policy = make_policy()
+    model = keras_bond.RewardModel(policy, max_length=200)
+    answer = [{"role": "assistant", "content": " fox"}]
+    pairs = {"prompt": [begun], "chosen": [answer], "rejected": [answer]}
+    ids = model.encode_pairs(pairs)[0]["token_ids"][0, 0].tolist()
+    tokenizer = TextTokenizer(policy.preprocessor)
+    (head,) = tokenizer.encode([data.render_chat(begun)])
+    assert ids == [*head, *tokenizer.encode_bare([" fox"])[0], 4]
 
 
 @pytest.mark.parametrize("source", ["list", "column", "jsonl", "Hugging Face"])
@@ -214,7 +232,7 @@ def test_conversations_are_prompts(tmp_path, source):
     else:
         prompts = pytest.importorskip("datasets").Dataset.from_list(rows)
     tokenizer = TextTokenizer(make_policy().preprocessor)
-    encoder = prompts_lib.PromptEncoder(tokenizer, (400,))
+    encoder = prompts_lib.PromptEncoder(tokenizer, (400,), 64)
     batches = prompts_lib.to_batches(prompts, encoder, 2)
     table = batches.take([0, 1])
     texts = table.prompts
@@ -296,20 +314,13 @@ def test_what_is_no_table_is_named(path, name):
         data.prompts_from(make(path), **{"prompt": "question", **arguments})
 
 
-@pytest.mark.parametrize(
-    "text, line", [('{"a": 1}\n{"a"', 2), ('\n["a"]\n', 2)]
-)
-def test_a_line_that_is_no_object_is_named(tmp_path, text, line):
-    path = tmp_path / "bad.jsonl"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=f"Received: line {line} of"):
-        data.read_jsonl(path)
-
-
 BAD_CHATS = [
     ([{"role": "tool", "content": "a"}], ValueError, "role='tool'"),
     ([{"role": "user", "content": None}], TypeError, "a string as its"),
     ([{"role": "user"}], TypeError, "a string as its"),
+    ([{"role": [], "content": "a"}], ValueError, r"role=\[\]"),
+    ([], TypeError, "at least one"),
+    ("Hi", TypeError, "must be a list of dicts"),
     (TURNS[:1], ValueError, "must come before a turn of the user"),
 ]
 
@@ -334,7 +345,7 @@ def test_a_column_may_be_called_conversations():
 
 def test_batches_of_one_data_set_have_the_same_columns():
     """Pins: columns that lose their prompts where a batch has fewer."""
-    encoder = prompts_lib.PromptEncoder(None, (9,))
+    encoder = prompts_lib.PromptEncoder(None, (9,), 64)
     whole = {"token_ids": [[5], [6]], "n": [1, 2]}
     batches = prompts_lib.to_batches(iter_again([whole, whole]), encoder)
     assert batches.take([0, 3]).columns == {"n": [1, 2]}

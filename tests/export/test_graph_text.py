@@ -1,10 +1,14 @@
 """The tokenizer in the graph against the one that training uses."""
 
+import keras
 import pytest
 import tensorflow as tf
 
+import keras_bond
+from keras_bond.data.chat import render_chat
 from keras_bond.data.tokenizer import TextTokenizer
 from keras_bond.export.serving.text import GraphText
+from tests.tiny import length_reward
 from tests.tiny import make_policy
 
 STRINGS = [
@@ -16,6 +20,8 @@ STRINGS = [
     "Füchse 狐 🦊",
     "<end_of_turn>",
     "a<end_of_turn>b<bos><eos>",
+    "<bos>the quick",
+    "<bos>",
     "\u2581x",
     "e\u0301",
     "0123456789",
@@ -23,9 +29,30 @@ STRINGS = [
 ]
 
 
+CHAT = [
+    {"role": "user", "content": " a fox "},
+    {"role": "assistant", "content": "the"},
+]
+# Every kind of prompt that `policy.generate` takes as it is.
+ALIKE = [
+    "",
+    " ",
+    "  the   quick  ",
+    "a\n",
+    render_chat(CHAT[:1]),
+    render_chat(CHAT),
+    "<end_of_turn>fox<eos>",
+]
+
+
 @pytest.fixture(scope="module")
-def tokenizer():
-    return TextTokenizer(make_policy().preprocessor)
+def policy():
+    return make_policy(num_layers=1)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(policy):
+    return TextTokenizer(policy.preprocessor)
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +62,9 @@ def text(tokenizer):
         {
             "prompt_template": "{prompt}",
             "start_token_ids": tokenizer.start,
+            "start_text": tokenizer.start_text,
             "special_token_ids": sorted(tokenizer.special_token_ids()),
-            "max_prompt_length": 40,
+            "max_prompt_length": 99,
             "max_new_tokens": 40,
         },
     )
@@ -72,3 +100,43 @@ def test_templates_stand_around_the_prompt(tokenizer, text):
         ids[0, : lengths[0]].numpy().tolist()
         == tokenizer.encode(["a fox b"])[0]
     )
+
+
+def test_two_start_tokens_are_refused(text):
+    for prompt in ("<bos><bos>fox", "<bos>a\n<bos>b"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="one start"):
+            text.encode_prompts(tf.constant(["fox", prompt]))
+
+
+def test_a_prompt_has_the_same_ids_everywhere(policy, text):
+    """In `fit`, `bond.generate`, `policy.generate` and the exported model.
+
+    KerasHub spells a written start token, so it gets the prompt without it.
+    """
+    bond = keras_bond.JBond(
+        policy,
+        length_reward,
+        max_prompt_length=99,
+        max_completion_length=2,
+        seed=1,
+    )
+    given = [*ALIKE, "<bos> the quick "]
+    of_generate = [*ALIKE, " the quick "]
+    (fitted,) = bond._to_batches(given, None, len(given))[0]
+    samples, _ = bond.draw_scored(given)
+    in_policy = policy.preprocessor.generate_preprocess(
+        of_generate, sequence_length=99
+    )
+    in_policy = {k: keras.ops.convert_to_numpy(v) for k, v in in_policy.items()}
+    exported, lengths = text.encode_prompts(tf.constant(given))
+    for i, length in enumerate(fitted["prompt_lengths"]):
+        expected = fitted["prompt_ids"][i, :length].tolist()
+        drawn = samples.token_ids[i][samples.padding_mask[i]].tolist()
+        assert drawn == [*expected, *samples.completion_ids[i]]
+        kept = in_policy["padding_mask"][i].astype(bool)
+        assert in_policy["token_ids"][i][kept].tolist() == expected
+        assert exported[i, : lengths[i]].numpy().tolist() == expected
+    (chat,) = bond._to_batches([CHAT], None, 1)[0]
+    length = int(fitted["prompt_lengths"][5])
+    assert chat["prompt_ids"][0].tolist() == fitted["prompt_ids"][5].tolist()
+    assert length == int(chat["prompt_lengths"][0])

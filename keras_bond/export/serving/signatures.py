@@ -102,7 +102,7 @@ class Signatures:
         """`score` for token ids."""
         prompts = self._given_prompts(prompt_ids, prompt_lengths)
         limit = self.max_new_tokens
-        completions = _given(
+        completions = self._given(
             "completion", completion_ids, completion_lengths, 0, limit
         )
         return self._score(*prompts, *completions)
@@ -141,7 +141,17 @@ class Signatures:
 
     def _given_prompts(self, prompt_ids, prompt_lengths):
         limit = self.max_prompt_length
-        return _given("prompt", prompt_ids, prompt_lengths, 1, limit)
+        return self._given("prompt", prompt_ids, prompt_lengths, 1, limit)
+
+    def _given(self, name, token_ids, lengths, least, limit):
+        token_ids, lengths = _given(name, token_ids, lengths, least, limit)
+        size = self.policy.backbone.vocabulary_size
+        known = tf.debugging.Assert(
+            tf.reduce_all((token_ids >= 0) & (token_ids < size)),
+            [f"`{name}_ids` must be in the vocabulary, in [0, {size})."],
+        )
+        with tf.control_dependencies([known]):
+            return tf.identity(token_ids), lengths
 
     def _draw(self, ids, lengths, temperature, seed, num_samples=1):
         # Every prompt uses the random numbers of the first prompt in

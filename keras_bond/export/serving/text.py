@@ -1,5 +1,7 @@
 """Tokenizer of the served model."""
 
+import re
+
 import tensorflow as tf
 import tensorflow_text as tf_text
 
@@ -21,6 +23,7 @@ class GraphText:
         self.vocabulary_size = int(self.tokenizer.vocab_size())
         self.before, self.after = job["prompt_template"].split("{prompt}")
         self.start = job["start_token_ids"]
+        self.start_text = re.escape(job["start_text"])
         self.special_token_ids = job["special_token_ids"]
         self.max_prompt_length = job["max_prompt_length"]
         self.max_new_tokens = job["max_new_tokens"]
@@ -28,11 +31,24 @@ class GraphText:
     def encode_prompts(self, prompts):
         """Maps str `(rows,)` to ids `(rows, max_prompt_length)` and lengths."""
         texts = tf.strings.join([self.before, prompts, self.after])
-        tokens = self.tokenizer.tokenize(texts)
+        tokens = self.tokenizer.tokenize(self._without_start(texts))
         rows = tf.shape(prompts)[0]
         start = tf.tile(tf.constant([self.start], tf.int32), [rows, 1])
         tokens = tf.concat([start, tokens], axis=1)
         return _pad(tokens, "prompts", self.max_prompt_length)
+
+    def _without_start(self, texts):
+        """Removes a start token that is written out, like `TextTokenizer`."""
+        if not self.start_text:
+            return texts
+        several = f"(?s).*{self.start_text}.*{self.start_text}.*"
+        one = tf.debugging.Assert(
+            ~tf.reduce_any(tf.strings.regex_full_match(texts, several)),
+            ["`prompts` must have one start token each."],
+        )
+        with tf.control_dependencies([one]):
+            start = f"^{self.start_text}"
+            return tf.strings.regex_replace(texts, start, "")
 
     def encode_completions(self, completions):
         """Maps str `(rows,)` to ids `(rows, max_new_tokens)` and lengths."""
