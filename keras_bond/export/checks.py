@@ -7,6 +7,8 @@ import shutil
 
 import keras
 
+from keras_bond.rollouts import supported
+
 DTYPES = (
     "float32",
     "bfloat16",
@@ -31,22 +33,6 @@ TRANSFORMERS_SETTINGS = {
     },
 }
 DESCRIPTION = os.path.join("assets.extra", "keras_bond.json")
-
-
-def check_policy(policy):
-    """Raises an error if a policy is not a KerasHub language model.
-
-    Raises:
-        TypeError: if `policy` is not a `keras_hub.models.CausalLM`.
-    """
-    import keras_hub
-
-    if not isinstance(policy, keras_hub.models.CausalLM):
-        raise TypeError(
-            "`policy` must be a `keras_hub.models.CausalLM`; for a trainer, "
-            "pass `bond.policy`. Received: policy of type "
-            f"{type(policy).__name__}"
-        )
 
 
 def check_servable(policy):
@@ -76,12 +62,7 @@ def check_servable(policy):
             f"to that of the tokenizer. Received: {tokenizer.vocabulary_size()}"
             f" tokens, an embedding of {backbone.vocabulary_size}"
         )
-    if set(backbone.input) != {"token_ids", "padding_mask"}:
-        raise ValueError(
-            "`policy` must take text only, without a vision encoder: load a "
-            "text-only preset. Received: a backbone with inputs "
-            f"{sorted(backbone.input)}"
-        )
+    supported.check_text_only(policy)
 
 
 def check_transformers(policy):

@@ -5,6 +5,7 @@ import os
 from keras_bond.export import checks
 from keras_bond.files import atomic_folder
 from keras_bond.files import temporary_folder
+from keras_bond.rollouts import supported
 from keras_bond.training.saving import lora_layers
 
 
@@ -22,7 +23,7 @@ def save_preset(policy, path):
         path: str. Folder to create; it must not exist.
 
     Raises:
-        TypeError: if `policy` is not a `CausalLM`.
+        TypeError: if `policy` is not a KerasHub causal language model.
         FileExistsError: if there is a file or folder at `path`.
 
     Example:
@@ -33,7 +34,7 @@ def save_preset(policy, path):
     ```
     """
     path = os.fspath(path)
-    checks.check_policy(policy)
+    supported.check_causal_lm(policy)
     checks.check_absent("path", path)
     with atomic_folder(path) as folder:
         policy.save_to_preset(folder)
@@ -53,7 +54,7 @@ def save_safetensors(policy, path):
         path: str. Folder to create; it must not exist.
 
     Raises:
-        TypeError: if `policy` is not a `CausalLM`.
+        TypeError: if `policy` is not a KerasHub causal language model.
         ValueError: if the exported model would compute something else in
             Transformers, or if KerasHub does not export this family.
         FileExistsError: if there is a file or folder at `path`.
@@ -66,7 +67,7 @@ def save_safetensors(policy, path):
     ```
     """
     path = os.fspath(path)
-    checks.check_policy(policy)
+    supported.check_causal_lm(policy)
     checks.check_transformers(policy)
     checks.check_absent("path", path)
     with temporary_folder(path) as folder, atomic_folder(path) as finished:
