@@ -14,6 +14,8 @@ There is one module per backend, and all of them define the same names:
 - `learning_memory`: the compiler's estimate of the memory of a learning stage.
 - `foreign_strategy`: name of a distribution strategy other than Keras's.
 
+`check_distributes` raises an error on a backend without `keras.distribution`.
+
 `devices` describes the placement of rows and variables on devices.
 """
 
@@ -66,6 +68,7 @@ else:
 __all__ = [
     "StagedTrainer",
     "all_finite",
+    "check_distributes",
     "compile_forward",
     "decode_loop",
     "device_memory",
@@ -77,3 +80,21 @@ __all__ = [
     "prefers_flat_products",
     "rematerialize",
 ]
+
+
+def check_distributes(received):
+    """Raises an error if Keras does not distribute training on this backend.
+
+    Args:
+        received: str. What was asked for, for the message.
+
+    Raises:
+        ValueError: if the backend is not JAX.
+    """
+    if name != "jax":
+        raise ValueError(
+            "Keras distributes training on the JAX backend only: set "
+            'KERAS_BACKEND="jax" before importing keras, or train on one '
+            "device, after `keras.distribution.set_distribution(None)`. "
+            f"Received: {received}, the {name} backend"
+        )

@@ -11,7 +11,7 @@ SEED = 20
 
 
 def tiny_policy(dtype):
-    """A Gemma 3 of about 4,000 parameters, one layer norm of them frozen.
+    """A Gemma 3 of about 4,000 parameters.
 
     The sliding window is shorter than a prompt with its completion.
     """
@@ -30,7 +30,6 @@ def tiny_policy(dtype):
         vision_encoder=None,
         dtype=dtype,
     )
-    backbone.layer_norm.trainable = False
     policy = keras_hub.models.Gemma3CausalLM(
         backbone=backbone, preprocessor=None
     )

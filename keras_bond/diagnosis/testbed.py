@@ -1,4 +1,4 @@
-"""A policy in a `Bond` that trains briefly, and what it then computes.
+"""A policy in a `Bond` that takes one step, and what it then computes.
 
 All that the doctor uses of trainers is used in this file.
 """
@@ -14,14 +14,19 @@ from keras import ops
 
 from keras_bond import backend
 from keras_bond import callbacks
-from keras_bond import rollouts
 from keras_bond.diagnosis import fixtures
 from keras_bond.diagnosis.fixtures import SEED
 from keras_bond.training import Bond
+from keras_bond.training.anchored_trainer import COMPLETIONS
+from keras_bond.training.checks import PAPER_LEARNING_RATE
 
 # Not 1, where a forgotten temperature would not show.
 TEMPERATURE = 0.8
-COMPLETIONS = ("prompt_ids", "prompt_lengths", "completion_ids", "mask")
+# Relative precision of bfloat16. Quantized layers also round what they are
+# given: log-probabilities of int8 layers differ by 0.2 nats per token between
+# decoding and the parallel pass, without a fault.
+BFLOAT16 = 2.0**-8
+QUANTIZED = 2.0**-6
 
 
 class RecordingBond(Bond):
@@ -34,7 +39,7 @@ class RecordingBond(Bond):
     def collect(self, *arguments, **kwargs):
         batch = super().collect(*arguments, **kwargs)
         log_probs = batch["anchor_log_probs"]
-        self.cached_log_probs = to_numpy(log_probs)
+        self.cached_log_probs = to_numpy(log_probs)[:, 2:]
         shift = np.random.default_rng(SEED).normal(size=log_probs.shape)
         shift = ops.convert_to_tensor(shift, "float32")
         batch = {**batch, "anchor_log_probs": log_probs + shift}
@@ -43,13 +48,13 @@ class RecordingBond(Bond):
 
 
 class Record(NamedTuple):
-    """What a call of `fit` did: arrays, the last three before and after it."""
+    """What a step did, as arrays; `before` and `after` are the weights."""
 
     batch: dict
     cached_log_probs: np.ndarray
-    trained: tuple
-    anchor: tuple
-    frozen: tuple
+    gradient: list
+    before: list
+    after: list
 
 
 class Testbed:
@@ -73,55 +78,47 @@ class Testbed:
         )
         vocabulary_size = policy.backbone.token_embedding.input_dim
         self.prompts = fixtures.prompts(vocabulary_size)
+        self.precision = precision_of(policy)
         self._kept = [(v, to_numpy(v)) for v in self.trainer.variables]
-        dtypes = {v.dtype for v in policy.trainable_variables}
-        dtypes.add(policy.backbone.compute_dtype)
-        self.is_float32 = dtypes == {"float32"}
 
-    @contextlib.contextmanager
-    def put_back(self):
+    def restore(self):
         """Leaves every variable as it was found, bit for bit."""
-        try:
-            yield
-        finally:
-            for variable, value in self._kept:
-                variable.assign(value)
+        for variable, value in self._kept:
+            variable.assign(value)
 
-    def train_briefly(self, optimizer, batch_size, update_rate=None):
-        """Runs an epoch of `fit`, puts all values back, returns a `Record`.
+    def train_step(self):
+        """Takes a step of `fit` and restores the variables.
 
-        With an `update_rate` the anchor starts elsewhere than the policy and
-        follows it; without, it stays.
+        Returns:
+            a `Record`.
         """
-        rule = callbacks.AnchorFixed()
-        with self.put_back(), warnings.catch_warnings():
-            # Of learning rates and of variables without a gradient.
+        # Without a mean over steps, the "momentum" of Adam is the gradient.
+        optimizer = keras.optimizers.Adam(PAPER_LEARNING_RATE, beta_1=0.0)
+        with warnings.catch_warnings():
+            # Of variables without a gradient.
             warnings.simplefilter("ignore")
-            if update_rate is not None:
-                rule = callbacks.AnchorEMA(update_rate)
-                for value in self.trainer.anchor.values:
-                    value.assign(0.9 * value)
             self.trainer.compile(optimizer)
-            before = self._values()
+            before = self._weights()
             self.trainer.fit(
                 self.prompts,
-                batch_size=batch_size,
+                batch_size=fixtures.NUM_PROMPTS,
                 shuffle=False,
                 verbose=0,
-                callbacks=[rule],
+                callbacks=[callbacks.AnchorFixed()],
             )
-            return Record(
-                self.trainer.batch,
-                self.trainer.cached_log_probs[:, 2:],
-                *zip(before, self._values()),
-            )
-
-    def _values(self):
-        return (
-            [to_numpy(v) for v in self.policy.trainable_variables],
-            [to_numpy(v) for v in self.trainer.anchor.values],
-            [to_numpy(v) for v in self.policy.non_trainable_variables],
+        momentums = (v for v in optimizer.variables if "_momentum" in v.path)
+        record = Record(
+            self.trainer.batch,
+            self.trainer.cached_log_probs,
+            [to_numpy(v).astype("float32") for v in momentums],
+            before,
+            self._weights(),
         )
+        self.restore()
+        return record
+
+    def _weights(self):
+        return [to_numpy(v) for v in self.policy.trainable_variables]
 
     def draw_first_tokens(self, num_samples):
         """First tokens `(prompts, num_samples)` of drawn completions."""
@@ -131,30 +128,23 @@ class Testbed:
         first = [token_ids[0] for token_ids in samples.completion_ids]
         return np.reshape(first, (-1, num_samples))
 
-    def first_token_logits(self, batch):
-        """The policy's `logits / temperature` `(prompts, vocabulary)`."""
+    def parallel_pass(self, batch):
+        """Computes from all tokens at once what decoding computes one by one.
 
-        def logits(prompt_ids, prompt_lengths, ids, mask):
-            hidden = rollouts.completion_hidden(
-                self.policy, prompt_ids, prompt_lengths, ids[:, 0], mask[:, 0]
-            )
-            logits = self.trainer.head.logits(hidden[:, 0])
-            return ops.cast(logits, "float32") / TEMPERATURE
+        Returns:
+            arrays: log-probabilities `(batch, samples)`, and the
+            `logits / temperature` of first tokens `(batch, vocabulary)`.
+        """
 
-        return self._call(logits, batch)
+        def read(batch):
+            hidden = self.trainer.reader.hidden(batch)
+            logits = self.trainer.head.logits(hidden[:, 0, 0])
+            log_probs = self.trainer.reader.log_probs(batch, hidden)
+            return log_probs, ops.cast(logits, "float32") / TEMPERATURE
 
-    def log_probs(self, batch):
-        """Log-probabilities `(batch, samples)`, in the parallel pass."""
-
-        def log_probs(*tensors):
-            return self.trainer(dict(zip(COMPLETIONS, tensors)))["log_probs"]
-
-        return self._call(log_probs, batch)
-
-    def _call(self, function, batch):
-        forward = backend.compile_forward(function, self.trainer.variables)
-        tensors = [ops.convert_to_tensor(batch[name]) for name in COMPLETIONS]
-        return to_numpy(forward(*tensors))
+        forward = backend.compile_forward(read, self.trainer.variables)
+        batch = {k: ops.convert_to_tensor(batch[k]) for k in COMPLETIONS}
+        return tuple(map(to_numpy, forward(batch)))
 
     def losses_along(self, batch, direction):
         """The whole loss as a function of a step along a direction.
@@ -164,7 +154,6 @@ class Testbed:
         in float32 whatever the policy's precision: differences of losses in
         bfloat16 are noise.
         """
-
         batch = {k: ops.convert_to_tensor(v) for k, v in batch.items()}
         direction = [ops.convert_to_tensor(d, "float32") for d in direction]
 
@@ -180,8 +169,8 @@ class Testbed:
         def loss(batch, direction, step, constants):
             in_float32 = constants is not None
             with (
+                _in_float32(self.policy if in_float32 else None),
                 self._moved(direction, step, in_float32),
-                _precision(self.policy, in_float32),
                 _stop_gradients(constants) as stopped,
             ):
                 batch = self.trainer.targets(batch)
@@ -196,28 +185,30 @@ class Testbed:
         values = {id(v): v.value for v in self.trainer.variables}
         for v, d in zip(self.policy.trainable_variables, direction):
             values[id(v)] = ops.cast(v.value, "float32") + step * d
-        policys = {id(v) for v in self.policy.variables}
         scope = keras.StatelessScope()
         for v in self.trainer.variables:
             is_float = keras.backend.is_float_dtype(v.dtype)
-            in_full = in_float32 and is_float and id(v) in policys
-            value = ops.cast(values[id(v)], "float32" if in_full else v.dtype)
+            dtype = "float32" if in_float32 and is_float else v.dtype
             # A mapping that is given at once is cast to the variables' dtype.
-            scope.add_update((v, value))
+            scope.add_update((v, ops.cast(values[id(v)], dtype)))
         return scope
 
 
 @contextlib.contextmanager
-def _precision(policy, in_float32):
-    """Lets every layer of `policy` compute in float32 for a while."""
-    layers = policy._flatten_layers() if in_float32 else []
-    before = [(layer, layer.dtype_policy) for layer in layers]
+def _in_float32(policy):
+    """Lets the layers of a policy compute in float32, if they can.
+
+    Quantized layers cannot: their dtype policy says how to read their kernels.
+    """
+    layers = [] if policy is None else policy._flatten_layers()
+    layers = [layer for layer in layers if not is_quantized(layer)]
+    before = [layer.dtype_policy for layer in layers]
     try:
-        for layer, _ in before:
+        for layer in layers:
             layer.dtype_policy = "float32"
         yield
     finally:
-        for layer, dtype_policy in before:
+        for layer, dtype_policy in zip(layers, before):
             layer.dtype_policy = dtype_policy
 
 
@@ -237,6 +228,29 @@ def _stop_gradients(constants):
         yield stopped
     finally:
         ops.stop_gradient = stop_gradient
+
+
+def precision_of(policy):
+    """Relative precision of what a policy computes on this device.
+
+    A product of float32 matrices is off by 1e-7, in the tensor cores of a GPU
+    (TF32) or in a TPU's bfloat16 by 1e-4 and more.
+    """
+    left, right = np.random.default_rng(0).normal(size=(2, 256, 256))
+    product = ops.matmul(*(ops.cast(x, "float32") for x in (left, right)))
+    error = to_numpy(product) - left @ right
+    precision = float(np.std(error) / np.std(left @ right))
+    dtypes = {v.dtype for v in policy.trainable_variables}
+    if dtypes | {policy.backbone.compute_dtype} != {"float32"}:
+        precision = max(precision, BFLOAT16)
+    if any(map(is_quantized, policy._flatten_layers())):
+        precision = max(precision, QUANTIZED)
+    return precision
+
+
+def is_quantized(layer):
+    """Whether a layer computes with int8 or similar kernels."""
+    return getattr(layer, "quantization_mode", None) is not None
 
 
 def to_numpy(value):

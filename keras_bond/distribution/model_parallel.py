@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_bond import backend
 from keras_bond.distribution.layouts import split_axis
 
 
@@ -64,12 +65,7 @@ class ModelParallel(keras.distribution.ModelParallel):
 
 
 def _check(device_mesh):
-    if keras.config.backend() != "jax":
-        raise ValueError(
-            "Keras distributes training on the JAX backend only: set "
-            'KERAS_BACKEND="jax" before importing keras. '
-            f"Received: the {keras.config.backend()} backend"
-        )
+    backend.check_distributes("ModelParallel")
     if not isinstance(device_mesh, keras.distribution.DeviceMesh):
         raise TypeError(
             "`device_mesh` must be a `keras.distribution.DeviceMesh`, such as "

@@ -6,6 +6,7 @@ import os
 import keras
 
 from keras_bond.files import check_free_space
+from keras_bond.rollouts import supported
 from keras_bond.training import standardize
 from keras_bond.training.whole_files import bytes_of
 
@@ -35,22 +36,6 @@ TRANSFORMERS_SETTINGS = {
 DESCRIPTION = os.path.join("assets.extra", "keras_bond.json")
 
 
-def check_policy(policy):
-    """Raises an error if a policy is not a KerasHub language model.
-
-    Raises:
-        TypeError: if `policy` is not a `keras_hub.models.CausalLM`.
-    """
-    import keras_hub
-
-    if not isinstance(policy, keras_hub.models.CausalLM):
-        raise TypeError(
-            "`policy` must be a `keras_hub.models.CausalLM`; for a trainer, "
-            "pass `bond.policy`. Received: policy of type "
-            f"{type(policy).__name__}"
-        )
-
-
 def check_servable(policy):
     """Raises an error if a policy cannot be served as a TensorFlow graph.
 
@@ -78,12 +63,7 @@ def check_servable(policy):
             f"to that of the tokenizer. Received: {tokenizer.vocabulary_size()}"
             f" tokens, an embedding of {backbone.vocabulary_size}"
         )
-    if set(backbone.input) != {"token_ids", "padding_mask"}:
-        raise ValueError(
-            "`policy` must take text only, without a vision encoder: load a "
-            "text-only preset. Received: a backbone with inputs "
-            f"{sorted(backbone.input)}"
-        )
+    supported.check_text_only(policy)
 
 
 def check_transformers(policy):

@@ -5,6 +5,7 @@ import os
 from keras_bond.export import checks
 from keras_bond.files import atomic_folder
 from keras_bond.files import temporary_folder
+from keras_bond.rollouts import supported
 from keras_bond.training.whole_files import lora_layers
 
 
@@ -22,7 +23,7 @@ def save_preset(policy, path):
         path: str. Folder to create; it must not exist.
 
     Raises:
-        TypeError: if `policy` is not a `CausalLM`.
+        TypeError: if `policy` is not a KerasHub causal language model.
         FileExistsError: if there is a file or folder at `path`.
         OSError: if the disk is too small.
 
@@ -34,7 +35,7 @@ def save_preset(policy, path):
     ```
     """
     path = os.fspath(path)
-    checks.check_policy(policy)
+    supported.check_causal_lm(policy)
     checks.check_absent("path", path)
     checks.check_disk(policy.variables, path, None)
     with atomic_folder(path) as folder:
@@ -55,7 +56,7 @@ def save_safetensors(policy, path):
         path: str. Folder to create; it must not exist.
 
     Raises:
-        TypeError: if `policy` is not a `CausalLM`.
+        TypeError: if `policy` is not a KerasHub causal language model.
         ValueError: if the exported model would compute something else in
             Transformers, or if KerasHub does not export this family.
         FileExistsError: if there is a file or folder at `path`.
@@ -69,7 +70,7 @@ def save_safetensors(policy, path):
     ```
     """
     path = os.fspath(path)
-    checks.check_policy(policy)
+    supported.check_causal_lm(policy)
     checks.check_transformers(policy)
     checks.check_absent("path", path)
     has_adapters = bool(lora_layers(policy))

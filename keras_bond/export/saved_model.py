@@ -12,6 +12,7 @@ from keras_bond.export import processes
 from keras_bond.export.greedy import record_completions
 from keras_bond.files import move_folder
 from keras_bond.files import temporary_folder
+from keras_bond.rollouts import supported
 from keras_bond.version import __version__
 
 PROMPTS = ("", "Hello", "Why is the sky blue?")
@@ -108,7 +109,7 @@ def export_saved_model(
     ```
     """
     path = os.path.abspath(os.fspath(path))
-    checks.check_policy(policy)
+    supported.check_causal_lm(policy)
     checks.check_servable(policy)
     checks.check_tensorflow()
     check_count("max_prompt_length", max_prompt_length, 1)

@@ -7,10 +7,10 @@ import keras
 from keras_bond import rewards
 from keras_bond.rollouts import sizes
 
-# The passes of a step, in their order: prompts, completions, their
-# log-probabilities by anchor and reference, and the gradient.
-PASSES = ("prefill", "decoding", "log-probs", "learning")
-ROLLOUT = PASSES[:3]
+# The passes of a step, in their order: completions, their log-probabilities by
+# anchor and reference, and the gradient.
+PASSES = ("decoding", "log-probs", "learning")
+ROLLOUT = PASSES[:2]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Entry:
     Attributes:
         name: str.
         bytes: int.
-        passes: tuple of str. When it is there: `"prefill"` of the prompts,
-            `"decoding"` of completions, `"log-probs"` of these by the
-            anchor and the reference, `"learning"` from them.
+        passes: tuple of str. When it is there: `"decoding"` of completions,
+            `"log-probs"` of these by the anchor and the reference,
+            `"learning"` from them.
         explanation: str. What it is made of.
     """
 
@@ -40,7 +40,8 @@ class Shapes:
         drawn = max(p, bond.num_anchor_samples)
         batch = _Targets(bond).compute_output_spec(learning_batch(bond, 2))
         learned = settings.learning_prompts * batch["completion_ids"].shape[1]
-        rows = (prompts, prompts * drawn, prompts * p, learned)
+        rows = (prompts * drawn, prompts * p, learned)
+        self.prompts = prompts
         self.rows = dict(zip(PASSES, rows))
         self.prompt_length = bond.max_prompt_length
         self.completion_length = bond.max_completion_length
@@ -48,8 +49,7 @@ class Shapes:
 
     def describe(self, name):
         """`"16 rows x 512 tokens"`, the most that a pass handles at a time."""
-        length = self.prompt_length if name == "prefill" else self.length
-        return f"{self.rows[name]:,} rows x {length:,} tokens"
+        return f"{self.rows[name]:,} rows x {self.length:,} tokens"
 
 
 class _Targets(keras.Operation):
@@ -178,21 +178,17 @@ def _copies(policy):
 def _rollout(bond, shapes, network):
     """What the passes without a gradient make."""
     cache, rows = bond.decoder.cache_builder, shapes.rows
-
-    def activations(name, length):
-        num_bytes = network.passing_bytes(rows[name], length)
-        text = f"1 block, {shapes.describe(name)}"
-        return Entry(f"activations, {name}", num_bytes, (name,), text)
-
-    prefilled = cache.num_bytes(rows["prefill"], shapes.prompt_length)
-    then = f"{shapes.describe('prefill')}, then copied"
+    prompts, length = shapes.prompts, shapes.prompt_length
+    prefilled = cache.num_bytes(prompts, length)
+    then = f"{prompts:,} rows x {length:,} tokens, then copied"
     grown = cache.num_bytes(rows["decoding"], shapes.length)
+    read = network.passing_bytes(rows["log-probs"], shapes.length)
+    block = f"1 block, {shapes.describe('log-probs')}"
     return [
-        Entry("prompt cache", prefilled, ("prefill", "decoding"), then),
+        Entry("prompt cache", prefilled, ("decoding",), then),
         Entry("cache", grown, ("decoding",), shapes.describe("decoding")),
         _logits(bond, rows["decoding"], "decoding", 2, ", and probabilities"),
-        activations("prefill", shapes.prompt_length),
-        activations("log-probs", shapes.length),
+        Entry("activations, log-probs", read, ("log-probs",), block),
         _logits(bond, _at_once(bond, shapes, "log-probs"), "log-probs", 1),
     ]
 

@@ -8,9 +8,7 @@ from keras_bond import backend
 from keras_bond.backend import parts
 from keras_bond.planning.activations import Network
 from keras_bond.planning.activations import compiler_for
-from keras_bond.planning.entries import PASSES
 from keras_bond.planning.entries import ROLLOUT
-from keras_bond.planning.entries import Shapes
 from keras_bond.planning.entries import entries_of
 from keras_bond.planning.entries import learning_batch
 from keras_bond.planning.report import Plan
@@ -90,15 +88,11 @@ def plan(bond, batch_size=32, device_memory="auto"):
             "Counted without attention scores: `policy.backbone` tells neither "
             "`num_query_heads` nor `num_heads`."
         )
-    shapes = Shapes(bond, settings)
     return Plan(
         title=f"{type(bond).__name__} of "
         f"{sizes.num_values(bond.policy.variables):,} values, "
         f"{batch_size} prompts per step",
         entries=entries_of(bond, settings, network),
-        shapes={name: shapes.describe(name) for name in PASSES},
-        # The shortest prompt of a batch may be the start token alone.
-        decode_steps=bond.max_prompt_length - 1 + bond.max_completion_length,
         device=device,
         device_bytes=device_bytes,
         problems=problems,

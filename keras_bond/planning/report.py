@@ -3,7 +3,6 @@
 import dataclasses
 
 from keras_bond.planning.entries import PASSES
-from keras_bond.planning.entries import ROLLOUT
 
 GIB, MIB = 2**30, 2**20
 
@@ -12,15 +11,13 @@ GIB, MIB = 2**30, 2**20
 class Plan:
     """What a step of training needs; `print(plan)` shows it.
 
-    A step is four passes one after the other: `"prefill"` of the prompts,
-    `"decoding"` of completions, `"log-probs"` of these by the anchor
-    and the reference, and `"learning"` from them.
+    A step is three passes one after the other: `"decoding"` of completions,
+    `"log-probs"` of these by the anchor and the reference, and `"learning"`
+    from them.
 
     Attributes:
         title: str. What was planned.
         entries: list of `Entry`: what takes memory, and when.
-        shapes: dict from each pass to str, its rows and tokens.
-        decode_steps: int. Most tokens that are drawn one after the other.
         device: str. Name of the device.
         device_bytes: int, or `None` where it is not known.
         problems: list of str. What would stop the run; each says the rule, a
@@ -28,16 +25,12 @@ class Plan:
         notes: list of str. What could not be counted.
         fits: bool. Whether there is no problem.
         peaks: dict from each pass to int. Bytes in memory during it.
-        rollout_bytes: int. Most bytes up to the rewards.
-        learning_bytes: int. Bytes of the learning pass.
-        peak_bytes: int. The larger of the two.
-        largest: str. The pass that needs them.
+        peak_bytes: int. The largest of them.
+        largest: str. The pass that needs it.
     """
 
     title: str
     entries: list
-    shapes: dict
-    decode_steps: int
     device: str
     device_bytes: int | None
     problems: list
@@ -50,14 +43,6 @@ class Plan:
     @property
     def peaks(self):
         return peaks_of(self.entries)
-
-    @property
-    def rollout_bytes(self):
-        return max(self.peaks[name] for name in ROLLOUT)
-
-    @property
-    def learning_bytes(self):
-        return self.peaks["learning"]
 
     @property
     def peak_bytes(self):
@@ -86,20 +71,16 @@ class Plan:
             memory = readable(self.device_bytes)
             spare = readable(self.device_bytes - self.peak_bytes)
             verdict = f"It fits, with {spare} to spare."
-        largest = {self.largest: ", the most"}
         return "\n".join(
             [
                 self.title,
-                f"on {self.device} of {memory}, at most "
-                f"{self.decode_steps:,} decode steps",
+                f"on {self.device} of {memory}",
                 "",
                 *(_line(e.name, e.bytes, e.explanation) for e in self.entries),
                 "",
                 *(
-                    _line(f"peak, {name}", size, shape + largest.get(name, ""))
-                    for (name, size), shape in zip(
-                        self.peaks.items(), self.shapes.values()
-                    )
+                    _line(f"peak, {name}", size, "")
+                    for name, size in self.peaks.items()
                 ),
                 "",
                 *self.notes,
@@ -125,4 +106,4 @@ def readable(num_bytes):
 
 
 def _line(name, num_bytes, text):
-    return f"{name:<22}{readable(num_bytes):>10}  {text}"
+    return f"{name:<22}{readable(num_bytes):>10}  {text}".rstrip()

@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_bond.arguments import is_count
 from keras_bond.arguments import is_number
+from keras_bond.rollouts import supported
 
 PAPER_LEARNING_RATE = 3e-6
 # A constant learning rate of at least this value can damage a policy.
@@ -14,31 +15,14 @@ HIGH_LEARNING_RATE = 1e-4
 
 
 def check_policy(policy):
-    """Raises an error if a policy is not a KerasHub model with a cache.
+    """Raises an error if a policy cannot be trained.
 
     Raises:
-        TypeError: if `policy` lacks methods that the rollout needs.
+        TypeError: if `policy` is not a KerasHub causal language model.
         ValueError: if it has inputs other than text, or nothing is trainable.
     """
-    needed = ("backbone", "call_with_cache", "_build_cache")
-    missing = [name for name in needed if not hasattr(policy, name)]
-    if missing:
-        raise TypeError(
-            "`policy` must be a KerasHub causal language model with a "
-            "key-value cache, such as `keras_hub.models.Gemma3CausalLM`. "
-            f"Received: policy={policy!r} of type {type(policy).__name__}, "
-            f"without {missing}"
-        )
-    inputs = policy.backbone.input
-    if not isinstance(inputs, dict) or set(inputs) != {
-        "token_ids",
-        "padding_mask",
-    }:
-        names = sorted(inputs) if isinstance(inputs, dict) else inputs
-        raise ValueError(
-            "`policy` must take text only: load a text-only preset. "
-            f"Received: a backbone with inputs {names}"
-        )
+    supported.check_causal_lm(policy)
+    supported.check_text_only(policy)
     if not policy.trainable_variables:
         raise ValueError(
             "`policy` must have something to train: set "

@@ -61,15 +61,8 @@ def _check_distributor():
             f"{strategy}, the {backend.name} backend"
         )
     distribution = keras.distribution.distribution()
-    if distribution is None:
-        return
-    if backend.name != "jax":
-        raise ValueError(
-            "Keras distributes training on the JAX backend only: set "
-            'KERAS_BACKEND="jax", or call '
-            "`keras.distribution.set_distribution(None)`. Received: a "
-            f"{type(distribution).__name__}, the {backend.name} backend"
-        )
+    if distribution is not None:
+        backend.check_distributes(type(distribution).__name__)
 
 
 @contextlib.contextmanager

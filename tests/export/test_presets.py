@@ -51,7 +51,7 @@ def test_nothing_is_written_over_and_nothing_half(tmp_path):
         policy.save_to_preset = policy.export_to_transformers = fail
         with pytest.raises(OSError, match="disk full"):
             save(policy, tmp_path / "half")
-        with pytest.raises(TypeError, match=r"`keras_hub.models.CausalLM`"):
+        with pytest.raises(TypeError, match="KerasHub causal language model"):
             save(policy.backbone, tmp_path / "half")
     assert os.listdir(tmp_path) == ["taken"]
 

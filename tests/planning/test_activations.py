@@ -141,7 +141,7 @@ def test_rematerialization_and_parts_are_counted(monkeypatch):
 
     def learning(**compiled):
         bond = make_bond(num_layers=8, compiled=compiled)
-        return keras_bond.plan(bond, BATCH, 1e12).learning_bytes
+        return keras_bond.plan(bond, BATCH, 1e12).peaks["learning"]
 
     plain, again = learning(), learning(rematerialize=True)
     parts = learning(gradient_accumulation_steps=4)
@@ -163,6 +163,6 @@ def test_heads_that_a_backbone_does_not_tell_are_said():
     known = keras_bond.plan(bond, BATCH, 1e12)
     bond.policy.backbone.num_query_heads = None
     unknown = keras_bond.plan(bond, BATCH, 1e12)
-    assert unknown.learning_bytes < known.learning_bytes
+    assert unknown.peaks["learning"] < known.peaks["learning"]
     word = "without attention scores: `policy.backbone` tells neither"
     assert word in str(unknown) and word not in str(known)
