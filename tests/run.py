@@ -37,7 +37,7 @@ PARTS = {
     ("training/test_exact*.py", "training/test_binary*.py"): (2, 1, 1.5),
     ("training",): (4, 3, 1),
     ("formulas", "rollouts", "fuzz", "callbacks"): (2, 2.5, 1),
-    ("examples",): (1, 4.5, 0.5),
+    ("examples",): (0.2, 4.5, 0.2),
     ("docs", "benchmarks", "integration"): (1.5, 3, 0.5),
     ("diagnosis", "planning"): (3, 2, 1),
     ("",): (3, 1.5, 1),
