@@ -129,20 +129,14 @@ def whole(tmp_path_factory):
     return types.SimpleNamespace(folder=folder, seen=seen, after=after)
 
 
-def run_cut_twice(folder, seen, cuts, save_freq=1, buckets=None, **arguments):
-    """A run that is cut off twice and restored from its backups.
-
-    The last piece is trained by the trainer of the first one, all of whose
-    state is to be overwritten; the second one is new.
-    """
-    first, second = (make_bond(seen, buckets) for _ in range(2))
-    for bond, steps in zip((first, second), cuts):
+def run_in_three_pieces(bonds, folder, cuts, save_freq=1, **arguments):
+    """Ends a run twice; another trainer restores the backup each time."""
+    for bond, steps in zip(bonds, cuts):
         backup = keras.callbacks.BackupAndRestore(folder, save_freq)
         with pytest.raises(Cut):
             run(bond, callbacks=[backup, CutOff(steps)], **arguments)
     backup = keras.callbacks.BackupAndRestore(folder, save_freq)
-    run(first, callbacks=[backup], **arguments)
-    return first
+    run(bonds[-1], callbacks=[backup], **arguments)
 
 
 def test_a_backup_continues_with_the_next_batch(tmp_path):
@@ -150,14 +144,18 @@ def test_a_backup_continues_with_the_next_batch(tmp_path):
     whole_seen, seen, buckets = [], [], (6, 12)
     whole = make_bond(whole_seen, buckets)
     run(whole)
-    last = run_cut_twice(tmp_path, seen, (6, 5), buckets=buckets)
-    assert_same(last, values_of(lasting(whole)))
+    # The first one again, all of whose state is to be overwritten.
+    first, second = make_bond(seen, buckets), make_bond(seen, buckets)
+    run_in_three_pieces([first, second, first], tmp_path, (6, 5))
+    assert_same(first, values_of(lasting(whole)))
     assert seen == whole_seen
 
 
 def test_a_backup_of_the_epoch_continues_with_the_next_one(tmp_path, whole):
-    last = run_cut_twice(tmp_path, [], (6, 5), save_freq="epoch")
-    assert_same(last, whole.after[3])
+    first, second = make_bond(), make_bond()
+    bonds = [first, second, first]
+    run_in_three_pieces(bonds, tmp_path, (6, 5), save_freq="epoch")
+    assert_same(first, whole.after[3])
 
 
 def test_endless_prompts_go_on_where_they_were(tmp_path):
@@ -165,9 +163,10 @@ def test_endless_prompts_go_on_where_they_were(tmp_path):
     arguments = {"data": endless(), "steps_per_epoch": 3}
     whole = make_bond(whole_seen)
     run(whole, **arguments)
-    last = run_cut_twice(tmp_path, seen, (5, 1), **arguments)
+    bonds = [make_bond(seen) for _ in range(3)]
+    run_in_three_pieces(bonds, tmp_path, (5, 1), **arguments)
     assert seen == whole_seen
-    assert_same(last, values_of(lasting(whole)))
+    assert_same(bonds[-1], values_of(lasting(whole)))
 
 
 @pytest.mark.parametrize("cut_after", [8])
