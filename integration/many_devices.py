@@ -35,7 +35,8 @@ def parse_arguments(argv=None):
     os.environ["KERAS_BACKEND"] = "jax"
     os.environ["JAX_PLATFORMS"] = "cpu"
     flag = "--xla_force_host_platform_device_count"
-    os.environ["XLA_FLAGS"] = f"{flag}={arguments.devices}"
+    others = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{others} {flag}={arguments.devices}"
     return arguments
 
 

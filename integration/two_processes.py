@@ -66,7 +66,7 @@ def work(process, processes, port, folder, kill):
         return [sum(map(ord, text)) % 97 / 97.0 for text in completions]
 
     bond = keras_bond.JBond(
-        tiny.make_policy(),
+        tiny.make_policy(num_layers=1),
         reward,
         max_prompt_length=12,
         max_completion_length=5,
@@ -99,12 +99,13 @@ def start(folder, processes, kill=False):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    others = os.environ.get("XLA_FLAGS", "")
     flag = "--xla_force_host_platform_device_count"
     environment = {
         **os.environ,
         "KERAS_BACKEND": "jax",
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"{flag}={DEVICES // processes}",
+        "XLA_FLAGS": f"{others} {flag}={DEVICES // processes}",
     }
     return [
         subprocess.Popen(

@@ -37,6 +37,15 @@ if keras.config.backend() == "torch":
     # compute.
     torch.set_num_threads(1)
 
+if keras.config.backend() == "tensorflow":
+    import tensorflow as tf
+
+    # Graphs this small are optimized for longer than they run. With it, as
+    # users have them, runs `training/test_optimized.py`.
+    tf.config.optimizer.set_experimental_options(
+        {"disable_meta_optimizer": True}
+    )
+
 
 @pytest.fixture
 def policy():

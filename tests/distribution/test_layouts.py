@@ -65,7 +65,7 @@ def test_other_backends_say_that_they_cannot():
 
 @pytest.mark.skipif(ON_JAX, reason="what the other backends say")
 def test_a_distribution_on_another_backend_is_refused(monkeypatch):
-    policy = make_policy()
+    policy = make_policy(num_layers=1)
     monkeypatch.setattr(keras.distribution, "distribution", lambda: object())
     with pytest.raises(ValueError, match="on the JAX backend only"):
         make_bond(policy)
@@ -80,9 +80,9 @@ def test_a_tensorflow_strategy_is_refused(monkeypatch):
     class MirroredStrategy:
         num_replicas_in_sync = 2
 
-    policy = make_policy()
+    policy = make_policy(num_layers=1)
     monkeypatch.setattr(tf.distribute, "get_strategy", MirroredStrategy)
-    message = "needs the JAX backend.* Received: tf.distribute.MirroredStrategy"
+    message = "needs .* the JAX backend: .* Received: tf.distribute.Mirrored"
     with pytest.raises(ValueError, match=message):
         make_bond(policy)
 
@@ -96,7 +96,7 @@ def test_processes_of_pytorch_are_refused(monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     with pytest.raises(ValueError, match="Received: torch.distributed"):
-        make_bond(make_policy())
+        make_bond(make_policy(num_layers=1))
 
 
 jax_only = pytest.mark.skipif(
@@ -113,7 +113,7 @@ def test_anchor_and_optimizer_live_where_their_variable_does():
     keras.distribution.set_distribution(
         keras_bond.distribution.ModelParallel(mesh(2, 4))
     )
-    policy = make_policy(num_query_heads=4, num_key_value_heads=4)
+    policy = make_policy(num_layers=1, num_query_heads=4, num_key_value_heads=4)
     policy.backbone.enable_lora(2)
     bond = make_bond(policy)
     bond.fit(PROMPTS, batch_size=8, verbose=0)
@@ -126,7 +126,7 @@ def test_anchor_and_optimizer_live_where_their_variable_does():
 @jax_only
 def test_a_batch_that_does_not_spread_is_refused():
     keras.distribution.set_distribution(keras.distribution.DataParallel())
-    bond = make_bond(make_policy())
+    bond = make_bond(make_policy(num_layers=1))
     message = "choose batch_size=8, .* Received: batch_size=6, 8 shards"
     with pytest.raises(ValueError, match=message):
         bond.fit(PROMPTS, batch_size=6, verbose=0)
@@ -135,7 +135,7 @@ def test_a_batch_that_does_not_spread_is_refused():
 @jax_only
 def test_parts_that_do_not_spread_are_refused():
     keras.distribution.set_distribution(keras.distribution.DataParallel())
-    bond = make_bond(make_policy(), gradient_accumulation_steps=2)
+    bond = make_bond(make_policy(num_layers=1), gradient_accumulation_steps=2)
     message = "`gradient_accumulation_steps` must leave every part with a mul"
     with pytest.raises(ValueError, match=message):
         bond.fit(PROMPTS, batch_size=8, verbose=0)
@@ -150,7 +150,7 @@ def test_parts_change_nothing_on_two_by_four():
             keras_bond.distribution.ModelParallel(mesh(2, 4))
         )
         bond = make_bond(
-            make_policy(),
+            make_policy(num_layers=1),
             gradient_accumulation_steps=parts,
             rollout_batch_size=8 // parts,
         )
@@ -162,15 +162,15 @@ def test_parts_change_nothing_on_two_by_four():
 
 @jax_only
 def test_few_prompts_are_generated_on_many_devices():
-    alone = make_bond(make_policy()).generate(PROMPTS[:3], seed=3)
+    alone = make_bond(make_policy(num_layers=1)).generate(PROMPTS[:3], seed=3)
     keras.distribution.set_distribution(keras.distribution.DataParallel())
-    bond = make_bond(make_policy())
+    bond = make_bond(make_policy(num_layers=1))
     assert bond.generate(PROMPTS[:3], seed=3) == alone
 
 
 @jax_only
 def test_a_policy_built_before_the_distribution_is_refused():
-    policy = make_policy()
+    policy = make_policy(num_layers=1)
     keras.distribution.set_distribution(keras.distribution.DataParallel())
     message = "set_distribution.* Received: a policy on 1 devices, .* over 8"
     with pytest.raises(ValueError, match=message):
@@ -184,7 +184,7 @@ def test_a_layout_map_that_matches_nothing_is_refused():
     keras.distribution.set_distribution(
         keras.distribution.ModelParallel(layout_map=layout_map)
     )
-    policy = make_policy()
+    policy = make_policy(num_layers=1)
     message = re.escape("Received: ") + r"\d+ variables, all of them whole"
     with pytest.raises(ValueError, match=message):
         make_bond(policy)

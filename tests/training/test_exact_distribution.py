@@ -122,7 +122,7 @@ def test_the_table_finds_every_completion():
     )
 
 
-@pytest.mark.parametrize(("n", "steps"), [(2, 125), (4, 175), (8, 275)])
+@pytest.mark.parametrize(("n", "steps"), [(2, 125), (8, 275)])
 def test_exact_quantiles_lead_to_the_exact_distribution(n, steps):
     """At the optimum no sample moves the policy, so only rounding is left.
 

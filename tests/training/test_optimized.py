@@ -25,7 +25,9 @@ import sys
 from tests.training import test_golden
 
 assert "XLA_FLAGS" not in os.environ
-_, _, found = test_golden.train("jbond", jit_compile="auto")
+_, _, found = test_golden.train(
+    "jbond", num_layers=1, compile_arguments={}, prompt_buckets=None
+)
 pathlib.Path(sys.argv[1]).write_text(json.dumps(found))
 """
 
@@ -33,11 +35,12 @@ pathlib.Path(sys.argv[1]).write_text(json.dumps(found))
 @pytest.mark.skipif(
     keras.config.backend() == "torch", reason="PyTorch is not compiled by XLA"
 )
-def test_an_optimized_run_is_the_golden_one(tmp_path):
+def test_an_optimized_run_is_the_quickly_compiled_one(tmp_path):
     """Completions token for token, logs and weights within rounding.
 
     Pins: a program that only unoptimized XLA gets right, or that XLA cannot
-    compile on TensorFlow.
+    compile on TensorFlow. With one layer and one bucket, of which
+    more would be compiled in the same way.
     """
     file = tmp_path / "found.json"
     unset = ("XLA_FLAGS", "TF_XLA_FLAGS")
@@ -50,4 +53,8 @@ def test_an_optimized_run_is_the_golden_one(tmp_path):
         text=True,
     )
     assert process.returncode == 0, process.stderr[-3000:]
-    test_golden.assert_golden("jbond", json.loads(file.read_text()))
+    found = json.loads(file.read_text())
+    _, _, expected = test_golden.train(
+        "jbond", num_layers=1, prompt_buckets=None
+    )
+    test_golden.assert_same(found, expected)

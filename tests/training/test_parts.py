@@ -33,7 +33,8 @@ KINDS = {
 def train(kind, lora=False, reward=length_reward, x=PROMPTS, **arguments):
     """Weights and logs of a short run; plain SGD, so that errors show."""
     trainer, settings = KINDS[kind]
-    policy = make_policy(scale=2.0)
+    num_layers = 2 if kind == "jbond" else 1
+    policy = make_policy(num_layers=num_layers, scale=2.0)
     if lora:
         keras.utils.set_random_seed(0)
         policy.backbone.enable_lora(2)
@@ -67,7 +68,9 @@ def test_parts_change_no_result(kind):
 
         return reward
 
-    whole, logs = train(kind, reward=reward_into(texts["whole"]))
+    whole, logs = train(
+        kind, reward=reward_into(texts["whole"]), **COMPILED_QUICKLY
+    )
     parted, parted_logs = train(
         kind,
         reward=reward_into(texts["parted"]),

@@ -1,6 +1,8 @@
 """An interrupted run continues as if it had not been interrupted."""
 
+import importlib.util
 import itertools
+import types
 
 import keras
 import numpy as np
@@ -84,50 +86,92 @@ def lasting(bond):
     ]
 
 
-def assert_same(one, other):
-    for a, b in zip(lasting(one), lasting(other)):
-        np.testing.assert_array_equal(*values_of([a, b]), a.path)
+def assert_same(bond, expected):
+    for variable, values in zip(lasting(bond), expected, strict=True):
+        (found,) = values_of([variable])
+        np.testing.assert_array_equal(found, values, variable.path)
 
 
-@pytest.mark.parametrize("save_freq, buckets", [(1, (6, 12)), ("epoch", None)])
-def test_a_backup_continues_with_the_next_batch(tmp_path, save_freq, buckets):
+# A step in the second epoch, of which no multiple is in three epochs.
+MIDDLE = BATCHES + 3
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Three epochs in one piece: prompts, states, checkpoints of the middle.
+
+    `after[n]` has what lasts after n epochs.
+    """
+    folder = tmp_path_factory.mktemp("whole")
+    seen, after = [], {}
+    bond = make_bond(seen)
+
+    def keep(epoch, logs):
+        if keras.config.backend() == "jax":
+            bond.jax_state_sync()
+        after[epoch + 1] = values_of(lasting(bond))
+
+    callbacks = [
+        keras.callbacks.LambdaCallback(on_epoch_end=keep),
+        keras.callbacks.ModelCheckpoint(
+            folder / "middle.weights.h5",
+            save_weights_only=True,
+            save_freq=MIDDLE,
+        ),
+    ]
+    if importlib.util.find_spec("orbax"):
+        callbacks.append(
+            keras.callbacks.OrbaxCheckpoint(
+                folder / "orbax", save_freq=MIDDLE, save_on_background=False
+            )
+        )
+    run(bond, callbacks=callbacks)
+    return types.SimpleNamespace(folder=folder, seen=seen, after=after)
+
+
+def run_in_three_pieces(bonds, folder, cuts, save_freq=1, **arguments):
+    """Ends a run twice; another trainer restores the backup each time."""
+    for bond, steps in zip(bonds, cuts):
+        backup = keras.callbacks.BackupAndRestore(folder, save_freq)
+        with pytest.raises(Cut):
+            run(bond, callbacks=[backup, CutOff(steps)], **arguments)
+    backup = keras.callbacks.BackupAndRestore(folder, save_freq)
+    run(bonds[-1], callbacks=[backup], **arguments)
+
+
+def test_a_backup_continues_with_the_next_batch(tmp_path):
     """Cut twice: the file beside the weights names a wrong epoch then."""
-    whole_seen, seen = [], []
+    whole_seen, seen, buckets = [], [], (6, 12)
     whole = make_bond(whole_seen, buckets)
     run(whole)
-    for steps in (6, 5):
-        backup = keras.callbacks.BackupAndRestore(tmp_path, save_freq)
-        with pytest.raises(Cut):
-            run(make_bond(seen, buckets), callbacks=[backup, CutOff(steps)])
-    backup = keras.callbacks.BackupAndRestore(tmp_path, save_freq)
-    last = make_bond(seen, buckets)
-    run(last, callbacks=[backup])
-    assert_same(whole, last)
-    if save_freq == 1:
-        assert seen == whole_seen
+    # The first one again, all of whose state is to be overwritten.
+    first, second = make_bond(seen, buckets), make_bond(seen, buckets)
+    run_in_three_pieces([first, second, first], tmp_path, (6, 5))
+    assert_same(first, values_of(lasting(whole)))
+    assert seen == whole_seen
+
+
+def test_a_backup_of_the_epoch_continues_with_the_next_one(tmp_path, whole):
+    first, second = make_bond(), make_bond()
+    bonds = [first, second, first]
+    run_in_three_pieces(bonds, tmp_path, (6, 5), save_freq="epoch")
+    assert_same(first, whole.after[3])
 
 
 def test_endless_prompts_go_on_where_they_were(tmp_path):
     whole_seen, seen = [], []
+    arguments = {"data": endless(), "steps_per_epoch": 3}
     whole = make_bond(whole_seen)
-    run(whole, endless(), steps_per_epoch=3)
-    for steps in (5, 1):
-        backup = keras.callbacks.BackupAndRestore(tmp_path, save_freq=1)
-        cut = [backup, CutOff(steps)]
-        with pytest.raises(Cut):
-            run(make_bond(seen), endless(), callbacks=cut, steps_per_epoch=3)
-    backup = keras.callbacks.BackupAndRestore(tmp_path, save_freq=1)
-    last = make_bond(seen)
-    run(last, endless(), callbacks=[backup], steps_per_epoch=3)
+    run(whole, **arguments)
+    bonds = [make_bond(seen) for _ in range(3)]
+    run_in_three_pieces(bonds, tmp_path, (5, 1), **arguments)
     assert seen == whole_seen
-    assert_same(whole, last)
+    assert_same(bonds[-1], values_of(lasting(whole)))
 
 
 @pytest.mark.parametrize("cut_after", [8])
-def test_a_kill_between_the_weights_and_their_epoch(tmp_path, cut_after):
+def test_a_kill_between_the_weights_and_their_epoch(tmp_path, whole, cut_after):
     """The weights are of a later step than what the other file says."""
-    whole = make_bond()
-    run(whole)
 
     class Backup(keras.callbacks.BackupAndRestore):
         def _save_model(self):
@@ -147,37 +191,19 @@ def test_a_kill_between_the_weights_and_their_epoch(tmp_path, cut_after):
     backup = keras.callbacks.BackupAndRestore(tmp_path, save_freq=1)
     last = make_bond()
     run(last, callbacks=[backup])
-    assert_same(whole, last)
+    assert_same(last, whole.after[3])
 
 
-def test_checkpoint_of_the_middle_of_an_epoch(tmp_path):
-    file = tmp_path / "middle.weights.h5"
-    whole_seen, seen = [], []
-    whole = make_bond(whole_seen)
-    keep = keras.callbacks.ModelCheckpoint(
-        file, save_weights_only=True, save_freq=BATCHES + 2
-    )
-    run(whole, epochs=2, callbacks=[keep])
+@pytest.mark.parametrize("checkpoint", ["middle.weights.h5", "orbax"])
+def test_checkpoint_of_the_middle_of_an_epoch(whole, checkpoint):
+    if checkpoint == "orbax":
+        pytest.importorskip("orbax.checkpoint")
+    seen = []
     second = make_bond(seen)
-    second.load_weights(file)
+    second.load_weights(whole.folder / checkpoint)
     run(second, epochs=2, initial_epoch=1)
-    assert seen == whole_seen[BATCHES + 2 :]
-    assert_same(whole, second)
-
-
-def test_orbax_keeps_the_run(tmp_path):
-    pytest.importorskip("orbax.checkpoint")
-    whole_seen, seen = [], []
-    whole = make_bond(whole_seen)
-    keep = keras.callbacks.OrbaxCheckpoint(
-        tmp_path / "orbax", save_freq=BATCHES + 2, save_on_background=False
-    )
-    run(whole, epochs=2, callbacks=[keep])
-    second = make_bond(seen)
-    second.load_weights(tmp_path / "orbax")
-    run(second, epochs=2, initial_epoch=1)
-    assert seen == whole_seen[BATCHES + 2 :]
-    assert_same(whole, second)
+    assert seen == whole.seen[MIDDLE : 2 * BATCHES]
+    assert_same(second, whole.after[2])
 
 
 def test_only_loaded_weights_go_on(tmp_path):
@@ -186,6 +212,7 @@ def test_only_loaded_weights_go_on(tmp_path):
     bond = make_bond(seen)
     with pytest.raises(Cut):
         run(bond, callbacks=[CutOff(2)])
+    bond.save_weights(tmp_path / "middle.weights.h5")
     del seen[:]
     run(bond, epochs=1)
     assert sorted(set(itertools.chain(*seen))) == sorted(DATA)
@@ -194,13 +221,8 @@ def test_only_loaded_weights_go_on(tmp_path):
     bond.load_weights(tmp_path / "whole.weights.h5")
     run(bond, epochs=2)
     assert len(seen) == 2 * BATCHES
-
-
-def test_other_prompts_start_anew(tmp_path):
-    bond, seen = make_bond(), []
-    with pytest.raises(Cut):
-        run(bond, callbacks=[CutOff(2)])
-    bond.save_weights(tmp_path / "middle.weights.h5")
+    # And other prompts start anew.
+    del seen[:]
     other = make_bond(seen)
     other.load_weights(tmp_path / "middle.weights.h5")
     run(other, PROMPTS[1:], epochs=1)

@@ -13,6 +13,7 @@ import keras_bond
 from keras_bond import rewards
 from keras_bond.data import lengths
 from tests.numeric import values_of
+from tests.tiny import COMPILED_QUICKLY
 from tests.tiny import PROMPTS
 from tests.tiny import make_policy
 from tests.tiny import train_vocabulary
@@ -25,7 +26,7 @@ PAIRS = {
 
 
 def make_model(seed=0, lora=False, **arguments):
-    policy = make_policy(seed=seed, scale=3.0)
+    policy = make_policy(seed=seed, scale=3.0, num_layers=1)
     if lora:
         keras.utils.set_random_seed(0)
         policy.backbone.enable_lora(2)
@@ -37,7 +38,7 @@ def make_model(seed=0, lora=False, **arguments):
 
 
 def fit(model, pairs=PAIRS, rate=1e-2, **arguments):
-    model.compile(keras.optimizers.SGD(_constant(rate)))
+    model.compile(keras.optimizers.SGD(_constant(rate)), **COMPILED_QUICKLY)
     arguments = {"batch_size": 4, "verbose": 0, "shuffle": False, **arguments}
     return model.fit(pairs, **arguments).history
 
@@ -96,7 +97,7 @@ def test_loss_and_metrics_are_those_of_the_formulas():
         math.log1p(math.exp(-(c - r - m))) + 0.1 * (c + r) ** 2
         for c, r, m in zip(chosen, rejected, margins)
     ]
-    model.compile("sgd")
+    model.compile("sgd", **COMPILED_QUICKLY)
     logs = model.evaluate(
         {**PAIRS, "margin": margins}, batch_size=4, return_dict=True, verbose=0
     )
@@ -114,8 +115,8 @@ def test_loss_and_metrics_are_those_of_the_formulas():
 
 
 def test_ties_are_half_right_at_the_start():
-    model = keras_bond.RewardModel(make_policy(), max_length=24)
-    model.compile("sgd")
+    model = keras_bond.RewardModel(make_policy(num_layers=1), max_length=24)
+    model.compile("sgd", **COMPILED_QUICKLY)
     logs = model.evaluate(PAIRS, return_dict=True, verbose=0)
     assert logs["accuracy"] == 0.5
     assert logs["loss"] == pytest.approx(math.log(2))
@@ -125,7 +126,7 @@ def test_a_step_is_that_of_the_gradient():
     """The head's gradient by finite differences of the loss."""
     model = make_model()
     before = values_of([model.head.kernel])[0]
-    model.compile("sgd")
+    model.compile("sgd", **COMPILED_QUICKLY)
     x, y = model.encode_pairs(PAIRS)
 
     def loss(kernel):
@@ -163,8 +164,10 @@ def test_it_learns_which_of_two_is_better():
             "rejected": rejected,
         }
 
-    model = keras_bond.RewardModel(make_policy(scale=3.0), max_length=40)
-    model.compile(keras.optimizers.Adam(_constant(1e-2)))
+    model = keras_bond.RewardModel(
+        make_policy(scale=3.0, num_layers=1), max_length=40
+    )
+    model.compile(keras.optimizers.Adam(_constant(1e-2)), **COMPILED_QUICKLY)
     history = model.fit(
         draw(256),
         batch_size=32,
@@ -313,13 +316,13 @@ def test_it_is_the_reward_of_a_policy(own_tokenizer):
         )
         fit(model)
     bond = keras_bond.JBond(
-        make_policy(scale=2.0),
+        make_policy(scale=2.0, num_layers=1),
         model,
         max_prompt_length=12,
         max_completion_length=5,
         seed=1,
     )
-    bond.compile("sgd")
+    bond.compile("sgd", **COMPILED_QUICKLY)
     seen = record(bond)
     bond.fit(PROMPTS, batch_size=8, verbose=0)
     ((samples, scores),) = seen
