@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_bond.arguments import is_count
 from keras_bond.arguments import is_number
+from keras_bond.backend import parts
 from keras_bond.rollouts import supported
 
 PAPER_LEARNING_RATE = 3e-6
@@ -30,6 +31,19 @@ def check_policy(policy):
             "`policy.backbone.enable_lora(rank)`. Received: a policy with 0 "
             f"trainable of {len(policy.variables)} variables"
         )
+
+
+def check_parts(trainer, batch_size):
+    """Raises an error if the parts of a step do not divide its batch.
+
+    Raises:
+        ValueError: naming the argument of `compile`.
+    """
+    for name, value in (
+        ("rollout_batch_size", trainer.rollout_batch_size or batch_size),
+        ("gradient_accumulation_steps", trainer.gradient_accumulation_steps),
+    ):
+        parts.check_divides(name, value, batch_size)
 
 
 def check_backbone(backbone):

@@ -11,7 +11,6 @@ from keras_bond import backend
 from keras_bond import rewards as rewards_lib
 from keras_bond import rollouts
 from keras_bond.arguments import check_count
-from keras_bond.backend import parts
 from keras_bond.callbacks.checks import as_list
 from keras_bond.callbacks.interface import TrainerInterface
 from keras_bond.callbacks.progress_bar import with_progress_bar
@@ -333,7 +332,7 @@ class PolicyTrainer(
         train = self._to_batches(x, y, batch_size, order_seed, steps_per_epoch)
         self.check_batch(train)
         if train.is_full:
-            self._check_parts(train.prompts_per_batch)
+            checks.check_parts(self, train.prompts_per_batch)
         self._check_endless(train, steps_per_epoch, "steps_per_epoch")
         if validation_data is not None:
             validation_data = self._to_batches(
@@ -448,19 +447,6 @@ class PolicyTrainer(
         )
         return prompts.to_batches(
             x, self.encoder, batch_size, order_seed, row_factor, steps
-        )
-
-    def _check_parts(self, batch_size):
-        """Raises an error if the parts of a step do not divide its batch."""
-        parts.check_divides(
-            "rollout_batch_size",
-            self.rollout_batch_size or batch_size,
-            batch_size,
-        )
-        parts.check_divides(
-            "gradient_accumulation_steps",
-            self.gradient_accumulation_steps,
-            batch_size,
         )
 
     def _check_endless(self, batches, steps, name):
