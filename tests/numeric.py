@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import scipy.stats
 
-from keras_bond.rewards import precision
+from keras_bond.rewards import scores as scores_lib
 
 
 def values_of(variables):
@@ -100,5 +100,5 @@ def chi_square_p_value(observed, probabilities):
 
 def tensors_of(batch):
     """A batch of arrays with float64 `rewards`, as the device gets it."""
-    batch = {**batch, **precision.for_device(batch["rewards"])}
+    batch = {**batch, **scores_lib.for_device(batch["rewards"])}
     return {k: keras.ops.convert_to_tensor(v) for k, v in batch.items()}

@@ -13,7 +13,7 @@ from keras_bond.data.chat import render_chat
 from keras_bond.data.origin import MEMORY
 from keras_bond.data.origin import Origin
 from keras_bond.data.origin import origin_of
-from keras_bond.rewards.columns import check_columns
+from keras_bond.rewards.samples import check_columns
 
 PROMPT_NAMES = ("prompts", "prompt")
 

@@ -7,7 +7,7 @@ from keras_bond.arguments import check_list
 from keras_bond.evaluation.checks import as_numpy
 from keras_bond.evaluation.checks import as_rewards
 from keras_bond.formulas import best_of_n
-from keras_bond.rewards import precision
+from keras_bond.rewards import scores as scores_lib
 
 
 def best_of_n_frontier(rewards, ns=(1, 2, 4, 8)):
@@ -47,7 +47,7 @@ def best_of_n_frontier(rewards, ns=(1, 2, 4, 8)):
             "`rewards` must hold more samples per prompt than the largest N. "
             f"Received: a pool of {pool} for ns={tuple(ns)}"
         )
-    ranks = precision.dense_ranks(rewards)
+    ranks = scores_lib.dense_ranks(rewards)
     return [_best_of_n(rewards, ranks, n) for n in ns]
 
 

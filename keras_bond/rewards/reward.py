@@ -11,8 +11,8 @@ from keras_bond import backend
 from keras_bond.arguments import check_list
 from keras_bond.arguments import is_number
 from keras_bond.rewards import threads
-from keras_bond.rewards.columns import LOG_NAMES
-from keras_bond.rewards.log import Logger
+from keras_bond.rewards.samples import LOG_NAMES
+from keras_bond.rewards.samples import Logger
 from keras_bond.rewards.scores import RewardValueError
 from keras_bond.rewards.scores import as_scores
 from keras_bond.rewards.scores import check_scores

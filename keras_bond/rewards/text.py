@@ -1,6 +1,6 @@
 """The base class of rewards that are rules of text."""
 
-from keras_bond.rewards.columns import RESERVED
+from keras_bond.rewards.samples import RESERVED
 from keras_bond.rewards.scores import RewardValueError
 
 

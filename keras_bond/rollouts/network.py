@@ -14,7 +14,7 @@ from keras import tree
 
 from keras_bond import backend
 from keras_bond.formulas import likelihood
-from keras_bond.rollouts import sequences
+from keras_bond.formulas import sequences
 from keras_bond.rollouts import sizes
 
 # Two lengths; the axis of a cache that differs between them is the token axis.

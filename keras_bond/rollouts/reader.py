@@ -4,8 +4,8 @@ from keras import ops
 
 from keras_bond.formulas import divergences
 from keras_bond.formulas import likelihood
+from keras_bond.formulas import sequences
 from keras_bond.rollouts import network
-from keras_bond.rollouts import sequences
 from keras_bond.rollouts.network import Head
 
 

@@ -23,12 +23,11 @@ from keras_bond.backend import devices
 from keras_bond.backend import parts as parts_lib
 from keras_bond.callbacks import anchor as anchor_rules
 from keras_bond.formulas import averages
-from keras_bond.rewards import precision
+from keras_bond.rewards import scores as scores_lib
 from keras_bond.rewards.samples import DRAWN
 from keras_bond.rewards.samples import Samples
 from keras_bond.rollouts.random_numbers import Stream
 from keras_bond.training import metrics
-from keras_bond.training import reward_metrics
 from keras_bond.training.policy_trainer import PolicyTrainer
 
 # Entries of a batch that the network reads: prompts and their completions.
@@ -42,7 +41,7 @@ NOT_LEARNED_FROM = (
 )
 
 
-class AnchoredTrainer(reward_metrics.LogsRewardMetrics, PolicyTrainer):
+class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
     """Trains a policy on samples of itself and of an anchor.
 
     This is the base class of BOND and its baselines. Subclasses implement
@@ -90,7 +89,7 @@ class AnchoredTrainer(reward_metrics.LogsRewardMetrics, PolicyTrainer):
             self.weight_sets.reference is not None,
             num_anchor_samples > 0,
         )
-        self.reward_metrics = reward_metrics.RewardMetrics()
+        self.reward_metrics = metrics.RewardMetrics()
         self._default_rule_announced = False
 
     def collect(self, inputs, training):
@@ -114,7 +113,7 @@ class AnchoredTrainer(reward_metrics.LogsRewardMetrics, PolicyTrainer):
             dict of tensors: the prompts, what `draw` and `score_with_anchor`
             return, and `rewards`, `reward_residuals` and `ranks` float32
             `(batch, P + k)`, 0 for prompts that are masked out, see
-            `keras_bond/rewards/precision.py`. Two bool tensors `(batch,)` are
+            `keras_bond/rewards/scores.py`. Two bool tensors `(batch,)` are
             the masks: `present` for real prompts, and `valid` for prompts that
             could be scored.
 
@@ -246,7 +245,7 @@ class AnchoredTrainer(reward_metrics.LogsRewardMetrics, PolicyTrainer):
         valid = np.isfinite(rewards).all(axis=1)
         rewards[~valid] = 0.0
         scored = {
-            **precision.for_device(rewards),
+            **scores_lib.for_device(rewards),
             "present": present,
             "valid": valid,
         }

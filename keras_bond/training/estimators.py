@@ -15,7 +15,7 @@ from keras_bond.formulas import jbond
 from keras_bond.formulas import learned_quantiles
 from keras_bond.formulas import pooled
 from keras_bond.formulas import quantile_tables
-from keras_bond.rollouts import sequences
+from keras_bond.formulas import sequences
 from keras_bond.training import checks
 
 # Entries of a batch with one value per sample, which are selected together.

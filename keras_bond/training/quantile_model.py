@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_bond.arguments import check_count
 from keras_bond.formulas import learned_quantiles
-from keras_bond.rollouts import sequences
+from keras_bond.formulas import sequences
 from keras_bond.training import checks
 from keras_bond.training.whole_files import WholeFiles
 

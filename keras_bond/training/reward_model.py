@@ -11,7 +11,7 @@ from keras_bond.data import preferences
 from keras_bond.data import sources
 from keras_bond.data import tokenizer as tokenizer_lib
 from keras_bond.formulas import bradley_terry
-from keras_bond.rollouts import sequences
+from keras_bond.formulas import sequences
 from keras_bond.training import checks
 from keras_bond.training import saving
 from keras_bond.training.whole_files import WholeFiles

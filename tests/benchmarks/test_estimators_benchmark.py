@@ -28,7 +28,7 @@ from keras import ops
 
 from keras_bond import formulas
 from keras_bond.formulas.quantile_tables import harmonic_table
-from keras_bond.rewards import precision
+from keras_bond.rewards import scores as scores_lib
 from keras_bond.training.estimators import BY_NAME
 from tests.formulas import distributions
 from tests.numeric import gradient
@@ -138,7 +138,7 @@ def test_the_coefficients_are_those_of_bond():
                     {
                         **batch,
                         "completion_ids": outcomes[..., None],
-                        "ranks": precision.dense_ranks(
+                        "ranks": scores_lib.dense_ranks(
                             np.asarray(batch["rewards"])
                         ),
                     }

@@ -9,14 +9,14 @@ import pytest
 from keras_bond import data
 from keras_bond import rewards
 from keras_bond.data.table import to_table
-from keras_bond.rewards import columns as columns_lib
+from keras_bond.rewards import samples as samples_lib
 from tests.rewards.samples import samples
 
 PAIR = ["fox", "dog"]
 TURNS = [[{"role": "user", "content": text}] for text in PAIR]
 
 
-@pytest.mark.parametrize("name", sorted({*columns_lib.RESERVED} - {"prompts"}))
+@pytest.mark.parametrize("name", sorted({*samples_lib.RESERVED} - {"prompts"}))
 def test_columns_do_not_replace_what_a_run_passes(name):
     """Pins: the logged reward was that of the column `completions`."""
     columns = {"prompts": PAIR, name: ["gold", "gold answer"]}

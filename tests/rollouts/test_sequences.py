@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_bond.rollouts import sequences
+from keras_bond.formulas import sequences
 
 PROMPTS = np.array(
     [[11, 0, 0, 0], [21, 22, 23, 24], [31, 32, 0, 0]], dtype="int32"

@@ -13,7 +13,7 @@ import pytest
 from keras import ops
 
 import keras_bond
-from keras_bond.rewards import precision
+from keras_bond.rewards import scores as scores_lib
 from keras_bond.training import metrics
 from tests.numeric import tensors_of
 from tests.numeric import values_of
@@ -238,7 +238,7 @@ def test_the_standard_deviation_of_any_scale_and_offset(scale, offset):
         rewards = offset + scale * generator.normal(size=(size, 2))
         counts = generator.random(rewards.shape) < 0.7
         kept.append(rewards[counts])
-        parts = precision.for_device(rewards)
+        parts = scores_lib.for_device(rewards)
         metric.update_state(
             np.where(counts, parts["rewards"], np.nan),
             parts["reward_residuals"],

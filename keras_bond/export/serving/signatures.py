@@ -8,7 +8,7 @@ from keras_bond.export.serving.sampler import RowSampler
 from keras_bond.export.serving.text import GraphText
 from keras_bond.formulas import likelihood
 from keras_bond.formulas import masks
-from keras_bond.rollouts import sequences
+from keras_bond.formulas import sequences
 
 
 class Signatures:
