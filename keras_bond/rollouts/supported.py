@@ -34,3 +34,13 @@ def check_text_only(policy):
             "`policy` must take text only, without a vision encoder: load a "
             f"text-only preset. Received: a backbone with inputs {names}"
         )
+
+
+def is_quantized(policy):
+    """Whether a policy has layers with int8 or similar kernels."""
+    return any(map(is_quantized_layer, policy._flatten_layers()))
+
+
+def is_quantized_layer(layer):
+    """Whether a layer computes with int8 or similar kernels."""
+    return getattr(layer, "quantization_mode", None) is not None

@@ -346,7 +346,7 @@ class PolicyTrainer(
             )
         self._sources["train"] = train
         callbacks = self.complete_callbacks(callbacks)
-        callbacks = self._with_own(callbacks, verbose)
+        callbacks = self.with_own_callbacks(callbacks, verbose)
         if train.is_endless or steps_per_epoch is None:
             callbacks = self._follow_progress(train, steps_per_epoch, callbacks)
             steps_per_epoch = None
@@ -406,12 +406,12 @@ class PolicyTrainer(
                 test,
                 verbose=verbose,
                 steps=steps,
-                callbacks=self._with_own(callbacks, verbose),
+                callbacks=self.with_own_callbacks(callbacks, verbose),
                 return_dict=return_dict,
                 **kwargs,
             )
 
-    def _with_own(self, callbacks, verbose):
+    def with_own_callbacks(self, callbacks, verbose):
         """Adds the callbacks of `fit` and `evaluate` that users never see."""
         if isinstance(callbacks, keras.callbacks.CallbackList):
             # Keras evaluates in the middle of `fit`, with its callbacks.

@@ -99,6 +99,9 @@ class QuantileModel(WholeFiles, keras.Model):
         super().compile(optimizer=optimizer, loss=loss, **kwargs)
 
     def compile_from_config(self, config):
+        """Compiles a loaded model, unless it is frozen and learns no more."""
+        if not self.trainable:
+            return
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
@@ -108,13 +111,17 @@ class QuantileModel(WholeFiles, keras.Model):
             "train_backbone": self.train_backbone,
             "seed": self.seed,
             "name": self.name,
+            "trainable": self.trainable,
         }
 
     @classmethod
     def from_config(cls, config):
         config = dict(config)
+        is_trainable = config.pop("trainable")
         backbone = keras.saving.deserialize_keras_object(config["backbone"])
         model = cls(**{**config, "backbone": backbone})
+        if not is_trainable:
+            model.trainable = False
         model.lacks_weights = True
         return model
 

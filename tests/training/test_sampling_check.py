@@ -14,10 +14,14 @@ from keras_bond.training.sampling_check import NAME
 from keras_bond.training.sampling_check import SamplingCheck
 
 
-def check_of(dtype):
+def check_of(dtype, layers=()):
     policy = keras.dtype_policies.get(dtype)
-    backbone = types.SimpleNamespace(dtype_policy=policy)
-    return SamplingCheck(types.SimpleNamespace(backbone=backbone))
+    return SamplingCheck(
+        types.SimpleNamespace(
+            backbone=types.SimpleNamespace(dtype_policy=policy),
+            _flatten_layers=lambda: layers,
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -36,6 +40,17 @@ def test_differences_are_judged_by_the_precision(dtype, silent, warned):
         check.on_train_batch_end(2, {NAME: warned})
         check.on_epoch_end(0, {NAME: warned})
         check_of(dtype).on_test_batch_end(0, {NAME: silent})
+
+
+def test_quantized_layers_may_differ_more():
+    """They stand in a backbone whose dtype policy is that of its inputs."""
+    layer = types.SimpleNamespace(quantization_mode="int8")
+    check = check_of("float32", [layer])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check.on_train_batch_end(0, {NAME: 0.2})
+    with pytest.warns(UserWarning, match="Received: 0.5 nats per token"):
+        check_of("float32", [layer]).on_train_batch_end(0, {NAME: 0.5})
 
 
 def test_a_difference_that_comes_later_ends_the_run():
