@@ -34,16 +34,20 @@ def check_policy(policy):
 
 
 def check_parts(trainer, batch_size):
-    """Raises an error if the parts of a step do not divide its batch.
+    """Raises an error if a batch cannot be cut into the parts of a step.
 
     Raises:
         ValueError: naming the argument of `compile`.
     """
-    for name, value in (
-        ("rollout_batch_size", trainer.rollout_batch_size or batch_size),
-        ("gradient_accumulation_steps", trainer.gradient_accumulation_steps),
-    ):
-        parts.check_divides(name, value, batch_size)
+    size = trainer.rollout_batch_size or batch_size
+    parts.check_divides("rollout_batch_size", size, batch_size)
+    if size < batch_size:
+        parts.check_shards("rollout_batch_size", size, size)
+    steps = trainer.gradient_accumulation_steps
+    parts.check_divides("gradient_accumulation_steps", steps, batch_size)
+    if steps > 1:
+        rows = batch_size // steps
+        parts.check_shards("gradient_accumulation_steps", steps, rows)
 
 
 def check_backbone(backbone):
