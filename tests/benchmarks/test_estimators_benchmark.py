@@ -125,6 +125,7 @@ def test_the_coefficients_are_those_of_bond():
     )
     batch = estimator_world.draw(jax.random.key(0), scene, 4, 4)
     outcomes = batch["outcomes"]
+    batch["ranks"] = scores_lib.dense_ranks(np.asarray(batch["rewards"]))
     for name, settings in OFFERED.items():
         for n in (2,) if name in ("pooled", "jbond") else (2, 4):
             bond = BY_NAME[name](n, 4, 4)
@@ -135,13 +136,7 @@ def test_the_coefficients_are_those_of_bond():
             targets = {
                 **batch,
                 **bond.targets(
-                    {
-                        **batch,
-                        "completion_ids": outcomes[..., None],
-                        "ranks": scores_lib.dense_ranks(
-                            np.asarray(batch["rewards"])
-                        ),
-                    }
+                    {**batch, "completion_ids": outcomes[..., None]}
                 ),
             }
             backward = estimator_choices.backward_coefficients(ours, batch)
