@@ -14,6 +14,7 @@ from keras_bond.data.origin import MEMORY
 from keras_bond.data.origin import Origin
 from keras_bond.data.origin import origin_of
 from keras_bond.rewards.samples import check_columns
+from keras_bond.rewards.samples import check_names
 
 PROMPT_NAMES = ("prompts", "prompt")
 
@@ -249,11 +250,7 @@ def as_text(value):
 
 
 def _name_prompts(columns):
-    if not all(isinstance(name, str) for name in columns):
-        raise TypeError(
-            "Columns must have strings as names, because rewards take them as "
-            f"keyword arguments. Received: columns {list(columns)}"
-        )
+    check_names(columns)
     for name in PROMPT_NAMES:
         if name in columns:
             prompts = columns.pop(name)
@@ -262,7 +259,7 @@ def _name_prompts(columns):
         return columns
     raise ValueError(
         'A dict of columns must have "prompts" (strings) or "token_ids". '
-        f"Received: columns {sorted(map(str, columns))}"
+        f"Received: columns {sorted(columns)}"
     )
 
 

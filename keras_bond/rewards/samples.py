@@ -226,19 +226,29 @@ def check_columns(names):
         TypeError: if a name is not a string.
         ValueError: if a name is one of `RESERVED`.
     """
+    check_names(names)
     for name in names:
-        if not isinstance(name, str):
-            raise RewardTypeError(
-                "Columns must have names that are strings, because reward "
-                "functions receive them as keyword arguments. "
-                f"Received: column {name!r} of type {type(name).__name__}"
-            )
         if name in RESERVED:
             raise RewardValueError(
                 f"A column must not be called `{name}`, which is what a run "
                 "itself passes to reward functions: rename it, as in "
                 f'data["reference_{name}"] = data.pop("{name}"), or leave it '
                 f"out. Received: columns {sorted(map(str, names))}"
+            )
+
+
+def check_names(names):
+    """Raises an error if the name of a column is not a string.
+
+    Raises:
+        TypeError: naming the column.
+    """
+    for name in names:
+        if not isinstance(name, str):
+            raise RewardTypeError(
+                "Columns must have strings as names, because reward "
+                "functions receive them as keyword arguments. "
+                f"Received: column {name!r} of type {type(name).__name__}"
             )
 
 

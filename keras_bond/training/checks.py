@@ -34,7 +34,7 @@ def check_policy(policy):
 
 
 def check_parts(trainer, batch_size):
-    """Raises an error if a batch cannot be cut into the parts of a step.
+    """Raises an error if the parts of a step do not make up its batch.
 
     Raises:
         ValueError: naming the argument of `compile`.

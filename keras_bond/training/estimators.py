@@ -220,9 +220,9 @@ class Paper(Estimator):
 
     def _only_best(self, batch):
         n, p = self.best_of_n, self.num_policy_samples
-        _, rewards = self.split(batch["ranks"])
+        _, ranks = self.split(batch["ranks"])
         _, tie_breakers = self.split(batch["tie_breakers"])
-        best = jbond.best_sample(rewards[:, :n], tie_breakers[:, :n])
+        best = jbond.best_sample(ranks[:, :n], tie_breakers[:, :n])
         best = ops.cast(best, "int32")[:, None] + p
         policy = ops.arange(p, dtype="int32")[None]
         policy = ops.tile(policy, (best.shape[0], 1))

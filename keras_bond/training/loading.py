@@ -5,12 +5,15 @@ import os
 import zipfile
 
 import h5py
-import keras
 import numpy as np
 from keras import ops
 
+from keras_bond import backend
+
 # The name that Keras gives to the weights in a `.keras` file.
 WEIGHTS = "model.weights.h5"
+# What Keras raises for the weights of another model.
+OF_ANOTHER_MODEL = (AttributeError, LookupError, TypeError, ValueError)
 
 
 def variables_of(models):
@@ -69,9 +72,8 @@ def naming(filepath):
     except Exception as error:
         if damage := damage_of(filepath):
             raise _damaged(filepath, damage) from error
-        if not isinstance(error, (AttributeError, LookupError, TypeError)):
-            if not isinstance(error, ValueError):
-                raise
+        if not isinstance(error, OF_ANOTHER_MODEL):
+            raise
         raise ValueError(
             "The file must hold the weights of a model that is built and "
             "compiled in the same way: the same classes, policy, LoRA rank "
@@ -136,6 +138,6 @@ def _damaged(filepath, error):
 
 def _kept(variable):
     """The value of a variable, unaffected by later assignments."""
-    if keras.config.backend() == "jax":
+    if backend.name == "jax":
         return variable.value
     return np.array(ops.convert_to_numpy(variable))

@@ -67,10 +67,11 @@ class StandardDeviation(keras.metrics.Metric):
             ops.where(weight > 0, x, 0.0) for x in (values, residuals)
         )
         shares = weight / ops.maximum(total, 1.0)
-        norm_before, center = map(
-            ops.convert_to_tensor, (self.norm, self.center)
+        center = ops.where(
+            self.weight > 0,
+            ops.convert_to_tensor(self.center),
+            ops.sum(shares * values),
         )
-        center = ops.where(self.weight > 0, center, ops.sum(shares * values))
         deviations = (values - center) + residuals
         mean = ops.sum(shares * deviations)
         norm = _norm(ops.sqrt(weight) * (deviations - mean))
@@ -78,7 +79,8 @@ class StandardDeviation(keras.metrics.Metric):
         share = total / ops.maximum(together, 1.0)
         difference = mean - self.mean
         between = ops.absolute(difference) * ops.sqrt(self.weight * share)
-        self.norm.assign(ops.hypot(ops.hypot(norm_before, norm), between))
+        before = ops.convert_to_tensor(self.norm)
+        self.norm.assign(ops.hypot(ops.hypot(before, norm), between))
         self.mean.assign(self.mean + difference * share)
         self.center.assign(center)
         self.weight.assign(together)

@@ -165,7 +165,11 @@ def test_copies_of_quantile_models_are_whole(tmp_path):
 def test_clones_say_that_they_lack_everything():
     """A config has neither weights nor the vocabulary of a tokenizer."""
     refused = "made from its config alone.*Received: a "
-    trainer = make_trainer("jbond", reward=length_reward)
+
+    def unregistered(prompts, completions):
+        return length_reward(prompts, completions)
+
+    trainer = make_trainer("jbond", reward=unregistered)
     with pytest.warns(UserWarning, match="reward could not be loaded"):
         clone = keras.models.clone_model(trainer)
     for use in (clone.fit, clone.evaluate, clone.generate, clone.predict):
