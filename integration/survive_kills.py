@@ -3,14 +3,16 @@
     python integration/survive_kills.py --backend jax [--kills 20] [--seed 0]
 
 Trains LoRA adapters of a tiny policy in a process of its own, and kills that
-with SIGKILL at random moments: in a rollout, a reward, a step, a write of the
-backup. Each time it is started again and continues from
+with SIGKILL at random moments: in a rollout, a reward, the scoring of its
+answers, the learning stage (and its compilation), a write of the backup. Each
+time it is started again and continues from
 `keras.callbacks.BackupAndRestore`. In the end policy, anchor, optimizer and
-clocks must be bit for bit those of a run that nobody killed. Ends with exit
+counters must be bit for bit those of a run that nobody killed. Ends with exit
 status 1 if something differs.
 """
 
 import argparse
+import functools
 import os
 import pathlib
 import random
@@ -21,7 +23,7 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-STAGES = ("rollout", "reward", "step", "write")
+STAGES = ("rollout", "reward", "scoring", "learning", "write")
 BATCH = 2
 # A life ends in one of its first steps; an epoch has two.
 MOST_STEPS = 3
@@ -44,12 +46,15 @@ def say(stage):
     print(f"stage {stage}", flush=True)
 
 
-def announced(name, function):
-    """`function`, saying before it is called what it is."""
+def announced(name, function, following):
+    """A function that says its name before, and what follows after the call."""
 
+    @functools.wraps(function)
     def speaking(*arguments, **kwargs):
         say(name)
-        return function(*arguments, **kwargs)
+        returned = function(*arguments, **kwargs)
+        say(following)
+        return returned
 
     return speaking
 
@@ -64,21 +69,19 @@ def train(folder, epochs):
 
     import keras_bond
 
-    def reward(prompts, completions):
-        say("reward")
-        scores = tiny.length_reward(prompts, completions)
-        say("step")
-        return scores
-
     policy = tiny.make_policy(num_layers=1)
     keras.utils.set_random_seed(0)
     policy.backbone.enable_lora(2)
     bond = keras_bond.JBond(
-        policy, reward, max_prompt_length=8, max_completion_length=2, seed=1
+        policy,
+        announced("reward", tiny.length_reward, "scoring"),
+        max_prompt_length=8,
+        max_completion_length=2,
+        seed=1,
     )
     bond.compile(keras.optimizers.Adam(1e-5))
-    bond.collect = announced("rollout", bond.collect)
-    bond.save_weights = announced("write", bond.save_weights)
+    bond.collect = announced("rollout", bond.collect, "learning")
+    bond.save_weights = announced("write", bond.save_weights, "callbacks")
     backup = keras.callbacks.BackupAndRestore(
         folder / "backup", save_freq=1, delete_checkpoint=False
     )

@@ -205,7 +205,7 @@ class PromptBatches(keras.utils.PyDataset):
     def on_epoch_begin(self):
         self._load()
         if self.start_epoch is not None:
-            self._num_skipped = self.start_epoch(self)
+            self._num_skipped = self.start_epoch(self) or 0
         if self.order_seed is not None:
             generator = np.random.default_rng(self.order_seed())
             self.order = generator.permutation(self.order)

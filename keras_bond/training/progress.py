@@ -65,12 +65,11 @@ class Progress(keras.Layer):
 
         Returns:
             int. Number of prompts to skip: of the epoch, or of the whole
-            stream if it is infinite.
+            stream if it is infinite. `None` if no epoch begins yet: Keras
+            builds the model from a first batch before.
         """
         if self._next_epoch is None:
-            # Keras builds the model from a first batch before any epoch begins,
-            # so there is nothing to record yet.
-            return 0
+            return None
         seen, first = _int(self.prompts_seen), self._is_first_epoch
         continues = first and self.is_loaded and self._is_of(batches)
         # There are three cases:
