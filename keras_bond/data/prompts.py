@@ -247,7 +247,13 @@ class PromptBatches(keras.utils.PyDataset):
 
 
 def to_batches(
-    data, encoder, batch_size=None, order_seed=None, row_factor=1, steps=None
+    data,
+    encoder,
+    batch_size=None,
+    order_seed=None,
+    row_factor=1,
+    steps=None,
+    default_size=32,
 ):
     """Makes batches of prompts from whatever a user has.
 
@@ -259,11 +265,13 @@ def to_batches(
             or another iterable that can be iterated again. Rows of an
             iterable, such as a `datasets.IterableDataset`, are batched.
         encoder: a `PromptEncoder`.
-        batch_size: int, or `None` for 32. Must be `None` for a data set that
-            is batched already.
+        batch_size: int, or `None` for `default_size`. Must be `None` for a data
+            set that is batched already.
         order_seed: see `PromptBatches`; used for in-memory prompts only.
         row_factor: see `PromptBatches`.
         steps: int, or `None`. Batches per epoch, if they are counted.
+        default_size: int. Batch size of data that are not batched already.
+            Defaults to 32.
 
     Returns:
         a `PromptBatches`, or a `PromptStream` for a data set that is endless,
@@ -277,7 +285,7 @@ def to_batches(
     data = read_rows(data)
     if _is_in_memory(data):
         table = encoder.add_token_ids(to_table(data))
-        size = 32 if batch_size is None else batch_size
+        size = default_size if batch_size is None else batch_size
         return PromptBatches(
             lambda: table, encoder, size, order_seed, row_factor
         )
@@ -290,7 +298,7 @@ def to_batches(
         )
     size = max(len(to_table(first)), 1)
     if is_row:
-        size = 32 if batch_size is None else batch_size
+        size = default_size if batch_size is None else batch_size
     length = num_batches(data)
     if length == math.inf or (length is None and steps is not None):
         return PromptStream(data, encoder, size, row_factor)

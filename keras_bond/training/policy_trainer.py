@@ -329,7 +329,9 @@ class PolicyTrainer(
         """
         self.check_ready()
         order_seed = self._order_seed if shuffle else None
-        train = self._to_batches(x, y, batch_size, order_seed, steps_per_epoch)
+        train = self._to_batches(
+            x, y, batch_size, order_seed, steps=steps_per_epoch
+        )
         self.check_batch(train)
         if train.is_full:
             checks.check_parts(self, train.prompts_per_batch)
@@ -338,8 +340,9 @@ class PolicyTrainer(
             validation_data = self._to_batches(
                 validation_data,
                 None,
-                validation_batch_size or batch_size,
+                validation_batch_size,
                 steps=validation_steps,
+                default_size=batch_size or 32,
             )
             self._check_endless(
                 validation_data, validation_steps, "validation_steps"
@@ -433,7 +436,7 @@ class PolicyTrainer(
     def _order_seed(self):
         return (self.seed, self.progress.order_seed())
 
-    def _to_batches(self, x, y, batch_size, order_seed=None, steps=None):
+    def _to_batches(self, x, y, batch_size, order_seed=None, **options):
         if y is not None:
             raise ValueError(
                 "Prompts have no targets: `y` must be None. Pass what the "
@@ -446,7 +449,7 @@ class PolicyTrainer(
             self.gradient_accumulation_steps * backend.devices.num_replicas(),
         )
         return prompts.to_batches(
-            x, self.encoder, batch_size, order_seed, row_factor, steps
+            x, self.encoder, batch_size, order_seed, row_factor, **options
         )
 
     def _check_endless(self, batches, steps, name):
