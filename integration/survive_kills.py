@@ -180,7 +180,8 @@ def main():
             kill = None
             if kills < arguments.kills:
                 stage = STAGES[kills % len(STAGES)]
-                delay = generator.uniform(0.0, LONGEST_DELAY)
+                # Once compiled, most stages take a few milliseconds.
+                delay = LONGEST_DELAY * generator.random() ** 3
                 kill = (stage, generator.randint(1, MOST_STEPS), delay)
             row = run(arguments, killed, kill, start)
             if row is None:
