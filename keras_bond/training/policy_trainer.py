@@ -428,9 +428,7 @@ class PolicyTrainer(
         if train.is_endless:
             train.steps_per_epoch = steps_per_epoch
             train.left_of_epoch = self.progress.left_of_epoch
-        backup = keras.callbacks.BackupAndRestore
-        is_restoring = any(isinstance(c, backup) for c in callbacks)
-        resume = progress.Resume(self.progress, train, is_restoring)
+        resume = progress.Resume(self.progress, train, callbacks)
         return [*callbacks, resume]
 
     def _order_seed(self):
