@@ -7,7 +7,9 @@ import pytest
 import keras_bond
 from keras_bond import data
 from keras_bond.data import prompts
+from keras_bond.data.chat_formats import GEMMA
 from keras_bond.data.tokenizer import TextTokenizer
+from tests.tiny import chat_vocabulary
 from tests.tiny import make_policy
 
 GOOD = b'{"prompt": "fox", "n": 1}\n'
@@ -15,8 +17,9 @@ GOOD = b'{"prompt": "fox", "n": 1}\n'
 
 @pytest.fixture(scope="module")
 def encoder():
-    tokenizer = TextTokenizer(make_policy().preprocessor)
-    return prompts.PromptEncoder(tokenizer, (12,), 64)
+    policy = make_policy(proto=chat_vocabulary(*GEMMA.markers))
+    tokenizer = TextTokenizer(policy.preprocessor)
+    return prompts.PromptEncoder(tokenizer, (32,), 200)
 
 
 def deep(levels):
