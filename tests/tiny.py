@@ -42,11 +42,8 @@ def vocabulary():
 
 
 @functools.cache
-def chat_vocabulary(*markers):
-    """As `vocabulary`, with the markers of a chat format as single tokens.
-
-    The first of them has the id 4.
-    """
+def chat_vocabulary(markers=("<start_of_turn>", "<end_of_turn>")):
+    """Characters, and the markers of a chat format, which have ids from 4."""
     return train_vocabulary(
         [string.printable.replace("\n", " ")] * 10,
         vocab_size=200,

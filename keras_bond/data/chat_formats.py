@@ -66,10 +66,10 @@ class ChatFormat:
             content = turn["content"]
             if is_answer(turn) and i < asked:
                 content = self._without_thought(content)
-            content = content.strip() if self.strips else content
             if turn["role"] == "system" and not self.has_system:
                 system += content + "\n\n"
                 continue
+            content = content.strip() if self.strips else content
             if turn["role"] == "user":
                 content, system = system + content, ""
             closed = content + self.end_of_turn + self.separator

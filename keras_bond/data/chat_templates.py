@@ -1,5 +1,6 @@
 """Chat templates in Jinja, as Hugging Face models bring them, and functions."""
 
+import datetime
 import importlib.util
 import json
 import os
@@ -14,6 +15,8 @@ from keras_bond.data.turns import is_answer
 PROBE = "keras-bond-probe"
 # How markers look that could be tokens, such as `<|im_end|>` and `[/INST]`.
 MARKER = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
+# The date that the templates of Llama 3 write if none is given.
+TODAY = datetime.date(2024, 7, 26)
 FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
 
 
@@ -111,9 +114,8 @@ def _is_jinja(text):
 class JinjaTemplate:
     """A chat template in Jinja, as in a Hugging Face `tokenizer_config.json`.
 
-    It is rendered in Jinja's sandbox. A template gets what transformers gives
-    it, but not the date of today (`strftime_now`), with which a run would
-    depend on the day: templates that allow for that write a fixed date.
+    It is rendered in Jinja's sandbox, with what transformers gives a template.
+    Only today's date is fixed: a run must not depend on the day.
 
     Args:
         template: str.
@@ -144,7 +146,7 @@ class JinjaTemplate:
         spaced = f" {PROBE} "
         text = self._render([_turn("user", "?"), _turn("assistant", spaced)])
         found = MARKER.match(text.partition(PROBE)[2].strip())
-        self.markers = MARKER.findall(text)
+        self.markers = sorted(set(MARKER.findall(text)))
         self.end_of_turn = found.group() if found else ""
         self.strips = spaced not in text
 
@@ -170,7 +172,9 @@ class JinjaTemplate:
                 "`chat_template` must write the answer that has begun. "
                 f"Received: a template without the turn {turns[-1]!r}"
             )
-        return head if rest.startswith(" ") else head.rstrip()
+        if rest.startswith(" ") or not begun.strip():
+            return head
+        return head.removesuffix(begun[len(begun.rstrip()) :])
 
     def _render(self, turns, add_generation_prompt=False):
         try:
@@ -266,4 +270,5 @@ def _environment():
     )
     environment.filters["tojson"] = to_json
     environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = TODAY.strftime
     return environment

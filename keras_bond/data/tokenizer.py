@@ -199,28 +199,26 @@ class TextTokenizer:
                 "the path of its Hugging Face folder, or a function. Received: "
                 f"tokenizer of type {type(self.tokenizer).__name__}"
             )
-        return self._render(turns)
+        text = self.chat.render(turns)
+        rest = text.removeprefix(self.start_text)
+        split = [marker for marker in self._split_markers if marker in rest]
+        if split:
+            raise ValueError(
+                "Every marker of a chat format must be read as one token: "
+                "build the tokenizer with `unsplittable_tokens=` all of its "
+                "special tokens, as `from_preset` does, or pass token ids. "
+                f"Received: marker {split[0]!r}, which a "
+                f"{type(self.tokenizer).__name__} reads in pieces"
+            )
+        return text
 
     @functools.cached_property
-    def _render(self):
-        """The function that writes turns.
-
-        Raises:
-            ValueError: if a marker of the chat format is read in pieces.
-        """
+    def _split_markers(self):
+        """Markers of the chat format that the tokenizer reads in pieces."""
         vocabulary = self.tokenizer.get_vocabulary()
-        for marker in self.chat.markers:
-            if marker not in vocabulary:
-                continue
-            if self._id_of(marker) not in self.encode_bare([marker])[0]:
-                raise ValueError(
-                    "Every marker of a chat format must be read as one token: "
-                    "build the tokenizer with `unsplittable_tokens=` all of "
-                    "its special tokens, as `from_preset` does. Received: "
-                    f"marker {marker!r}, which a "
-                    f"{type(self.tokenizer).__name__} reads in pieces"
-                )
-        return self.chat.render
+        markers = [m for m in self.chat.markers if m in vocabulary]
+        read = self.encode_bare(markers)
+        return [m for m, ids in zip(markers, read) if self._id_of(m) not in ids]
 
     def stop_token_ids(self):
         """The ids that end a completion, as in `CausalLM.generate`.

@@ -191,8 +191,10 @@ def serialize_template(chat_template):
     """
     if not callable(chat_template):
         return chat_template
-    name = keras.saving.get_registered_name(chat_template)
-    if keras.saving.get_registered_object(name) is not chat_template:
+    is_function = hasattr(chat_template, "__name__")
+    kind = chat_template if is_function else type(chat_template)
+    name = keras.saving.get_registered_name(kind)
+    if keras.saving.get_registered_object(name) is not kind:
         raise ValueError(
             "A `chat_template` that is a function must be registered to be "
             "saved: decorate it with `@keras.saving."

@@ -9,7 +9,6 @@ import pytest
 from keras_bond import data
 from keras_bond.data import prompts as prompts_lib
 from keras_bond.data import table as table_lib
-from keras_bond.data.chat_formats import GEMMA
 from keras_bond.data.tokenizer import TextTokenizer
 from tests.tiny import PROMPTS
 from tests.tiny import chat_vocabulary
@@ -203,7 +202,7 @@ def test_conversations_are_prompts(tmp_path, source):
         prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
         prompts = pytest.importorskip("datasets").Dataset.from_list(rows)
-    policy = make_policy(proto=chat_vocabulary(*GEMMA.markers))
+    policy = make_policy(proto=chat_vocabulary())
     tokenizer = TextTokenizer(policy.preprocessor)
     encoder = prompts_lib.PromptEncoder(tokenizer, (400,), 200)
     batches = prompts_lib.to_batches(prompts, encoder, 2)

@@ -9,7 +9,6 @@ import pytest
 import keras_bond
 from keras_bond import data
 from keras_bond.data import prompts
-from keras_bond.data.chat_formats import GEMMA
 from keras_bond.data.tokenizer import TextTokenizer
 from tests.tiny import chat_vocabulary
 from tests.tiny import make_policy
@@ -201,7 +200,7 @@ def test_tables_hold_conversations_and_pairs(encoder, make):
     frame = type(make())
     make = getattr(frame, "from_pydict", frame)
     table = make({"prompt": chats})
-    policy = make_policy(proto=chat_vocabulary(*GEMMA.markers))
+    policy = make_policy(proto=chat_vocabulary())
     tokenizer = TextTokenizer(policy.preprocessor)
     long = prompts.PromptEncoder(tokenizer, (99,), 200)
     assert prompts.to_batches(table, long).table.conversations == chats
