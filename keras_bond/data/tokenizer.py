@@ -206,7 +206,7 @@ class TextTokenizer:
             raise ValueError(
                 "Every marker of a chat format must be read as one token: "
                 "build the tokenizer with `unsplittable_tokens=` all of its "
-                "special tokens, as `from_preset` does, or pass token ids. "
+                "special tokens, or pass prompts as token ids. "
                 f"Received: marker {split[0]!r}, which a "
                 f"{type(self.tokenizer).__name__} reads in pieces"
             )

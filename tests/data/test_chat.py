@@ -3,6 +3,8 @@
 The templates are those of the published models, reduced to text.
 """
 
+import importlib.util
+import json
 
 import keras_hub
 import pytest
@@ -200,6 +202,24 @@ def test_markers_are_single_tokens_and_stop(family):
         assert ids.count(text.end_of_turn_token_id()) == 4 - folds
 
 
+@pytest.mark.parametrize(
+    "make, kind",
+    [(gemma, "Gemma3"), (smollm2, "Llama3"), (llama_3, "Llama3")],
+    ids=["Gemma 3", "SmolLM2", "Llama 3"],
+)
+def test_policys_own_generate_reads_the_same_tokens(make, kind):
+    """KerasHub writes a start token before every prompt."""
+    tokenizer = make()
+    kind = getattr(keras_hub.models, f"{kind}CausalLMPreprocessor")
+    preprocessor = kind(tokenizer, sequence_length=256)
+    text = TextTokenizer(tokenizer)
+    (ids,) = text.encode([text.render(CHATS[1])])
+    read = preprocessor.generate_preprocess(
+        [data.render_chat(CHATS[1], preprocessor)]
+    )["token_ids"]
+    assert [int(i) for i in read[0][: len(ids)]] == ids
+
+
 def test_formats_by_hand():
     """Against the documentation of the models."""
     chat = turns("Be short.", "Hi")
@@ -224,3 +244,143 @@ def test_formats_by_hand():
     # KerasHub writes SmolLM2's first marker itself, as its start token.
     start = "<|im_start|>"
     assert data.render_chat(chat, smollm2()) == expected.removeprefix(start)
+
+
+def test_large_gemma_4_begins_without_a_thought():
+    """As its documentation wants it, unless the system turn asks to think."""
+
+    class Backbone:
+        hidden_size_per_layer_input = 0
+
+    class Policy:
+        preprocessor = gemma_4()
+        backbone = Backbone()
+
+    empty = "<|turn>model\n<|channel>thought\n<channel|>"
+    assert data.render_chat(CHATS[1], Policy()).endswith(empty)
+    assert data.render_chat(CHATS[3], Policy()).endswith("model\nOnce upon")
+    thinking = [{"role": "system", "content": "<|think|>"}, *CHATS[0]]
+    assert data.render_chat(thinking, Policy()).endswith("<|turn>model\n")
+    Backbone.hidden_size_per_layer_input = 256
+    assert data.render_chat(CHATS[1], Policy()).endswith("<|turn>model\n")
+
+
+def test_a_template_is_a_text_a_file_a_folder_or_a_function(tmp_path):
+    """And the folder of a Hugging Face model names it in several ways."""
+    tokenizer = qwen()
+    text = data.render_chat(CHATS[1], tokenizer)
+    assert data.read_chat_template(tmp_path) is None
+    config = tmp_path / "tokenizer_config.json"
+    others = [{"name": "tool_use", "template": "{{ 1 }}"}]
+    default = {"name": "default", "template": CHATML}
+    for template in (CHATML, [*others, default]):
+        config.write_text(json.dumps({"chat_template": template}))
+        assert data.read_chat_template(tmp_path) == CHATML
+        for path in (tmp_path, str(tmp_path), config):
+            assert data.render_chat(CHATS[1], tokenizer, path) == text
+    config.write_text(json.dumps({"chat_template": others}))
+    assert data.read_chat_template(tmp_path) is None
+    file = tmp_path / "chat_template.jinja"
+    file.write_text(CHATML)
+    assert data.render_chat(CHATS[1], tokenizer, str(file)) == text
+    assert data.render_chat(CHATS[1], tokenizer, tmp_path) == text
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    assert data.render_chat(CHATS[0], tokenizer) == "Hi"
+    assert TextTokenizer(tokenizer, CHATML).chat_template == CHATML
+
+
+def test_a_function_writes_the_turns():
+    def plain(turns):
+        return "\n".join(turn.pop("content") for turn in turns)
+
+    text = TextTokenizer(qwen(), plain)
+    assert text.render(CHATS[1]) == " Hi \n Yes? \nWhy?\n"
+    assert text.stop_token_ids() == (0, 2)
+    with pytest.raises(TypeError, match="function that returns a str"):
+        data.render_chat(CHATS[0], qwen(), lambda turns: None)
+
+
+def test_templates_get_what_transformers_gives_them():
+    """Loops that break, JSON, marked answers, a date that stays the same."""
+    template = (
+        "{% for m in messages %}{% if loop.index == 2 %}{% break %}{% endif %}"
+        "{% generation %}{{ {'a': m.content} | tojson }}{% endgeneration %}"
+        "{% endfor %}{{ strftime_now('%d %b %Y') }}{{ tools is none }}"
+    )
+    text = data.render_chat(CHATS[1], qwen(), template)
+    assert text == '{"a": " Hi "}26 Jul 2024True'
+
+
+def fails(error, text, *arguments, **keywords):
+    with pytest.raises(error, match=text):
+        data.render_chat(*arguments, **keywords)
+
+
+BAD_CHATS = [
+    ([{"role": "tool", "content": "a"}], ValueError, "role='tool'"),
+    ([{"role": "user", "content": None}], TypeError, "a string as its"),
+    ([{"role": "user"}], TypeError, "a string as its"),
+    ([{"role": [], "content": "a"}], ValueError, r"role=\[\]"),
+    ([], TypeError, "at least one"),
+    ("Hi", TypeError, "must be a list of dicts"),
+    (
+        [{"role": "system", "content": "a"}],
+        ValueError,
+        "must come before a turn of the user",
+    ),
+    (
+        [{**CHATS[0][0], "tool_calls": [1]}],
+        ValueError,
+        r"with \['tool_calls'\]",
+    ),
+    (
+        [*CHATS[0], {**CHATS[1][1], "reasoning_content": "hm"}],
+        ValueError,
+        r"with \['reasoning_content'\]",
+    ),
+]
+
+
+@pytest.mark.parametrize("chat, error, text", BAD_CHATS)
+def test_what_is_no_conversation_is_named(chat, error, text):
+    fails(error, text, chat, gemma())
+
+
+def test_what_is_no_template_is_named(tmp_path):
+    fails(TypeError, "`chat_template` must be", CHATS[0], qwen(), None)
+    fails(
+        ValueError, "path of a file or folder", CHATS[0], qwen(), "chat.jinja"
+    )
+    fails(ValueError, "has no chat template", CHATS[0], qwen(), tmp_path)
+    fails(ValueError, "valid Jinja template", CHATS[0], qwen(), "{% if %}")
+    fails(ValueError, "Roles must alternate", CHATS[0] * 2, gemma(), GEMMA_3)
+    fails(
+        ValueError,
+        "SecurityError",
+        CHATS[0],
+        qwen(),
+        "{{ ''.__class__.__mro__ }}",
+    )
+    fails(
+        ValueError, "must write the answer", CHATS[3], qwen(), "{{ bos_token }}"
+    )
+
+
+def test_formats_of_other_models_are_refused():
+    """Pins: a Llama that silently read Gemma's markers in pieces."""
+    other = gemma(markers=("<end_of_turn>",))
+    fails(ValueError, "`chat_template=` the template", CHATS[0], other)
+    text = TextTokenizer(llama_3(), GEMMA_3)
+    with pytest.raises(ValueError, match="ends turns with '<end_of_turn>'"):
+        text.stop_token_ids()
+    pieces = byte_pairs(
+        keras_hub.models.Qwen3Tokenizer,
+        *("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+    )
+    fails(ValueError, "'<|im_start|>', which a Qwen3", CHATS[0], pieces)
+
+
+def test_without_jinja_the_message_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    fails(ImportError, r"keras-bond\[chat\]", CHATS[0], qwen(), CHATML)
+    assert data.render_chat(CHATS[0], qwen())
