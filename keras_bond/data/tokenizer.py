@@ -205,8 +205,8 @@ class TextTokenizer:
         if split:
             raise ValueError(
                 "Every marker of a chat format must be read as one token: "
-                "build the tokenizer with `unsplittable_tokens=` all of its "
-                "special tokens, or pass prompts as token ids. "
+                "pass prompts as token ids, a template without the marker, or "
+                "`unsplittable_tokens=` to a byte-pair tokenizer. "
                 f"Received: marker {split[0]!r}, which a "
                 f"{type(self.tokenizer).__name__} reads in pieces"
             )

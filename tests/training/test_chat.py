@@ -12,7 +12,7 @@ from tests.tiny import chat_vocabulary
 from tests.tiny import make_policy
 
 TEMPLATE = (
-    "{% for m in messages %}{{ m.role + ': ' + m.content + eos_token }}"
+    "{% for m in messages %}{{ m.role + ': ' + m.content }}<end_of_turn>"
     "{% endfor %}{{ 'assistant: ' if add_generation_prompt }}"
 )
 ASKED = [{"role": "user", "content": "a fox"}]
@@ -24,6 +24,7 @@ def first_words(turns):
     return turns[0]["content"]
 
 
+@keras.saving.register_keras_serializable(package="tests")
 def brevity(prompts, completions):
     return [-len(completion[0]["content"]) for completion in completions]
 
@@ -55,13 +56,12 @@ def test_a_saved_trainer_keeps_its_template(tmp_path, template):
         == {
             "auto": "<start_of_turn>user\na fox<end_of_turn>\n"
             "<start_of_turn>model\n",
-            TEMPLATE: "user: a fox<eos>assistant: ",
+            TEMPLATE: "user: a fox<end_of_turn>assistant: ",
             first_words: "a fox",
         }[template]
     )
     bond.save(tmp_path / "bond.keras")
     loaded = keras.saving.load_model(tmp_path / "bond.keras")
-    loaded.reward = brevity
     assert loaded.chat_template == template
     assert prompt_of(loaded, ASKED) == text
     assert loaded.generate([BEGUN]) == bond.generate([BEGUN])
@@ -75,7 +75,7 @@ def test_a_template_of_the_tokenizer_is_saved():
         policy, brevity, max_prompt_length=99, max_completion_length=4
     )
     assert bond.get_config()["chat_template"] == TEMPLATE
-    assert bond.stop_token_ids == (1,)
+    assert bond.stop_token_ids == (1, 5)
     reward_model = keras_bond.RewardModel(policy)
     assert reward_model.get_config()["chat_template"] == TEMPLATE
 
@@ -134,11 +134,10 @@ def test_a_reward_model_reads_the_policys_tokens_or_its_own():
         )
         model.batches_seen.assign(1)
         encode = policy.preprocessor.tokenizer
-        end = 1 if template == TEMPLATE else 5
         ids = model.encode_pairs(pairs)[0]["token_ids"][0, 0].tolist()
         whole = [int(i) for i in encode(start)]
         assert ids[: 1 + len(whole)] == [2, *whole]
-        assert ids[-4:] == [*map(int, encode("dog")), end]
+        assert ids[-5:] == [*map(int, encode("dog")), 5]
         inputs = model.reward_inputs(samples)
         row = inputs["token_ids"][0].tolist()
         assert row[: 1 + len(whole)] == [2, *whole]
