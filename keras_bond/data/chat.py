@@ -36,7 +36,8 @@ def render_chat(turns, policy, chat_template="auto"):
     Example:
 
     ```python
-    keras_bond.data.render_chat([{"role": "user", "content": "Hello"}], gemma3)
+    # With Gemma 3:
+    keras_bond.data.render_chat([{"role": "user", "content": "Hello"}], policy)
     # '<start_of_turn>user\\nHello<end_of_turn>\\n<start_of_turn>model\\n'
     ```
     """

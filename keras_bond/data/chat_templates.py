@@ -34,7 +34,7 @@ def read_chat_template(folder):
     Example:
 
     ```python
-    template = keras_bond.data.read_chat_template("SmolLM2-135M-Instruct")
+    template = keras_bond.data.read_chat_template("my_folder") or "auto"
     bond = keras_bond.Bond(policy, reward, chat_template=template, ...)
     ```
     """
