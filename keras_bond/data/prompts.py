@@ -19,8 +19,10 @@ from keras_bond.data.sources import num_batches
 from keras_bond.data.sources import read_rows
 from keras_bond.data.streams import PromptStream
 from keras_bond.data.streams import tables_of
+from keras_bond.data.table import check_unicode
 from keras_bond.data.table import concatenate
 from keras_bond.data.table import to_table
+from keras_bond.data.turns import is_answer
 
 
 class PromptEncoder:
@@ -57,6 +59,9 @@ class PromptEncoder:
                 'pass {"token_ids": ..., "padding_mask": ...}, or build the '
                 "policy with a preprocessor. Received: strings"
             )
+        conversations = table.conversations
+        if conversations is not None and prompts is None:
+            conversations, prompts = self._render(conversations, table.origin)
         if token_ids is None:
             token_ids = self.tokenizer.encode(prompts, table.origin)
         token_ids = [
@@ -65,7 +70,25 @@ class PromptEncoder:
         ]
         if prompts is None and self.tokenizer is not None:
             prompts = self.tokenizer.decode(token_ids)
-        return dataclasses.replace(table, token_ids=token_ids, prompts=prompts)
+        return dataclasses.replace(
+            table,
+            token_ids=token_ids,
+            prompts=prompts,
+            conversations=conversations,
+        )
+
+    def _render(self, conversations, origin):
+        """Returns the conversations as they are read, and their texts."""
+        read, texts = [], []
+        for i, turns in enumerate(conversations):
+            try:
+                text = self.tokenizer.render(turns)
+                check_unicode(text)
+            except (TypeError, ValueError) as error:
+                raise origin.error(error, i) from None
+            read.append(_as_read(turns, text))
+            texts.append(text)
+        return read, texts
 
     def _fit(self, ids, name):
         if len(ids) == 0:
@@ -136,6 +159,14 @@ class PromptEncoder:
             "index_in_batch": np.arange(batch_size, dtype="int32"),
         }
         return ({k: backend.devices.own_rows(v) for k, v in inputs.items()},)
+
+
+def _as_read(turns, text):
+    """The turns, an answer that has begun without spaces that are not read."""
+    begun = turns[-1]
+    if not is_answer(begun) or text.endswith(begun["content"]):
+        return turns
+    return [*turns[:-1], {**begun, "content": begun["content"].strip()}]
 
 
 class PromptBatches(keras.utils.PyDataset):

@@ -14,6 +14,7 @@ from keras_bond.arguments import check_count
 from keras_bond.callbacks.checks import as_list
 from keras_bond.callbacks.interface import TrainerInterface
 from keras_bond.callbacks.progress_bar import with_progress_bar
+from keras_bond.data import chat_templates
 from keras_bond.data import lengths
 from keras_bond.data import prompts
 from keras_bond.data.tokenizer import TextTokenizer
@@ -62,6 +63,7 @@ class PolicyTrainer(
         prompt_buckets=None,
         truncate=None,
         stop_token_ids="auto",
+        chat_template="auto",
         temperature=1.0,
         seed=None,
         **kwargs,
@@ -82,7 +84,7 @@ class PolicyTrainer(
         self.truncate = truncate
         self.temperature = float(temperature)
         self.seed = standardize.seed_of(seed)
-        self._set_up_text(stop_token_ids)
+        self._set_up_text(stop_token_ids, chat_template)
         self._set_reward(reward, reward_weights)
         self.weight_sets = WeightSets(
             policy, standardize.has_reference(reference, policy)
@@ -95,9 +97,14 @@ class PolicyTrainer(
         self._sources = {}
         self.built = True
 
-    def _set_up_text(self, stop_token_ids):
+    def _set_up_text(self, stop_token_ids, chat_template):
         preprocessor = getattr(self.policy, "preprocessor", None)
-        self.tokenizer = preprocessor and TextTokenizer(preprocessor)
+        self.chat_template = chat_templates.of_tokenizer(
+            getattr(preprocessor, "tokenizer", None), chat_template
+        )
+        self.tokenizer = preprocessor and TextTokenizer(
+            preprocessor, self.chat_template, self.policy.backbone
+        )
         size = lengths.vocabulary_size(self.policy.backbone)
         self.stop_token_ids = standardize.stop_token_ids_of(
             stop_token_ids, self.tokenizer, size

@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 
 import keras_bond
 from tests.tiny import PROMPTS
+from tests.tiny import chat_vocabulary
 from tests.tiny import length_reward
 from tests.tiny import make_policy
 
@@ -29,10 +30,14 @@ ONLY_JAX = pytest.mark.skipif(
 )
 
 
+def make_chat_policy(**arguments):
+    return make_policy(num_layers=1, proto=chat_vocabulary(), **arguments)
+
+
 @pytest.fixture(scope="session")
 def bond():
     made = keras_bond.JBond(
-        make_policy(num_layers=1), length_reward, reference=True, **LENGTHS
+        make_chat_policy(), length_reward, reference=True, **LENGTHS
     )
     made.compile(keras.optimizers.SGD(1e-5))
     return made
@@ -46,7 +51,7 @@ def names(bond, tmp_path, monkeypatch):
         monkeypatch.setattr(
             model,
             "from_preset",
-            lambda name, dtype=None: make_policy(num_layers=1, dtype=dtype),
+            lambda name, dtype=None: make_chat_policy(dtype=dtype),
         )
     questions = {"question": PROMPTS, "answer": ["so #### 1"] * 8}
     monkeypatch.setattr(
@@ -67,7 +72,7 @@ def names(bond, tmp_path, monkeypatch):
         "keras_bond": keras_bond,
         "np": np,
         "bond": bond,
-        "policy": make_policy(num_layers=1),
+        "policy": make_chat_policy(),
         "prompts": PROMPTS,
         "held_out": PROMPTS[:4],
         "held_out_pairs": pairs,
@@ -80,6 +85,6 @@ def names(bond, tmp_path, monkeypatch):
         "my_reward": length_reward,
         "reward_model": length_reward,
         "ask_the_judge": lambda prompt, completion: len(completion),
-        "small_backbone": make_policy(num_layers=1, seed=1).backbone,
+        "small_backbone": make_chat_policy(seed=1).backbone,
     }
     keras.distribution.set_distribution(None)
