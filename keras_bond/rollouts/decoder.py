@@ -101,8 +101,8 @@ class Decoder:
         """Processes the token at `index - 1` and chooses the one at `index`."""
         rows = state["token_ids"].shape[0]
         previous = ops.slice(state["token_ids"], (0, index - 1), (rows, 1))
-        logits, _, cache = self.policy.call_with_cache(
-            previous, cache, index - 1
+        logits, cache = network.read_tokens(
+            self.policy, previous, cache, index - 1
         )
         logits = ops.cast(logits[:, 0], "float32") / self.temperature
         position = index - state["prompt_lengths"]

@@ -39,10 +39,18 @@ KNOWN_INPUTS = {*TEXT_INPUTS, *TOKEN_INPUTS, *ENCODER_INPUTS, POSITIONS}
 ENCODERS = ("vision_encoder", "audio_encoder", "embed_vision", "embed_audio")
 # Those that put these hidden states among the tokens' own.
 INTERLEAVERS = ("interleave_embeddings", "audio_interleave_embeddings")
+# Its blocks take the index of a token in `**kwargs`, in which Keras does not
+# allow tensors next to an int.
+NEEDS_TENSOR_INDEX = "SmolLM3CausalLM"
 # Two lengths; the axis of a cache that differs between them is the token axis.
 PROBES = (8, 16)
 # Maximum number of logits held at once: 64 MiB in float32.
 MOST_LOGITS = 2**24
+
+
+def is_a(policy, class_name):
+    """Whether a policy is of a class of KerasHub, which is not imported."""
+    return any(base.__name__ == class_name for base in type(policy).__mro__)
 
 
 def language_model(backbone):
@@ -193,7 +201,25 @@ def read_prompts(policy, inputs, cache):
         return inputs if reverse else embed(inputs)
 
     with layer_calls.replaced({(model, name): embed_only}):
-        return policy.call_with_cache(inputs["token_ids"], cache, 0)[2]
+        return read_tokens(policy, inputs["token_ids"], cache, 0)[1]
+
+
+def read_tokens(policy, token_ids, cache, index):
+    """Reads tokens at an index and adds their keys and values to a cache.
+
+    Args:
+        policy: a `keras_hub.models.CausalLM`.
+        token_ids: int32 tensor `(rows, tokens)`.
+        cache: the cache of the tokens before `index`.
+        index: int, or int32 scalar tensor. Position of the first token.
+
+    Returns:
+        `(logits, cache)`: tensor `(rows, tokens, vocabulary)`, and the cache.
+    """
+    if is_a(policy, NEEDS_TENSOR_INDEX):
+        index = ops.convert_to_tensor(index, "int32")
+    logits, _, cache = policy.call_with_cache(token_ids, cache, index)
+    return logits, cache
 
 
 class CacheBuilder(keras.Operation):
