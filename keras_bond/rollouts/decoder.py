@@ -8,8 +8,8 @@ from keras_bond import backend
 from keras_bond.formulas import likelihood
 from keras_bond.formulas import masks
 from keras_bond.formulas import sequences
+from keras_bond.rollouts import network
 from keras_bond.rollouts.network import CacheBuilder
-from keras_bond.rollouts.network import without_head
 
 
 class Decoder:
@@ -78,9 +78,11 @@ class Decoder:
         return self._collect(state, (batch_size, num_samples))
 
     def _read_prompts(self, prompt_ids):
-        cache = self.cache_builder.empty(*prompt_ids.shape)
-        with without_head(self.policy):
-            return self.policy.call_with_cache(prompt_ids, cache, 0)[2]
+        return network.read_prompts(
+            self.policy,
+            {"token_ids": prompt_ids},
+            self.cache_builder.empty(*prompt_ids.shape),
+        )
 
     def _start(self, prompt_ids, prompt_lengths, uniforms):
         rows = prompt_ids.shape[0]
@@ -99,8 +101,8 @@ class Decoder:
         """Processes the token at `index - 1` and chooses the one at `index`."""
         rows = state["token_ids"].shape[0]
         previous = ops.slice(state["token_ids"], (0, index - 1), (rows, 1))
-        logits, _, cache = self.policy.call_with_cache(
-            previous, cache, index - 1
+        logits, cache = network.read_tokens(
+            self.policy, previous, cache, index - 1
         )
         logits = ops.cast(logits[:, 0], "float32") / self.temperature
         position = index - state["prompt_lengths"]

@@ -2,6 +2,7 @@
 
 from keras import ops
 
+from keras_bond.backend import layer_calls
 from keras_bond.formulas import divergences
 from keras_bond.formulas import likelihood
 from keras_bond.formulas import sequences
@@ -122,9 +123,10 @@ def completion_hidden(
         "token_ids": token_ids,
         "padding_mask": positions[None, :] < lengths[:, None],
     }
-    blocks = policy.backbone.transformer_layers if rematerialize else []
-    with network.flattened(policy), network.rematerialized(blocks):
-        hidden = policy.backbone(inputs, training=False)
+    backbone = policy.backbone
+    blocks = network.blocks(backbone) if rematerialize else []
+    with layer_calls.flattened(backbone), layer_calls.rematerialized(blocks):
+        hidden = network.hidden_states(backbone, inputs)
     return sequences.completion_window(
         hidden, prompt_lengths, completion_ids.shape[1], shift=-1
     )

@@ -7,6 +7,7 @@ from keras import ops
 from keras_bond.arguments import check_count
 from keras_bond.formulas import learned_quantiles
 from keras_bond.formulas import sequences
+from keras_bond.rollouts import network
 from keras_bond.training import checks
 from keras_bond.training.whole_files import WholeFiles
 
@@ -54,6 +55,7 @@ class QuantileModel(WholeFiles, keras.Model):
     def __init__(self, backbone, train_backbone=True, seed=None, **kwargs):
         super().__init__(**kwargs)
         checks.check_backbone(backbone)
+        network.freeze_encoders(backbone)
         width = backbone.output.shape[-1]
         self.backbone = backbone
         self.train_backbone = train_backbone
@@ -83,7 +85,8 @@ class QuantileModel(WholeFiles, keras.Model):
 
     def call(self, inputs, training=False):
         self.check_weights()
-        hidden = self.backbone(inputs, training=training)
+        rows = {name: inputs[name] for name in network.TEXT_INPUTS}
+        hidden = network.hidden_states(self.backbone, rows, training)
         last = sequences.at_last_token(hidden, inputs["padding_mask"])
         features = ops.cast(last, "float32")
         if not self.train_backbone:
