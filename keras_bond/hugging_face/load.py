@@ -62,7 +62,9 @@ def load_hugging_face(folder, *, dtype=None):
 
     folder = pathlib.Path(folder)
     config = settings.completed(_config(folder))
+    settings.check_known(config)
     weights = _weights(folder)
+    _check_precision(weights, config)
     with _as_converters_read_it(folder, config) as readable:
         with _naming(folder):
             backbone = keras_hub.models.Backbone.from_preset(
@@ -142,7 +144,7 @@ def _read(path):
 
 
 def _weights(folder):
-    """Maps the names of the weights in a folder to their sizes."""
+    """Maps the names of the weights in a folder to dtype and shape."""
     if (folder / INDEX).exists():
         names = sorted(set(_read(folder / INDEX)["weight_map"].values()))
     else:
@@ -154,14 +156,14 @@ def _weights(folder):
             "`model.save_pretrained(folder)` writes them. "
             f"Received: {str(folder)!r}, without {missing}"
         )
-    sizes = {}
+    found = {}
     for name in names:
         with _naming(folder / name), open(folder / name, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header = json.loads(file.read(length))
         header.pop("__metadata__", None)
-        sizes |= {k: math.prod(v["shape"]) for k, v in header.items()}
-    return {k: v for k, v in sizes.items() if not k.endswith(BUFFERS)}
+        found |= header
+    return {k: v for k, v in found.items() if not k.endswith(BUFFERS)}
 
 
 @contextlib.contextmanager
@@ -189,6 +191,22 @@ def _naming(path):
         ) from error
 
 
+def _check_precision(weights, config):
+    """Raises an error if KerasHub's converter would round the weights.
+
+    Raises:
+        ValueError: for Mistral in float32.
+    """
+    dtypes = {weight["dtype"] for weight in weights.values()}
+    if config["model_type"] == "mistral" and "F32" in dtypes:
+        raise ValueError(
+            "`folder` must hold the weights of a Mistral model in half "
+            "precision, because KerasHub converts them to float16: "
+            '`model.to("bfloat16").save_pretrained(folder)`. '
+            f"Received: {sorted(dtypes)}"
+        )
+
+
 def _check_all_loaded(weights, config, backbone):
     """Raises an error if the folder has weights that the backbone has not.
 
@@ -199,7 +217,8 @@ def _check_all_loaded(weights, config, backbone):
         return
     if config["tie_word_embeddings"]:
         weights = {k: v for k, v in weights.items() if "lm_head" not in k}
-    expected, found = sum(weights.values()), backbone.count_params()
+    expected = sum(math.prod(x["shape"]) for x in weights.values())
+    found = backbone.count_params()
     if expected != found:
         raise ValueError(
             "KerasHub's model must have all weights of the folder, such as "

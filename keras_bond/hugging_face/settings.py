@@ -80,8 +80,8 @@ WITHOUT_EFFECT = {
 }
 
 
-def _always(value):
-    return lambda backbone: value
+# Families whose heads divide the width in KerasHub.
+WITHOUT_HEAD_DIM = ("llama", "mixtral", "qwen2", "qwen2_moe")
 
 
 def _attribute(name):
@@ -112,10 +112,20 @@ def _gemma_window(backbone):
     return backbone.sliding_window_size if is_used else None
 
 
-def _gemma_query_scale(backbone):
-    if backbone.query_head_dim_normalize:
-        return backbone.head_dim
-    return backbone.hidden_dim // backbone.num_query_heads
+def _epsilon(backbone):
+    """That of all norms; some classes have another for their blocks."""
+    found = {
+        layer.epsilon
+        for layer in backbone._flatten_layers()
+        if "Norm" in type(layer).__name__
+    }
+    return found.pop() if len(found) == 1 else sorted(found)
+
+
+def _qwen_3_epsilon(backbone):
+    """Queries and keys have 1e-5: of no weight unless it is larger elsewhere."""
+    epsilon = backbone.layer_norm_epsilon
+    return epsilon if epsilon <= 1e-5 else [1e-5, epsilon]
 
 
 def _layer_types(period):
@@ -139,41 +149,42 @@ def _is_tied(backbone):
 # For each `model_type`: keys of `config.json`, Transformers' value where a
 # folder has none, and what KerasHub's backbone computes.
 _COMMON = {
-    "rms_norm_eps": (1e-6, _attribute("layer_norm_epsilon")),
+    "rms_norm_eps": (1e-6, _epsilon),
     "rope_theta": (10000.0, _attribute("rope_max_wavelength")),
-    "rope_scaling": (None, _always(None)),
-    "hidden_act": ("silu", _always("silu")),
-    "attention_bias": (False, _always(False)),
+    "rope_scaling": (None, None),
+    "hidden_act": ("silu", "silu"),
+    "attention_bias": (False, False),
     "tie_word_embeddings": (False, _is_tied),
-    "sliding_window": (None, _always(None)),
+    "sliding_window": (None, None),
 }
 _EXPERTS = {
     "num_experts_per_tok": (None, _attribute("top_k")),
     "norm_topk_prob": (False, _attribute("norm_top_k_prob")),
-    "decoder_sparse_step": (1, _attribute("decoder_sparse_step")),
-    "mlp_only_layers": ([], lambda x: x.mlp_only_layers or []),
+    "decoder_sparse_step": (1, 1),
+    "mlp_only_layers": ([], []),
 }
 _GEMMA = {
     **_COMMON,
-    "rope_theta": (10000.0, _always(10000.0)),
-    "hidden_act": ("gelu_pytorch_tanh", _always("gelu_pytorch_tanh")),
+    "rope_theta": (10000.0, 10000.0),
+    "hidden_act": ("gelu_pytorch_tanh", "gelu_pytorch_tanh"),
     "tie_word_embeddings": (True, _is_tied),
-    "use_bidirectional_attention": (False, _always(False)),
+    "use_bidirectional_attention": (False, False),
 }
 _GEMMA_2 = {
     **_GEMMA,
     "sliding_window": (4096, _gemma_window),
     "layer_types": (None, _layer_types(2)),
-    "query_pre_attn_scalar": (256, _gemma_query_scale),
+    # KerasHub's blocks ignore `query_head_dim_normalize`.
+    "query_pre_attn_scalar": (256, _attribute("head_dim")),
     "final_logit_softcapping": (30.0, _attribute("final_logit_soft_cap")),
     "attn_logit_softcapping": (50.0, _attribute("attention_logit_soft_cap")),
 }
 _GEMMA_3 = {
     **_GEMMA_2,
-    "rope_theta": (1000000.0, _always(1000000.0)),
-    "rope_theta_local": (10000.0, _always(10000.0)),
+    "rope_theta": (1000000.0, 1000000.0),
+    "rope_theta_local": (10000.0, 10000.0),
     "rope_scaling": (None, _gemma_3_scaling),
-    "rope_scaling_local": (None, _always(None)),
+    "rope_scaling_local": (None, None),
     "layer_types": (None, _layer_types(6)),
     "final_logit_softcapping": (None, _attribute("final_logit_soft_cap")),
     "attn_logit_softcapping": (None, _attribute("attention_logit_soft_cap")),
@@ -182,44 +193,47 @@ _QWEN = {**_COMMON, "layer_types": (None, _full_attention)}
 FAMILIES = {
     "llama": {
         **_COMMON,
-        "mlp_bias": (False, _always(False)),
+        "mlp_bias": (False, False),
         "rope_scaling": (None, _llama_scaling),
     },
     "mistral": {
         **_COMMON,
+        "tie_word_embeddings": (False, False),
         "sliding_window": (4096, _attribute("sliding_window")),
     },
     "mixtral": {
         **_COMMON,
-        "rms_norm_eps": (1e-5, _attribute("layer_norm_epsilon")),
+        "tie_word_embeddings": (False, False),
+        "rms_norm_eps": (1e-5, _epsilon),
         "rope_theta": (1000000.0, _attribute("rope_max_wavelength")),
         "num_experts_per_tok": (2, _attribute("top_k")),
         "sliding_window": (None, _attribute("sliding_window")),
     },
     "qwen2": _QWEN,
-    "qwen3": _QWEN,
+    "qwen3": {**_QWEN, "rms_norm_eps": (1e-6, _qwen_3_epsilon)},
     "qwen2_moe": {
         **_QWEN,
         **_EXPERTS,
         "num_experts_per_tok": (4, _attribute("top_k")),
-        "qkv_bias": (True, _always(True)),
+        "qkv_bias": (True, True),
     },
     "qwen3_moe": {
         **_QWEN,
         **_EXPERTS,
         "num_experts_per_tok": (8, _attribute("top_k")),
+        "rms_norm_eps": (1e-6, _qwen_3_epsilon),
     },
     "gemma": _GEMMA,
     "gemma2": _GEMMA_2,
     "gemma3_text": _GEMMA_3,
     "gemma3": _GEMMA_3,
     "gpt2": {
-        "activation_function": ("gelu_new", _always("gelu_new")),
-        "layer_norm_epsilon": (1e-5, _always(1e-5)),
-        "scale_attn_weights": (True, _always(True)),
-        "scale_attn_by_inverse_layer_idx": (False, _always(False)),
-        "reorder_and_upcast_attn": (False, _always(False)),
-        "add_cross_attention": (False, _always(False)),
+        "activation_function": ("gelu_new", "gelu_new"),
+        "layer_norm_epsilon": (1e-5, 1e-5),
+        "scale_attn_weights": (True, True),
+        "scale_attn_by_inverse_layer_idx": (False, False),
+        "reorder_and_upcast_attn": (False, False),
+        "add_cross_attention": (False, False),
         "tie_word_embeddings": (True, _is_tied),
         "n_inner": (None, lambda x: x.intermediate_dim),
     },
@@ -273,11 +287,15 @@ def _completed_text(config):
     if "num_attention_heads" in found:
         heads = found["num_attention_heads"]
         found.setdefault("num_key_value_heads", heads)
+        if "num_local_experts" in found:
+            found.setdefault("num_experts", found["num_local_experts"])
         if found.get("head_dim") is None:
             found["head_dim"] = found["hidden_size"] // heads
     if found["model_type"].startswith("qwen"):
         if not found["use_sliding_window"]:
             found["sliding_window"] = None
+    if found["model_type"] == "gpt2" and found["n_inner"] is None:
+        found["n_inner"] = 4 * found["n_embd"]
     if found["model_type"].startswith("gemma"):
         found.update(_gemma(found, config))
     if found.get("layer_types") is None:
@@ -341,9 +359,46 @@ def repairs(config):
         found["layer_norm_epsilon"] = text["rms_norm_eps"]
     if text["model_type"] in ("qwen3", "qwen3_moe"):
         found["sliding_window_size"] = text["sliding_window"]
-    if text["model_type"] in ("qwen2_moe", "qwen3_moe"):
-        found["mlp_only_layers"] = text["mlp_only_layers"]
     return found
+
+
+def check_known(config):
+    """Raises an error for settings that KerasHub has for no such model.
+
+    Args:
+        config: dict. What `completed` returns.
+
+    Raises:
+        ValueError: naming the settings.
+    """
+    text = config.get("text_config", config)
+    compared = FAMILIES[text["model_type"]]
+    wrong = {
+        name: f"{text[name]} ({ours} in KerasHub)"
+        for name, (_, ours) in compared.items()
+        if name in text and not callable(ours) and not _equal(text[name], ours)
+    }
+    if text["model_type"] in WITHOUT_HEAD_DIM:
+        head_dim = text["hidden_size"] // text["num_attention_heads"]
+        if text["head_dim"] != head_dim:
+            wrong["head_dim"] = f"{text['head_dim']} ({head_dim} in KerasHub)"
+    scaling = text.get("rope_scaling")
+    if text["model_type"] == "llama" and scaling is not None:
+        if scaling["rope_type"] != "llama3":
+            wrong["rope_scaling"] = f"{scaling} (none but llama3 in KerasHub)"
+    _check_none(wrong, text)
+    unknown = sorted(
+        name
+        for name, value in text.items()
+        if name not in compared and name not in WITHOUT_EFFECT and value
+    )
+    if unknown:
+        warnings.warn(
+            "config.json has settings that are not compared with KerasHub's "
+            "model, because Transformers has none of that name for its "
+            f"model_type. Received: {unknown}",
+            stacklevel=3,
+        )
 
 
 def check_same(config, backbone):
@@ -360,27 +415,20 @@ def check_same(config, backbone):
     compared = FAMILIES[text["model_type"]]
     wrong = {}
     for name, (_, computed) in compared.items():
-        if text.get(name) is not None or name != "n_inner":
+        if callable(computed) and (name in text):
             ours = computed(backbone)
             if not _equal(text[name], ours):
                 wrong[name] = f"{text[name]} ({ours} in KerasHub)"
+    _check_none(wrong, text)
+
+
+def _check_none(wrong, text):
     if wrong:
         raise ValueError(
             "KerasHub must compute what config.json says, but it has no such "
-            f"{type(backbone).__name__}: use a model without these settings, "
-            f"or a newer KerasHub. Received: {wrong}"
-        )
-    unknown = sorted(
-        name
-        for name, value in text.items()
-        if name not in compared and name not in WITHOUT_EFFECT and value
-    )
-    if unknown:
-        warnings.warn(
-            "config.json has settings that are not compared with KerasHub's "
-            "model, because Transformers has none of that name for its "
-            f"model_type. Received: {unknown}",
-            stacklevel=3,
+            "model: use one without these settings, or a newer KerasHub and "
+            f"keras_bond. Received: model_type={text['model_type']!r} with "
+            f"{wrong}"
         )
 
 
@@ -389,7 +437,7 @@ def _equal(folder, ours):
         names = set(folder) | set(ours)
         return all(_equal(folder.get(x), ours.get(x)) for x in names)
     if isinstance(folder, float) or isinstance(ours, float):
-        if None in (folder, ours):
+        if not all(isinstance(x, (int, float)) for x in (folder, ours)):
             return False
         return math.isclose(folder, ours, rel_tol=1e-6)
     return folder == ours
