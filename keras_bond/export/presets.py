@@ -6,6 +6,7 @@ from keras_bond.export import checks
 from keras_bond.files import atomic_folder
 from keras_bond.files import temporary_folder
 from keras_bond.rollouts import supported
+from keras_bond.training import round_trip
 from keras_bond.training.whole_files import lora_layers
 
 
@@ -38,7 +39,8 @@ def save_preset(policy, path):
     supported.check_causal_lm(policy)
     checks.check_absent("path", path)
     checks.check_disk(policy.variables, path, None)
-    with atomic_folder(path) as folder:
+    round_trip.check(policy)
+    with round_trip.complete(policy), atomic_folder(path) as folder:
         policy.save_to_preset(folder)
 
 

@@ -13,6 +13,7 @@ from keras_bond.export.greedy import record_completions
 from keras_bond.files import move_folder
 from keras_bond.files import temporary_folder
 from keras_bond.rollouts import supported
+from keras_bond.training import round_trip
 from keras_bond.version import __version__
 
 PROMPTS = ("", "Hello", "Why is the sky blue?")
@@ -141,6 +142,7 @@ def export_saved_model(
     # One copy for the process that traces the model, one for the server.
     served = keras.DTypePolicy(job["dtype"]).variable_dtype
     checks.check_disk(variables, path, None, served)
+    round_trip.check(policy)
     return _write(policy, reward, job, os.path.join(path, version), verify)
 
 
@@ -204,8 +206,9 @@ def _write(policy, reward, job, path, verify):
         preset = os.path.join(folder, "preset")
         # Saving the parts separately merges adapters and omits the compile
         # config.
-        policy.backbone.save_to_preset(preset)
-        policy.preprocessor.save_to_preset(preset)
+        with round_trip.complete(policy):
+            policy.backbone.save_to_preset(preset)
+            policy.preprocessor.save_to_preset(preset)
         if reward is not None:
             reward.save(os.path.join(folder, "reward.keras"))
         with open(os.path.join(folder, "job.json"), "w") as file:

@@ -123,7 +123,7 @@ def _epsilon(backbone):
 
 
 def _qwen_3_epsilon(backbone):
-    """Queries and keys have 1e-5: of no weight unless it is larger elsewhere."""
+    """Queries and keys have 1e-5, which matters if the others have more."""
     epsilon = backbone.layer_norm_epsilon
     return epsilon if epsilon <= 1e-5 else [1e-5, epsilon]
 
