@@ -30,6 +30,7 @@ class FolderTokenizer(keras_hub.tokenizers.BytePairTokenizer):
         start_token: str. Token before every prompt, `None` for none.
         end_tokens: list of str. Tokens that end a completion.
         pad_token_id: int. Token id of padding. Defaults to 0.
+        chat_template: str. Jinja template of conversations, or `None`.
         **kwargs: arguments of `keras_hub.tokenizers.BytePairTokenizer`.
 
     Raises:
@@ -42,11 +43,13 @@ class FolderTokenizer(keras_hub.tokenizers.BytePairTokenizer):
         start_token=None,
         end_tokens=(),
         pad_token_id=0,
+        chat_template=None,
         **kwargs,
     ):
         self.start_token = start_token
         self.end_tokens = list(end_tokens)
         self.pad_token_id = pad_token_id
+        self.chat_template = chat_template
         kwargs.pop("unsplittable_tokens", None)
         super().__init__(unsplittable_tokens=[], **kwargs)
         self.file_assets = [ASSET]
@@ -144,6 +147,7 @@ class FolderTokenizer(keras_hub.tokenizers.BytePairTokenizer):
             "start_token": self.start_token,
             "end_tokens": self.end_tokens,
             "pad_token_id": self.pad_token_id,
+            "chat_template": self.chat_template,
         }
 
 

@@ -63,7 +63,7 @@ def load_hugging_face(folder, *, dtype=None):
     folder = pathlib.Path(folder)
     config = settings.completed(_config(folder))
     settings.check_known(config)
-    weights = _weights(folder)
+    weights = read_weights(folder)
     _check_precision(weights, config)
     with _as_converters_read_it(folder, config) as readable:
         with _naming(folder):
@@ -71,7 +71,7 @@ def load_hugging_face(folder, *, dtype=None):
                 readable, dtype=dtype, **settings.repairs(config)
             )
         settings.check_same(config, backbone)
-        _check_all_loaded(weights, config, backbone)
+        check_all_loaded(weights, config, backbone)
         tokenizer = load_tokenizer(folder)
         preprocessor = keras_hub.models.CausalLMPreprocessor.from_preset(
             readable,
@@ -93,13 +93,13 @@ def load_tokenizer(folder):
     folder = pathlib.Path(folder)
     if (folder / "tokenizer.model").exists():
         return None
-    spec = _read(folder / "tokenizer.json")
+    spec = read_json(folder / "tokenizer.json")
     if spec["model"].get("byte_fallback"):
         return None
     # KerasHub takes seconds to import.
     from keras_bond.hugging_face import byte_pair
 
-    tokens = _read(folder / "tokenizer_config.json")
+    tokens = read_json(folder / "tokenizer_config.json")
     return byte_pair.FolderTokenizer(
         spec,
         start_token=_start_token(spec, tokens),
@@ -115,7 +115,7 @@ def _config(folder):
             "download a model with `huggingface_hub.snapshot_download`. "
             f"Received: folder={str(folder)!r}"
         )
-    config = _read(folder / "config.json")
+    config = read_json(folder / "config.json")
     if "registered_name" in config:
         raise ValueError(
             "`folder` must be of Hugging Face Transformers: load a preset of "
@@ -125,7 +125,7 @@ def _config(folder):
     return config
 
 
-def _read(path):
+def read_json(path):
     """The content of a file of JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -143,10 +143,10 @@ def _read(path):
         ) from error
 
 
-def _weights(folder):
+def read_weights(folder):
     """Maps the names of the weights in a folder to dtype and shape."""
     if (folder / INDEX).exists():
-        names = sorted(set(_read(folder / INDEX)["weight_map"].values()))
+        names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
     else:
         names = [WEIGHTS]
     missing = [name for name in names if not (folder / name).is_file()]
@@ -207,7 +207,7 @@ def _check_precision(weights, config):
         )
 
 
-def _check_all_loaded(weights, config, backbone):
+def check_all_loaded(weights, config, backbone):
     """Raises an error if the folder has weights that the backbone has not.
 
     Raises:
@@ -281,7 +281,7 @@ def _end_tokens(folder, spec, tokens):
     names = {i: token for token, i in _ids(spec).items()}
     for file in ("generation_config.json", "config.json"):
         if (folder / file).exists():
-            ids = _read(folder / file).get("eos_token_id")
+            ids = read_json(folder / file).get("eos_token_id")
             ids = ids if isinstance(ids, list) else [ids]
             found += [names.get(i) for i in ids]
     found = list(dict.fromkeys(token for token in found if token))

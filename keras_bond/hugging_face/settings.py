@@ -330,7 +330,8 @@ def _scaling(parameters):
     # The name of before Transformers 4.43.
     kind = scaling.pop("type", None)
     kind = scaling.setdefault("rope_type", kind or "default")
-    return None if kind == "default" else scaling
+    is_none = kind == "linear" and scaling.get("factor") == 1
+    return None if kind == "default" or is_none else scaling
 
 
 def _gemma(found, config):
