@@ -82,8 +82,14 @@ def save_adapters(policy, path, *, base_model=None):
     for name, (a, b) in modules.items():
         room = rank - a.shape[0]
         prefix = f"base_model.model.{name}"
-        tensors[f"{prefix}.lora_A.weight"] = np.pad(a, [(0, room), (0, 0)])
-        tensors[f"{prefix}.lora_B.weight"] = np.pad(b, [(0, 0), (0, room)])
+        tensors |= {
+            f"{prefix}.lora_A.weight": np.pad(a, [(0, room), (0, 0)]),
+            f"{prefix}.lora_B.weight": np.pad(b, [(0, 0), (0, room)]),
+        }
+    biases = _biases(policy.backbone)
+    tensors |= biases
+    # safetensors writes the memory of an array, whatever the order of its axes.
+    tensors = {k: np.ascontiguousarray(v) for k, v in tensors.items()}
     checks.check_free_space(path, sum(x.nbytes for x in tensors.values()))
     # KerasHub needs it for its own export, but not otherwise.
     from safetensors.numpy import save_file
@@ -97,7 +103,7 @@ def save_adapters(policy, path, *, base_model=None):
         "lora_alpha": rank,
         "lora_dropout": 0.0,
         "target_modules": sorted({name.split(".")[-1] for name in modules}),
-        "bias": "none",
+        "bias": "lora_only" if biases else "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
@@ -130,7 +136,8 @@ def _check_only_adapters(policy):
             "whole model with `save_safetensors`. Received: a policy without "
             "adapters"
         )
-    others = [v.path for v in policy.trainable_variables if not _is_lora(v)]
+    held = {id(v) for x in lora_layers(policy) for v in x.trainable_variables}
+    others = [v.path for v in policy.trainable_variables if id(v) not in held]
     if others:
         raise ValueError(
             "`policy` must train its adapters only, or they would not hold "
@@ -140,12 +147,27 @@ def _check_only_adapters(policy):
         )
 
 
-def _is_lora(variable):
-    return variable.name.startswith("lora_kernel")
-
-
 def _modules(backbone):
     """Names in Transformers, and PEFT's two factors, of all adapters."""
+    for name, layer in _adapted(backbone):
+        yield name, _factors(layer)
+
+
+def _biases(backbone):
+    """Biases of adapted layers, which Keras goes on training."""
+    return {
+        f"base_model.model.{name}.base_layer.bias": ops.convert_to_numpy(
+            layer.bias
+        )
+        .astype("float32")
+        .reshape(-1)
+        for name, layer in _adapted(backbone)
+        if layer.bias is not None and layer.bias.trainable
+    }
+
+
+def _adapted(backbone):
+    """Names in Transformers of the layers with adapters, and the layers."""
     for block in backbone.layers:
         number = BLOCK.fullmatch(block.name)
         for layer in block._flatten_layers():
@@ -157,8 +179,7 @@ def _modules(backbone):
                     "its blocks, which have a name in Transformers: "
                     f"{sorted(MODULES)}. Received: adapters on {layer.path!r}"
                 )
-            module = f"model.layers.{number[1]}.{MODULES[layer.name]}"
-            yield module, _factors(layer)
+            yield f"model.layers.{number[1]}.{MODULES[layer.name]}", layer
 
 
 def _factors(layer):

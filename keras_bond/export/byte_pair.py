@@ -44,7 +44,9 @@ def graph_spec(tokenizer):
         bool(steps) and steps[-1]["type"] == "ByteLevel",
         "a split that does not end with bytes",
     )
-    merges = [m.split(" ") if isinstance(m, str) else m for m in model["merges"]]
+    merges = [
+        m.split(" ") if isinstance(m, str) else m for m in model["merges"]
+    ]
     vocabulary = model["vocab"]
     return {
         "normalization": _normalization(spec["normalizer"]),
@@ -59,7 +61,7 @@ def graph_spec(tokenizer):
 
 
 def _normalization(normalizer):
-    """"NFC" and the like, or `None`."""
+    """ "NFC" and the like, or `None`."""
     if normalizer is None:
         return None
     name = normalizer["type"]

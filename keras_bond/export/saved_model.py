@@ -58,9 +58,12 @@ def export_saved_model(
       the log-probability that generation stops after it.
     - `generate_tokens` and `score_tokens`: the same for token ids.
 
+    Tokenizers of SentencePiece and byte-level byte-pair tokenizers run in the
+    model. For a tokenizer with parts that a graph cannot compute, the model has
+    the last two signatures only, and a warning says so.
+
     Args:
-        policy: `keras_hub.models.CausalLM` with a SentencePiece tokenizer,
-            such as Gemma and Gemma 3, text only.
+        policy: `keras_hub.models.CausalLM`, text only.
         path: str. Folder of the model; its last part is the model's name.
         max_prompt_length: int. Maximum number of tokens in a prompt, including
             start token and template. The server answers longer prompts with an
@@ -121,6 +124,7 @@ def export_saved_model(
     tokenizer = TextTokenizer(policy.preprocessor)
     job = {
         "name": os.path.basename(path),
+        "serves_text": checks.serves_text(policy, best_of_n),
         "policy": type(policy).__name__,
         "keras_bond": __version__,
         "dtype": checks.resolve_dtype(dtype, policy),

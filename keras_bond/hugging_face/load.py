@@ -91,7 +91,9 @@ def load_tokenizer(folder):
             `tokenizer_config.json`.
     """
     folder = pathlib.Path(folder)
-    if (folder / "tokenizer.model").exists():
+    family = read_json(folder / "config.json").get("model_type", "")
+    # KerasHub's preprocessor of Gemma wants SentencePiece.
+    if (folder / "tokenizer.model").exists() or family.startswith("gemma"):
         return None
     spec = read_json(folder / "tokenizer.json")
     if spec["model"].get("byte_fallback"):

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_text as tf_text
 
@@ -9,6 +10,8 @@ from keras_bond.export.byte_pair import BREAK
 
 # The rank of a pair that is not merged.
 NONE = 2**40
+# Padding of rows of ids, and what a table does not have.
+MISSING = np.int64(-1)
 
 
 class GraphBytePair(tf.Module):
@@ -27,8 +30,8 @@ class GraphBytePair(tf.Module):
             _raw(token, byte_of): i for token, i in spec["vocabulary"].items()
         }
         added = {x.encode(): i for x, i in spec["added_tokens"].items()}
-        self.vocabulary_size = max({*tokens.values(), *added.values()}) + 1
-        pieces = [b""] * self.vocabulary_size
+        self.size = max({*tokens.values(), *added.values()}) + 1
+        pieces = [b""] * self.size
         for token, i in {**tokens, **added}.items():
             pieces[i] = token
         self.pieces = tf.constant(pieces)
@@ -40,11 +43,17 @@ class GraphBytePair(tf.Module):
         self.token_ids = _table(tokens, tf.string, -1)
         self.added_ids = _table(added, tf.string, -1)
         pairs = {
-            left * self.vocabulary_size + right: rank
+            left * self.size + right: rank
             for rank, (left, right, _) in enumerate(spec["merges"])
         }
         self.ranks = _table(pairs or {-1: NONE}, tf.int64, NONE)
-        self.merged = tf.constant([m[2] for m in spec["merges"]] or [0], "int64")
+        self.merged = tf.constant(
+            [m[2] for m in spec["merges"]] or [0], "int64"
+        )
+
+    def vocab_size(self):
+        """Returns the number of ids, as `SentencepieceTokenizer` does."""
+        return self.size
 
     def tokenize(self, texts):
         """Maps str `(rows,)` to ragged int32 ids."""
@@ -56,12 +65,8 @@ class GraphBytePair(tf.Module):
         words = self._split_into_words(parts.flat_values, added >= 0)
         word_ids = self._ids(words.flat_values)
         added = tf.gather(added, words.value_rowids())
-        ids = tf.where(
-            (added >= 0)[:, None], _first(added, word_ids), word_ids
-        )
-        ids = tf.ragged.boolean_mask(
-            tf.RaggedTensor.from_tensor(ids), ids >= 0
-        )
+        ids = tf.where((added >= 0)[:, None], _first(added, word_ids), word_ids)
+        ids = tf.ragged.boolean_mask(tf.RaggedTensor.from_tensor(ids), ids >= 0)
         # Rows of parts of words of ids: one row of ids.
         nested = parts.with_flat_values(words.with_flat_values(ids))
         return tf.cast(nested.merge_dims(1, -1), tf.int32)
@@ -114,7 +119,9 @@ class GraphBytePair(tf.Module):
             lambda x: tf.gather(self.byte_ids, tf.cast(x, tf.int32)), codes
         )
         # One more column, so that there is a pair.
-        ids = tf.pad(ids.to_tensor(-1), [(0, 0), (0, 2)], constant_values=-1)
+        ids = tf.pad(
+            ids.to_tensor(MISSING), [(0, 0), (0, 2)], constant_values=MISSING
+        )
         ids, _ = tf.while_loop(
             lambda ids, merges: merges,
             self._merge,
@@ -129,25 +136,25 @@ class GraphBytePair(tf.Module):
     def _merge(self, ids, _):
         """Merges the best pair of each word, the first one of several."""
         left, right = ids[:, :-1], ids[:, 1:]
-        pairs = tf.where(right < 0, -1, left * self.vocabulary_size + right)
+        pairs = tf.where(right < 0, MISSING, left * self.size + right)
         ranks = self.ranks.lookup(pairs)
         best = tf.reduce_min(ranks, axis=1)
         merges = best < NONE
-        merged = tf.gather(self.merged, tf.where(merges, best, 0))
+        merged = tf.gather(self.merged, tf.where(merges, best, np.int64(0)))
         length = tf.shape(ids)[1]
         place = tf.argmin(ranks, axis=1, output_type=tf.int32)
         is_left = (tf.range(length) == place[:, None]) & merges[:, None]
         ids = tf.where(is_left, merged[:, None], ids)
         is_gone = tf.roll(is_left, 1, axis=1)
         order = tf.argsort(tf.cast(is_gone, tf.int32), axis=1, stable=True)
-        ids = tf.gather(tf.where(is_gone, -1, ids), order, batch_dims=1)
+        ids = tf.gather(tf.where(is_gone, MISSING, ids), order, batch_dims=1)
         return ids, tf.reduce_any(merges)
 
 
 def _first(first, ids):
     """Rows `(first, -1, -1, ...)` of the shape of `ids`."""
-    rest = tf.fill([tf.shape(ids)[0], tf.shape(ids)[1] - 1], tf.int64.max)
-    return tf.concat([first[:, None], rest * 0 - 1], axis=1)
+    rest = tf.fill(tf.shape(ids[:, 1:]), MISSING)
+    return tf.concat([first[:, None], rest], axis=1)
 
 
 def _split(texts):
