@@ -113,7 +113,7 @@ class GraphBytePair(tf.Module):
         words, places = tf.unique(words)
         codes = tf.strings.bytes_split(words)
         codes = codes.with_flat_values(
-            tf.io.decode_raw(codes.flat_values, tf.uint8)[:, 0]
+            tf.io.decode_raw(codes.flat_values, tf.uint8, fixed_length=1)[:, 0]
         )
         ids = tf.ragged.map_flat_values(
             lambda x: tf.gather(self.byte_ids, tf.cast(x, tf.int32)), codes

@@ -73,7 +73,7 @@ def check_greedy(signatures, examples):
         seed=tf.zeros(len(examples), tf.int32),
     )
     rows = tokens["completion_ids"].numpy().tolist()
-    served = [
+    outputs = [
         [row[:length]]
         for row, length in zip(rows, tokens["completion_lengths"].numpy())
     ]
@@ -81,9 +81,9 @@ def check_greedy(signatures, examples):
     if "serving_default" in signatures:
         names.append("completion")
         texts = signatures["serving_default"](prompts=tf.constant(prompts))
-        for row, text in zip(served, texts["completions"].numpy()):
+        for row, text in zip(outputs, texts["completions"].numpy()):
             row.append(text.decode())
-    for example, served in zip(examples, served):
+    for example, served in zip(examples, outputs):
         expected = [example[name] for name in names]
         if served != expected:
             raise ValueError(
