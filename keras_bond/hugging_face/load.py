@@ -61,7 +61,9 @@ def load_hugging_face(folder, *, dtype=None):
     import keras_hub
 
     folder = pathlib.Path(folder)
-    config = settings.completed(_config(folder))
+    config = _config(folder)
+    with _naming(folder, (AttributeError, LookupError, TypeError)):
+        config = settings.completed(config)
     settings.check_known(config)
     weights = read_weights(folder)
     _check_precision(weights, config)
@@ -181,11 +183,11 @@ def _as_converters_read_it(folder, config):
 
 
 @contextlib.contextmanager
-def _naming(path):
+def _naming(path, errors=Exception):
     """Returns a context whose errors name a folder or file."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, struct.error) as error:
+    except errors as error:
         raise ValueError(
             "`folder` must have the settings and weights that KerasHub's "
             "converter reads, whole and of the shapes in config.json. "

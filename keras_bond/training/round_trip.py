@@ -74,8 +74,14 @@ def check(model):
 
 def _parts(model):
     """The backbones and tokenizers of KerasHub in a model."""
-    layers = {id(layer): layer for layer in model._flatten_layers()}
-    return [x for x in layers.values() if _is_a(x, "Backbone", "Tokenizer")]
+    layers = list(model._flatten_layers())
+    # Tasks do not track their preprocessor.
+    found = [getattr(layer, "preprocessor", None) for layer in layers]
+    for preprocessor in found:
+        if isinstance(preprocessor, keras.Layer):
+            layers += preprocessor._flatten_layers()
+    parts = {id(x): x for x in layers if _is_a(x, "Backbone", "Tokenizer")}
+    return list(parts.values())
 
 
 def _is_a(layer, *names):
