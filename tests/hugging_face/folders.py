@@ -21,7 +21,7 @@ CONFIG = {
     "eos_token_id": 2,
 }
 IDS = np.array([[5, 250, 17, 3, 99, 120, 8, 41, 260, 7, 13, 77]])
-TEXT = "Isn'Tok 1234567  foxes\n\n  and </s> more"
+TEXT = "It's 1234567  foxes\n\n  and </s> more"
 
 
 def write_folder(path, extra=None, tokens=None, **config):
@@ -38,7 +38,11 @@ def write_folder(path, extra=None, tokens=None, **config):
 
 def write_tokenizer(path, post_processor=None, **tokens):
     """Byte-level BPE that keeps digits apart, as SmolLM2 does."""
-    make_tokenizer(post_processor).save(str(path / "tokenizer.json"))
+    spec = json.loads(make_tokenizer(post_processor).to_str())
+    # A merge that the split before it never lets happen.
+    spec["model"]["vocab"]["12"] = len(spec["model"]["vocab"])
+    spec["model"]["merges"].append(["1", "2"])
+    (path / "tokenizer.json").write_text(json.dumps(spec))
     tokens = {"bos_token": "<s>", "eos_token": "</s>", **tokens}
     (path / "tokenizer_config.json").write_text(json.dumps(tokens))
 
@@ -57,7 +61,7 @@ def make_tokenizer(post_processor=None, **model):
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    text = "the quick brown fox jumps over the lazy Tok, it's 1234567"
+    text = "the quick brown fox jumps over the lazy dog, it's 1234567"
     tokenizer.train_from_iterator([text] * 3, trainer)
     if post_processor is not None:
         tokenizer.post_processor = post_processor

@@ -166,7 +166,7 @@ def test_files_that_lack_something_are_named(tmp_path):
 
 
 def test_texts_have_the_ids_of_tokenizer_json(tmp_path):
-    """KerasHub's own tokenizer splits digits in threes, as Llama 3."""
+    """KerasHub's own tokenizer merges digits that the folder keeps apart."""
     write_folder(tmp_path)
     ours = keras_bond.load_hugging_face(tmp_path).preprocessor.tokenizer
     library = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))

@@ -12,6 +12,7 @@ from keras import ops
 from safetensors.numpy import load_file
 
 import keras_bond
+from keras_bond.training import round_trip
 from tests.hugging_face.folders import IDS
 from tests.hugging_face.folders import TEXT
 from tests.hugging_face.folders import write_folder
@@ -65,21 +66,37 @@ def test_a_trained_folder_is_saved_and_loaded_twice(folder, tmp_path):
 
 
 def test_what_could_not_be_loaded_is_not_written(folder, tmp_path):
-    """KerasHub's own loader, and a split that was changed by hand."""
+    """KerasHub's own loader forgets the special tokens."""
     policy = keras_hub.models.CausalLM.from_preset(str(folder))
     bond = keras_bond.Bond(
         policy, length_reward, max_prompt_length=8, max_completion_length=4
     )
-    library = policy.preprocessor.tokenizer._tokenizer
-    digits = tokenizers.pre_tokenizers.Digits(True)
-    for match in ("<\\|im_end\\|>", "pre_tokenizer"):
-        if match == "pre_tokenizer":
-            library.pre_tokenizer = digits
-        with pytest.raises(ValueError, match=f"(?s)Nothing was.*{match}"):
-            bond.save(tmp_path / "run.keras")
-        with pytest.raises(ValueError, match=f"(?s)Nothing was.*{match}"):
-            keras_bond.export.save_preset(policy, tmp_path / "preset")
+    lost = r"(?s)Nothing was written.*<\|im_end\|>' \(lost\)"
+    with pytest.raises(ValueError, match=lost):
+        bond.save(tmp_path / "run.keras")
+    for write in (
+        keras_bond.export.save_preset,
+        keras_bond.export.save_safetensors,
+    ):
+        with pytest.raises(ValueError, match=lost):
+            write(policy, tmp_path / "out")
     assert os.listdir(tmp_path) == ["base"]
+
+
+def test_a_split_that_was_changed_by_hand_is_not_saved():
+    tokens = ["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"]
+    tokens += ["<|start_header_id|>", "<|end_header_id|>", "a", "b", "ab"]
+    tokenizer = keras_hub.models.Llama3Tokenizer(
+        {token: i for i, token in enumerate(tokens)}, ["a b"]
+    )
+    by_hand = keras_hub.models.Llama3Tokenizer(
+        tokenizer.vocabulary, tokenizer.merges
+    )
+    digits = tokenizers.pre_tokenizers.Digits(True)
+    by_hand._tokenizer.pre_tokenizer = digits
+    round_trip.check(tokenizer)
+    with pytest.raises(ValueError, match="pre_tokenizer=Digits"):
+        round_trip.check(by_hand)
 
 
 def test_safetensors_come_back_with_their_tokenizer(folder, tmp_path):
