@@ -15,6 +15,7 @@ from keras_bond.data import tokenizer as tokenizer_lib
 from keras_bond.formulas import bradley_terry
 from keras_bond.formulas import sequences
 from keras_bond.training import checks
+from keras_bond.training import round_trip
 from keras_bond.training import saving
 from keras_bond.training.whole_files import WholeFiles
 
@@ -402,11 +403,10 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
         return self.backbone
 
     def get_config(self):
-        serialize = keras.saving.serialize_keras_object
         return {
-            "backbone": serialize(self.backbone),
+            "backbone": round_trip.serialize(self.backbone),
             **saving.serialize_lora(self.backbone),
-            "preprocessor": serialize(self.preprocessor),
+            "preprocessor": round_trip.serialize(self.preprocessor),
             "max_length": self.max_length,
             "truncate": self.truncate,
             "center_rewards_coefficient": self.center_rewards_coefficient,

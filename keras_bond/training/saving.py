@@ -10,6 +10,7 @@ import warnings
 
 import keras
 
+from keras_bond.training import round_trip
 from keras_bond.training.whole_files import WholeFiles
 from keras_bond.training.whole_files import lora_layers
 
@@ -146,7 +147,7 @@ class LoraAdapters(keras.Layer):
 def serialize_policy(policy):
     """Returns the config of a policy, including LoRA."""
     return {
-        "policy": keras.saving.serialize_keras_object(policy),
+        "policy": round_trip.serialize(policy),
         **serialize_lora(policy.backbone),
     }
 
