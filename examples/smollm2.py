@@ -197,11 +197,13 @@ def byte_level_tokenizer(tokens, merges, special_tokens):
     return FolderTokenizer(json.loads(spec.to_str()), end_tokens=["<|im_end|>"])
 
 
-def tiny_policy(seed=0):
-    """A random network of the same kind, whose tokens are bytes: for tests."""
+def tiny_policy():
+    """A random network of the same kind, whose tokens are bytes, for tests."""
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = byte_level_tokenizer([*special, *alphabet], [], special)
+    tokenizer = byte_level_tokenizer(
+        [*special, *alphabet, "Ġt"], [("Ġ", "t")], special
+    )
     backbone = keras_hub.models.Llama3Backbone(
         vocabulary_size=tokenizer.vocabulary_size(),
         hidden_dim=32,

@@ -1,4 +1,4 @@
-"""Human preferences: section 6 of the paper in the small, with a real model.
+"""Human preferences: section 6 of the paper at small scale, with a real model.
 
     python integration/preferences.py [--data FOLDER] [--seed 0] [--quick]
                                       [--backend jax|tensorflow|torch]
