@@ -110,6 +110,8 @@ def check_kind(fields):
 def make_backbone(fields, tensors, dtype):
     """A backbone of the file's shape, with initial weights."""
     vocabulary_size, hidden_dim = tensors["token_embd"].shape
+    # Stored in float32: 9.9999997e-06 was 1e-05.
+    epsilon = round(fields["llama.attention.layer_norm_rms_epsilon"], 12)
     return keras_hub.models.Llama3Backbone(
         vocabulary_size=vocabulary_size,
         hidden_dim=hidden_dim,
@@ -118,7 +120,7 @@ def make_backbone(fields, tensors, dtype):
         num_key_value_heads=fields["llama.attention.head_count_kv"],
         intermediate_dim=fields["llama.feed_forward_length"],
         rope_max_wavelength=fields["llama.rope.freq_base"],
-        layer_norm_epsilon=fields["llama.attention.layer_norm_rms_epsilon"],
+        layer_norm_epsilon=epsilon,
         tie_word_embeddings="output" not in tensors,
         dtype=dtype,
     )

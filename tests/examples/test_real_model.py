@@ -198,7 +198,7 @@ def test_a_quick_run_measures_trains_and_saves(tmp_path, capsys):
     before, best, after = rows[0], rows[1], rows[-1]
     np.testing.assert_allclose(before["win_rate"], (0.5, 0.0), atol=1e-6)
     assert best["win_rate"][0] > 0.55
-    assert after["kl"][0] > 0.0 and after["reward"][1] > 0.0
+    assert after["kl"][0] > 0.0
     table = (tmp_path / "table.md").read_text("utf-8")
     assert table.count("\n|") == 7 and "±" in table
     assert (tmp_path / "reward_kl.png").stat().st_size > 10_000
