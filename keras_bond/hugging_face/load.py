@@ -8,6 +8,7 @@ import pathlib
 import struct
 import tempfile
 
+from keras_bond.data import chat_templates
 from keras_bond.hugging_face import settings
 
 WEIGHTS = "model.safetensors"
@@ -80,7 +81,9 @@ def load_hugging_face(folder, *, dtype=None):
             **({} if tokenizer is None else {"tokenizer": tokenizer}),
         )
         _check_vocabulary(preprocessor.tokenizer, folder, backbone)
-        preprocessor.tokenizer.chat_template = _chat_template(folder)
+        preprocessor.tokenizer.chat_template = (
+            chat_templates.read_chat_template(folder)
+        )
         return keras_hub.models.CausalLM.from_preset(
             readable, backbone=backbone, preprocessor=preprocessor
         )
@@ -110,7 +113,7 @@ def load_tokenizer(folder):
         start_token=_start_token(spec, tokens),
         end_tokens=_end_tokens(folder, spec, tokens),
         pad_token_id=_ids(spec).get(_content(tokens.get("pad_token")), 0),
-        chat_template=_chat_template(folder),
+        chat_template=chat_templates.read_chat_template(folder),
     )
 
 
@@ -297,20 +300,6 @@ def _end_tokens(folder, spec, tokens):
             "tokenizer_config.json, or `eos_token_id` in config.json, of the "
             f"vocabulary. Received: {str(folder)!r}, without one"
         )
-    return found
-
-
-def _chat_template(folder):
-    """How the folder writes conversations, in Jinja; `None` if it has none."""
-    if (folder / "chat_template.jinja").exists():
-        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    if not (folder / "tokenizer_config.json").exists():
-        return None
-    found = read_json(folder / "tokenizer_config.json").get("chat_template")
-    if isinstance(found, list):
-        # Several, by name, for tools and the like.
-        by_name = {part["name"]: part["template"] for part in found}
-        return by_name.get("default")
     return found
 
 

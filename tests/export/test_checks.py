@@ -62,7 +62,7 @@ def test_text_needs_a_tokenizer_that_runs_in_the_graph(policy, tmp_path):
     """Without one, token ids are served, with a warning, but no `sample`."""
     policy.preprocessor.tokenizer.proto = None
     with pytest.raises(ValueError, match="`best_of_n` must be `None`"):
-        export(policy, tmp_path, best_of_n=2)
+        checks.serves_text(policy, best_of_n=2)
     with pytest.warns(UserWarning, match="token ids only"):
         assert not checks.serves_text(policy, best_of_n=None)
     policy.preprocessor = None
