@@ -14,6 +14,7 @@ from keras_bond.arguments import check_count
 from keras_bond.callbacks.checks import as_list
 from keras_bond.callbacks.interface import TrainerInterface
 from keras_bond.callbacks.progress_bar import with_progress_bar
+from keras_bond.data import images
 from keras_bond.data import lengths
 from keras_bond.data import prompts
 from keras_bond.data.tokenizer import TextTokenizer
@@ -103,7 +104,11 @@ class PolicyTrainer(
             stop_token_ids, self.tokenizer, size
         )
         self.encoder = prompts.PromptEncoder(
-            self.tokenizer, self.prompt_buckets, size, self.truncate
+            self.tokenizer,
+            self.prompt_buckets,
+            size,
+            self.truncate,
+            images.reader_of(self.policy),
         )
 
     def _set_up_network(self):
