@@ -7,9 +7,8 @@ import keras
 import numpy as np
 
 from keras_bond.data.origin import MEMORY
+from keras_bond.rewards.samples import IMAGES
 
-# The column of the images, as KerasHub's preprocessors name it.
-IMAGES = "images"
 # What these preprocessors take, or TRL names so, and policies do not read.
 UNREAD = (
     "image",
@@ -51,9 +50,6 @@ def reader_of(policy):
 
     Args:
         policy: a `keras_hub.models.CausalLM`.
-
-    Raises:
-        ValueError: if preprocessor and network do not fit together.
     """
     preprocessor = getattr(policy, "preprocessor", None)
     names = [kind.__name__ for kind in type(preprocessor).__mro__]
@@ -62,44 +58,7 @@ def reader_of(policy):
     converter = getattr(preprocessor, "image_converter", None)
     if not formats or encoder is None or converter is None:
         return None
-    _check_sizes(preprocessor, converter, encoder)
-    return ImageReader(preprocessor, formats[0])
-
-
-def _check_sizes(preprocessor, converter, encoder):
-    """Raises an error if images would not have the encoder's number of tokens.
-
-    Raises:
-        ValueError: naming the sizes.
-    """
-    tokens = preprocessor.num_vision_tokens_per_image
-    if hasattr(converter, "max_soft_tokens"):
-        found = {
-            "num_vision_tokens_per_image": tokens,
-            "patch_size": converter.patch_size,
-            "pooling_kernel_size": converter.pooling_kernel_size,
-        }
-        needed = {
-            "num_vision_tokens_per_image": converter.max_soft_tokens,
-            "patch_size": encoder.patch_size,
-            "pooling_kernel_size": encoder.pool_size,
-        }
-    else:
-        size = encoder.image_size
-        found = {
-            "num_vision_tokens_per_image": tokens,
-            "image_size": converter.image_size,
-        }
-        needed = {
-            "num_vision_tokens_per_image": encoder.num_vision_tokens_per_image,
-            "image_size": (size, size),
-        }
-    if found != needed:
-        raise ValueError(
-            "The preprocessor of `policy` must fit its vision encoder: build "
-            "both for the same sizes, or load them from one preset. Received: "
-            f"a preprocessor with {found}, a vision encoder for {needed}"
-        )
+    return ImageReader(preprocessor, encoder, formats[0])
 
 
 class ImageReader:
@@ -113,11 +72,13 @@ class ImageReader:
         preprocessor: the `Gemma3CausalLMPreprocessor` or
             `Gemma4CausalLMPreprocessor` of the policy, with an image
             converter.
+        encoder: the vision encoder of the policy.
         image_format: the `ImageFormat` of that class.
     """
 
-    def __init__(self, preprocessor, image_format):
+    def __init__(self, preprocessor, encoder, image_format):
         self.preprocessor = preprocessor
+        self.encoder = encoder
         self.placeholder = getattr(preprocessor, image_format.written)
         self.image_format = image_format
         self.tokens_per_image = preprocessor.num_vision_tokens_per_image
@@ -204,8 +165,10 @@ class ImageReader:
             written to.
 
         Raises:
-            TypeError, ValueError: if an entry is not an image.
+            TypeError, ValueError: if an entry is not an image, or images
+                would not have the size that the encoder needs.
         """
+        self._check_sizes()
         is_scaled = self.preprocessor.image_converter.scale is not None
         return [
             [_image(x, is_scaled, origin.name(i)) for x in _listed(entry)]
@@ -240,6 +203,37 @@ class ImageReader:
             for name in self._blank
         }
         return {**pixels, "vision_indices": indices}
+
+    def _check_sizes(self):
+        """Raises an error if preprocessor and encoder do not fit together."""
+        converter, encoder = self.preprocessor.image_converter, self.encoder
+        if hasattr(converter, "max_soft_tokens"):
+            found = {
+                "max_soft_tokens": converter.max_soft_tokens,
+                "patch_size": converter.patch_size,
+                "pooling_kernel_size": converter.pooling_kernel_size,
+            }
+            needed = {
+                "max_soft_tokens": self.tokens_per_image,
+                "patch_size": encoder.patch_size,
+                "pooling_kernel_size": encoder.pool_size,
+            }
+        else:
+            size = encoder.image_size
+            tokens = encoder.num_vision_tokens_per_image
+            name = "num_vision_tokens_per_image"
+            found = {
+                name: self.tokens_per_image,
+                "image_size": converter.image_size,
+            }
+            needed = {name: tokens, "image_size": (size, size)}
+        if found != needed:
+            raise ValueError(
+                "The image converter of the preprocessor must fit the vision "
+                "encoder: set `policy.preprocessor.image_converter`, as after "
+                "loading a Gemma 4 with sizes of its own, which KerasHub does "
+                f"not save. Received: {found}, needed: {needed}"
+            )
 
     @functools.cached_property
     def _blank(self):

@@ -22,6 +22,9 @@ CHANGEABLE = (
     "token_ids",
     "padding_mask",
 )
+# The column of what a policy sees, as KerasHub's preprocessors name it: a list
+# of arrays `(height, width, 3)` for each prompt.
+IMAGES = "images"
 # What a run passes to reward functions, in addition to the columns.
 LOG_NAMES = ("log_metric", "log_extra")
 PASSED = ("prompts", "completions", "completion_ids", *LOG_NAMES)

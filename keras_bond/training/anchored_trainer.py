@@ -1,6 +1,7 @@
 """The training step on samples of a policy and an anchor, from top to bottom.
 
     collect                 prompts -> a batch to train on
+        embed_images        pixels -> embeddings, of prompts that have images
         draw                completions of policy and anchor
         score_with_anchor   log-probabilities of anchor and reference
         score               rewards, on the host
@@ -26,6 +27,7 @@ from keras_bond.formulas import averages
 from keras_bond.rewards import scores as scores_lib
 from keras_bond.rewards.samples import DRAWN
 from keras_bond.rewards.samples import Samples
+from keras_bond.rollouts import images
 from keras_bond.rollouts.random_numbers import Stream
 from keras_bond.training import metrics
 from keras_bond.training.policy_trainer import PolicyTrainer
@@ -105,7 +107,7 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
             inputs: dict of int32 tensors: `prompt_ids` `(batch,
                 prompt_length)`, and `prompt_lengths`, `prompt_index` (position
                 of the prompt in the data, -1 for rows that pad the batch) and
-                `index_in_batch` `(batch,)`.
+                `index_in_batch` `(batch,)`; maybe those of images.
             training: bool. In training the random numbers depend on the number
                 of prompts seen before, in evaluation on `prompt_index`.
 
@@ -121,6 +123,7 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
             FloatingPointError: if too many steps were skipped in a row.
         """
         parts = self._rollout_parts(self.encoder.cut(inputs))
+        parts = [self.embed_images(part) for part in parts]
         drawn = [{**part, **self.draw(part, training)} for part in parts]
         known = [self.score_with_anchor(part, training) for part in drawn]
         batches = [
@@ -213,6 +216,7 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
 
         names = (*COMPLETIONS, "sampling_log_probs")
         batch = {name: drawn[name] for name in names}
+        batch |= images.of_prompts(drawn)
         return self.run_stage(
             _stage_name("score_with_anchor", training), score, batch
         )
@@ -273,8 +277,8 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
             log_probs = self.reader.log_probs(inputs, hidden)
             return {"log_probs": log_probs, **self.more_outputs(inputs)}
 
-        inputs = {name: inputs[name] for name in COMPLETIONS}
-        return self._in_parts(read, inputs)
+        read_from = {name: inputs[name] for name in COMPLETIONS}
+        return self._in_parts(read, read_from | images.of_prompts(inputs))
 
     def more_outputs(self, inputs):
         """Additional outputs of `call` that the subclass's loss needs."""

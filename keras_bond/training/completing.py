@@ -8,8 +8,10 @@ from keras_bond.arguments import check_count
 from keras_bond.backend import devices
 from keras_bond.data import lengths
 from keras_bond.data import prompts as prompts_lib
+from keras_bond.data.images import IMAGES
 from keras_bond.rewards.samples import DRAWN
 from keras_bond.rewards.samples import Samples
+from keras_bond.rollouts import images
 from keras_bond.rollouts.random_numbers import Stream
 from keras_bond.training import checks
 from keras_bond.training import standardize
@@ -152,6 +154,8 @@ class Completing:
             "mask": mask[:, None],
         }
 
+        has_images = IMAGES in samples.columns
+
         def read(inputs):
             hidden = self.reader.hidden(inputs)
             with self.weight_sets.using(weights):
@@ -163,13 +167,41 @@ class Completing:
         for start in range(0, len(samples), size):
             # The last row fills a last, smaller batch: nothing is recompiled.
             rows = np.arange(start, start + size).clip(max=len(samples) - 1)
+            batch = {name: array[rows] for name, array in inputs.items()}
+            if has_images:
+                batch |= self.encoder.image_reader.to_arrays(
+                    batch["prompt_ids"],
+                    [samples.columns[IMAGES][row] for row in rows],
+                )
             batch = {
-                name: devices.to_device(devices.own_rows(array[rows]))
-                for name, array in inputs.items()
+                name: devices.to_device(devices.own_rows(array))
+                for name, array in batch.items()
             }
+            batch = self.embed_images(batch)
             kls = self.run_stage(f"kls {weights}", read, batch)
             found.append(devices.to_every_host(kls))
         return np.concatenate(found)[: len(samples)]
+
+    def embed_images(self, inputs):
+        """Runs the vision encoder, if a batch of prompts has images.
+
+        Args:
+            inputs: dict of tensors, see `PromptEncoder.to_batch`.
+
+        Returns:
+            `inputs` with embeddings in the place of pixels, see
+            `keras_bond/rollouts/images.py`.
+        """
+        pixels = {k: v for k, v in inputs.items() if k in images.PIXELS}
+        if not pixels:
+            return inputs
+        rest = {k: v for k, v in inputs.items() if k not in pixels}
+        rest[images.EMBEDDINGS] = self.run_stage(
+            "embed images",
+            lambda pixels: images.embed(self.policy, pixels),
+            pixels,
+        )
+        return rest
 
     def _draw_all(
         self,
@@ -208,7 +240,7 @@ class Completing:
                 lambda inputs, seed: self._draw(
                     inputs, num_samples, weights, seed
                 ),
-                self.encoder.cut(inputs),
+                self.embed_images(self.encoder.cut(inputs)),
                 seed,
             )
             left = len(batches.order) - first

@@ -1,0 +1,87 @@
+"""Images of prompts on the device: embeddings, and their places in a prompt.
+
+The vision encoder is frozen and is the same in all weight sets. It therefore
+runs once for each batch of prompts, whose samples and passes all share what it
+returns.
+"""
+
+import math
+
+from keras import ops
+
+from keras_bond.formulas import sequences
+
+# What a batch of prompts has of its images: inputs of the vision encoder.
+PIXELS = ("images", "pixel_values", "pixel_position_ids")
+# What takes their place once the encoder has run, and the positions of the
+# image tokens, then 0; over `(batch, ...)`.
+EMBEDDINGS = "image_embeddings"
+INDICES = "vision_indices"
+
+
+def of_prompts(inputs):
+    """Returns the entries of a batch about images, a dict, maybe empty."""
+    return {k: inputs[k] for k in (EMBEDDINGS, INDICES) if k in inputs}
+
+
+def repeat(images, num_samples):
+    """Repeats each prompt's entries for its samples."""
+    return {
+        name: sequences.repeat_rows(tensor, num_samples)
+        for name, tensor in images.items()
+    }
+
+
+def embed(policy, pixels):
+    """Runs the vision encoder of a policy, image by image.
+
+    The encoder of Gemma 4 pools all images of a batch by the width of its
+    widest (`n_w_pooled` in keras_hub/src/models/gemma4/
+    gemma4_vision_encoder.py), which is right for one image at a time. That
+    bounds the memory, too.
+
+    Args:
+        policy: a `keras_hub.models.CausalLM` with a vision encoder.
+        pixels: dict of tensors `(batch, images, ...)`, its inputs.
+
+    Returns:
+        float tensor `(batch, images, image_tokens, width)`.
+    """
+    encoder = policy.backbone.vision_encoder
+    is_named = isinstance(encoder.input, dict)
+    leading = next(iter(pixels.values())).shape[:2]
+    flat = {
+        name: ops.reshape(x, (math.prod(leading), 1, 1, *x.shape[2:]))
+        for name, x in pixels.items()
+    }
+
+    def embed_one(image):
+        (first,) = image.values() if not is_named else (image,)
+        embeddings = encoder(first, training=False)
+        return ops.reshape(embeddings, embeddings.shape[-2:])
+
+    embeddings = ops.map(embed_one, flat)
+    return ops.reshape(embeddings, (*leading, *embeddings.shape[1:]))
+
+
+def as_encoded(backbone, embeddings):
+    """Returns embeddings `(rows, ...)` in the shape of the encoder's output."""
+    if isinstance(backbone.vision_encoder.input, dict):
+        return embeddings
+    # Gemma 3 has one axis for all images of a batch.
+    return ops.reshape(embeddings, (-1, *embeddings.shape[2:]))
+
+
+def mask(indices, length):
+    """Where the image tokens are.
+
+    Args:
+        indices: int32 tensor `(rows, image_tokens)`: their positions, then 0.
+        length: int.
+
+    Returns:
+        bool tensor `(rows, length)`. False at position 0, where no image is.
+    """
+    positions = ops.arange(length, dtype="int32")
+    found = ops.any(indices[:, :, None] == positions, axis=1)
+    return ops.logical_and(found, positions > 0)
