@@ -6,14 +6,6 @@ import numpy as np
 from keras_bond import backend
 
 
-def vocabulary_size(backbone):
-    """Number of token ids that a KerasHub backbone has an embedding for.
-
-    Without one, as in networks that are not KerasHub's, that of int32.
-    """
-    return getattr(backbone, "vocabulary_size", 2**31)
-
-
 def check_ids(token_ids, size, name):
     """Raises an error if token ids are outside of a vocabulary.
 

@@ -16,6 +16,7 @@ from keras_bond import backend
 from keras_bond import callbacks
 from keras_bond.diagnosis import fixtures
 from keras_bond.diagnosis.fixtures import SEED
+from keras_bond.rollouts import network
 from keras_bond.rollouts import supported
 from keras_bond.training import Bond
 from keras_bond.training.anchored_trainer import COMPLETIONS
@@ -81,7 +82,7 @@ class Testbed:
             stop_token_ids="auto" if has_text else (1,),
             seed=SEED,
         )
-        vocabulary_size = policy.backbone.token_embedding.input_dim
+        vocabulary_size = network.vocabulary_size(policy.backbone)
         self.prompts = fixtures.prompts(vocabulary_size)
         self.precision = precision_of(policy)
         self._kept = [(v, to_numpy(v)) for v in self.trainer.variables]

@@ -6,7 +6,7 @@ import os
 import keras
 
 from keras_bond.files import check_free_space
-from keras_bond.rollouts import supported
+from keras_bond.rollouts import network
 from keras_bond.training import standardize
 from keras_bond.training.whole_files import bytes_of
 
@@ -42,7 +42,6 @@ def check_servable(policy):
     Raises:
         ValueError: naming what is missing or not supported.
     """
-    backbone = policy.backbone
     if policy.preprocessor is None:
         raise ValueError(
             "`policy` must have a preprocessor, whose tokenizer is exported "
@@ -56,14 +55,14 @@ def check_servable(policy):
             "as Gemma has: other tokenizers do not run in the graph. Received: "
             f"tokenizer of type {type(tokenizer).__name__}"
         )
-    if tokenizer.vocabulary_size() > backbone.vocabulary_size:
+    vocabulary_size = network.vocabulary_size(policy.backbone)
+    if tokenizer.vocabulary_size() > vocabulary_size:
         raise ValueError(
             "The vocabulary of the tokenizer must not be larger than the "
             "embedding of the backbone: set `vocabulary_size` of the backbone "
             f"to that of the tokenizer. Received: {tokenizer.vocabulary_size()}"
-            f" tokens, an embedding of {backbone.vocabulary_size}"
+            f" tokens, an embedding of {vocabulary_size}"
         )
-    supported.check_text_only(policy)
 
 
 def check_transformers(policy):

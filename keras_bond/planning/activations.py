@@ -11,6 +11,7 @@ import dataclasses
 import math
 
 from keras_bond import backend
+from keras_bond.rollouts import network
 from keras_bond.rollouts import sizes
 
 # Arrays of the three kinds that a block keeps for the gradient, and that a
@@ -53,15 +54,15 @@ class Network:
     def of(cls, policy, compiler):
         """Reads them off a `keras_hub.models.CausalLM`."""
         backbone = policy.backbone
-        blocks = backbone.transformer_layers
-        width = backbone.token_embedding.output_dim
+        blocks = network.blocks(backbone)
+        width = network.embedding(backbone).output_dim
         kernels = [
             variable
             for block in blocks
             for variable in block.variables
             if len(variable.shape) >= 2 and "lora" not in variable.path
         ]
-        names = ("num_query_heads", "num_heads")
+        names = ("num_query_heads", "num_attention_heads", "num_heads")
         heads = [getattr(backbone, name, None) or 0 for name in names]
         return cls(
             width=width,

@@ -86,7 +86,7 @@ def plan(bond, batch_size=32, device_memory="auto"):
     if not network.num_heads:
         notes.append(
             "Counted without attention scores: `policy.backbone` tells neither "
-            "`num_query_heads` nor `num_heads`."
+            "`num_query_heads` nor `num_attention_heads` nor `num_heads`."
         )
     return Plan(
         title=f"{type(bond).__name__} of "

@@ -1,5 +1,6 @@
 """Token-by-token sampling from the full distribution of a policy."""
 
+import functools
 import math
 
 from keras import ops
@@ -8,8 +9,9 @@ from keras_bond import backend
 from keras_bond.formulas import likelihood
 from keras_bond.formulas import masks
 from keras_bond.formulas import sequences
+from keras_bond.rollouts import images as images_lib
+from keras_bond.rollouts import network
 from keras_bond.rollouts.network import CacheBuilder
-from keras_bond.rollouts.network import without_head
 
 
 class Decoder:
@@ -41,7 +43,7 @@ class Decoder:
         self.temperature = temperature
         self.cache_builder = CacheBuilder(policy)
 
-    def __call__(self, prompt_ids, prompt_lengths, uniforms):
+    def __call__(self, prompt_ids, prompt_lengths, uniforms, images=None):
         """Draws `num_samples` completions for each prompt.
 
         Args:
@@ -50,6 +52,7 @@ class Decoder:
             prompt_lengths: int32 tensor `(batch,)`, at least 1 each.
             uniforms: float32 tensor
                 `(batch, num_samples, max_completion_length)`.
+            images: dict of tensors, see `images.of_prompts`, or `None`.
 
         Returns:
             dict of tensors over `(batch, num_samples)`:
@@ -62,7 +65,7 @@ class Decoder:
         batch_size, num_samples, length = uniforms.shape
         total = prompt_ids.shape[1] + length
         cache = self.cache_builder.grow(
-            self._read_prompts(prompt_ids), num_samples, total
+            self._read_prompts(prompt_ids, images), num_samples, total
         )
         state = self._start(
             sequences.repeat_rows(prompt_ids, num_samples),
@@ -73,14 +76,20 @@ class Decoder:
         # prompt, where the first completion begins; rows with longer prompts
         # copy their prompt until their own completion begins, see `_step`.
         state = backend.decode_loop(
-            self._step, ops.min(prompt_lengths), total, state, cache
+            functools.partial(self._step, keeps_prompts=bool(images)),
+            ops.min(prompt_lengths),
+            total,
+            state,
+            cache,
         )
         return self._collect(state, (batch_size, num_samples))
 
-    def _read_prompts(self, prompt_ids):
-        cache = self.cache_builder.empty(*prompt_ids.shape)
-        with without_head(self.policy):
-            return self.policy.call_with_cache(prompt_ids, cache, 0)[2]
+    def _read_prompts(self, prompt_ids, images):
+        return network.read_prompts(
+            self.policy,
+            {"token_ids": prompt_ids, **(images or {})},
+            self.cache_builder.empty(*prompt_ids.shape),
+        )
 
     def _start(self, prompt_ids, prompt_lengths, uniforms):
         rows = prompt_ids.shape[0]
@@ -95,15 +104,23 @@ class Decoder:
             "entropies": ops.zeros((rows,), "float32"),
         }
 
-    def _step(self, index, state, cache):
-        """Processes the token at `index - 1` and chooses the one at `index`."""
+    def _step(self, index, state, cache, keeps_prompts):
+        """Processes the token at `index - 1` and chooses the one at `index`.
+
+        A row whose prompt is longer than `index` processes a token of it once
+        more. If this is one of an image, which the cache knows better,
+        `keeps_prompts` leaves the cache as it is.
+        """
         rows = state["token_ids"].shape[0]
         previous = ops.slice(state["token_ids"], (0, index - 1), (rows, 1))
+        position = index - state["prompt_lengths"]
+        kept = {}
+        if keeps_prompts:
+            kept["cache_update_mask"] = position[:, None] > 0
         logits, _, cache = self.policy.call_with_cache(
-            previous, cache, index - 1
+            previous, cache, index - 1, **kept
         )
         logits = ops.cast(logits[:, 0], "float32") / self.temperature
-        position = index - state["prompt_lengths"]
         last = self.max_completion_length - 1
         draws = ops.take_along_axis(
             state["uniforms"], ops.clip(position, 0, last)[:, None], axis=1
@@ -172,7 +189,8 @@ class Rollout:
 
         Args:
             inputs: dict of int32 tensors `prompt_ids` `(batch,
-                prompt_length)` and `prompt_lengths` `(batch,)`.
+                prompt_length)` and `prompt_lengths` `(batch,)`, and of what
+                `images.of_prompts` finds.
             weights: str. Name of the weight set.
             num_samples: int. Completions per prompt.
             stream: a `random_numbers.Stream`.
@@ -185,7 +203,10 @@ class Rollout:
         )
         with self.using(weights):
             return self.decoder(
-                inputs["prompt_ids"], inputs["prompt_lengths"], uniforms
+                inputs["prompt_ids"],
+                inputs["prompt_lengths"],
+                uniforms,
+                images_lib.of_prompts(inputs),
             )
 
     def collate(self, inputs, *drawn):

@@ -1,10 +1,9 @@
-"""Interface to KerasHub language models: cache, output layer, layer calls.
+"""Interface to KerasHub language models: inputs, head, embedding, cache.
 
-No other module depends on how KerasHub lays out a cache, how it computes
-logits, or which layers a backbone has.
+No other module depends on which inputs a family of networks has, how it
+computes logits, which layers it is made of, or how it lays out a cache.
 """
 
-import contextlib
 import inspect
 import math
 
@@ -13,14 +12,236 @@ from keras import ops
 from keras import tree
 
 from keras_bond import backend
+from keras_bond.backend import layer_calls
 from keras_bond.formulas import likelihood
 from keras_bond.formulas import sequences
+from keras_bond.rollouts import images
 from keras_bond.rollouts import sizes
 
+# Inputs that every network has.
+TEXT_INPUTS = ("token_ids", "padding_mask")
+# Inputs of networks with a vision or audio encoder: those with one value per
+# token, and those of the encoders.
+TOKEN_INPUTS = ("vision_mask", "audio_mask")
+ENCODER_INPUTS = (
+    "images",
+    "pixel_values",
+    "pixel_position_ids",
+    "vision_indices",
+    "audio_mel",
+    "audio_mel_mask",
+    "input_features",
+    "input_features_mask",
+    "audio_indices",
+)
+POSITIONS = "position_ids"
+KNOWN_INPUTS = {*TEXT_INPUTS, *TOKEN_INPUTS, *ENCODER_INPUTS, POSITIONS}
+# Attributes of a backbone that turn pictures and sound into hidden states.
+ENCODERS = ("vision_encoder", "audio_encoder", "embed_vision", "embed_audio")
+# Those that put these hidden states among the tokens' own.
+INTERLEAVERS = ("interleave_embeddings", "audio_interleave_embeddings")
 # Two lengths; the axis of a cache that differs between them is the token axis.
 PROBES = (8, 16)
 # Maximum number of logits held at once: 64 MiB in float32.
 MOST_LOGITS = 2**24
+
+
+def language_model(backbone):
+    """Returns the part of a backbone that holds its blocks and embedding.
+
+    That is the backbone itself, except for Gemma 3n.
+    """
+    return getattr(backbone, "language_model", backbone)
+
+
+def blocks(backbone):
+    """Returns the transformer blocks of a backbone, a list of layers."""
+    return language_model(backbone).transformer_layers
+
+
+def embedding(backbone):
+    """Returns the layer with the weights of embedding and head.
+
+    It has `input_dim`, the number of token ids, and `output_dim`, the width.
+    """
+    model = language_model(backbone)
+    scaled = getattr(model, "embed_tokens", None)
+    return model.token_embedding if scaled is None else scaled.embedding
+
+
+def vocabulary_size(backbone):
+    """Returns the number of token ids that a backbone has an embedding for.
+
+    Without one, as in networks that are not KerasHub's, that of int32.
+    """
+    try:
+        return embedding(backbone).input_dim
+    except AttributeError:
+        return 2**31
+
+
+def encoders(backbone):
+    """Returns the layers of a backbone that read pictures or sound."""
+    layers = [getattr(backbone, name, None) for name in ENCODERS]
+    return [layer for layer in layers if layer is not None]
+
+
+def freeze_encoders(backbone):
+    """Sets `trainable = False` on the vision and audio encoders.
+
+    Text gives them no gradient. An optimizer with weight decay would change
+    them nevertheless, and anchor and reference would hold copies of them.
+    """
+    for layer in encoders(backbone):
+        layer.trainable = False
+
+
+def input_specs(backbone):
+    """Returns the `keras.KerasTensor` of each input of a backbone, by name."""
+    specs = backbone.input
+    if not isinstance(specs, dict):
+        return {spec.name: spec for spec in tree.flatten(specs)}
+    # Gemma 4 leaves sizes open that its vision encoder insists on.
+    inner = getattr(getattr(backbone, "vision_encoder", None), "input", None)
+    if isinstance(inner, dict):
+        specs = {name: inner.get(name, specs[name]) for name in specs}
+    return specs
+
+
+def hidden_states(backbone, inputs, training=False):
+    """Computes the hidden states of all tokens in parallel.
+
+    Args:
+        backbone: a `keras_hub.models.Backbone`.
+        inputs: dict of tensors: `token_ids` int32 and `padding_mask` bool,
+            both `(rows, length)`; of prompts with images also what
+            `images.of_prompts` returns. Vision and audio encoders do not run.
+        training: bool.
+
+    Returns:
+        float tensor `(rows, length, width)`.
+    """
+    calls = _without_encoders(backbone)
+    if images.EMBEDDINGS in inputs:
+        calls |= _with_images(backbone, inputs)
+        mask = images.mask(inputs[images.INDICES], inputs["token_ids"].shape[1])
+        inputs = {**inputs, "vision_mask": ops.cast(mask, "int32")}
+    specs = input_specs(backbone)
+    filled = {
+        name: inputs[name] if name in inputs else _absent(name, spec, inputs)
+        for name, spec in specs.items()
+    }
+    with layer_calls.replaced(calls):
+        return backbone(filled, training=training)
+
+
+def _absent(name, spec, inputs):
+    """What a network with further inputs is given along with text."""
+    rows, length = ops.shape(inputs["token_ids"])
+    if name == POSITIONS:
+        positions = ops.arange(length, dtype=spec.dtype)
+        return ops.broadcast_to(positions[None], (rows, length))
+    if name in TOKEN_INPUTS:
+        return ops.zeros((rows, length), spec.dtype)
+    # No pictures, or no sound: every axis of unknown size is empty.
+    return ops.zeros((rows, *[n or 0 for n in spec.shape[1:]]), spec.dtype)
+
+
+def _without_encoders(backbone):
+    """Calls of layers with which the inputs of the encoders are ignored.
+
+    Convolutions and reshapes of empty tensors fail on some backends.
+    """
+    calls = {}
+    for layer in encoders(backbone):
+        calls[layer, "call"] = lambda *args, **kwargs: ops.zeros((1, 1, 1))
+    for name in INTERLEAVERS:
+        if (layer := getattr(backbone, name, None)) is not None:
+            calls[layer, "call"] = _only_text
+    processor = getattr(backbone, "embedding_processor", None)
+    if processor is not None:
+        call = processor.call
+        calls[processor, "call"] = lambda inputs: call(
+            {"token_ids": inputs["token_ids"]}
+        )
+    return calls
+
+
+def _with_images(backbone, inputs):
+    """Calls of layers with which embeddings that are there are used."""
+    embeddings = images.as_encoded(backbone, inputs[images.EMBEDDINGS])
+    interleave = backbone.interleave_embeddings
+    return {
+        (backbone.vision_encoder, "call"): lambda *args, **kwargs: embeddings,
+        (interleave, "call"): interleave.call,
+    }
+
+
+def _only_text(image_embeddings, text_embeddings, vision_indices):
+    del image_embeddings, vision_indices
+    return text_embeddings
+
+
+def read_prompts(policy, inputs, cache):
+    """Fills a cache with prompts, without computing logits.
+
+    Args:
+        policy: a `keras_hub.models.CausalLM`.
+        inputs: dict of tensors: `token_ids` int32 `(rows, length)`, padded on
+            the right; of prompts with images also what `images.of_prompts`
+            returns.
+        cache: what `CacheBuilder.empty(rows, length)` returned.
+
+    Returns:
+        the filled cache.
+    """
+    # XLA removes unused logits by itself, but PyTorch would compute all of
+    # them.
+    model = language_model(policy.backbone)
+    name = "token_embedding"
+    embed = getattr(model, name)
+    if isinstance(embed, keras.Layer):
+        model, name, embed = embed, "call", embed.call
+
+    def embed_only(inputs, reverse=False):
+        return inputs if reverse else embed(inputs)
+
+    calls, arguments = {(model, name): embed_only}, {}
+    token_ids = inputs["token_ids"]
+    if images.EMBEDDINGS in inputs:
+        indices, embeddings = inputs[images.INDICES], inputs[images.EMBEDDINGS]
+        arguments = {
+            "img_embeddings": images.as_encoded(policy.backbone, embeddings),
+            "vision_indices": indices,
+            "vision_mask": images.mask(indices, token_ids.shape[1]),
+        }
+        calls |= _with_attention_in_images(policy.backbone)
+    with layer_calls.replaced(calls):
+        return policy.call_with_cache(token_ids, cache, 0, **arguments)[2]
+
+
+def _with_attention_in_images(backbone):
+    """Calls with which the tokens of an image see each other, where they do.
+
+    The larger Gemma 4 were trained so. KerasHub's blocks forget it where there
+    is a cache (`_compute_attention_mask` in keras_hub/src/models/gemma4/
+    gemma4_decoder_block.py), and log-probabilities would be those of another
+    network than the one that decodes.
+    """
+    name = "_compute_attention_mask"
+    return {
+        (block, name): _without_cache(getattr(block, name))
+        for block in blocks(backbone)
+        if getattr(block, "use_vision_bidirectional_attention", False)
+    }
+
+
+def _without_cache(compute_mask):
+    def call(x, padding_mask, vision_mask, cache, cache_update_index):
+        del cache, cache_update_index
+        return compute_mask(x, padding_mask, vision_mask, None, 0)
+
+    return call
 
 
 class CacheBuilder(keras.Operation):
@@ -131,12 +352,18 @@ class Head:
     """
 
     def __init__(self, policy, temperature=1.0):
-        self.embedding = policy.backbone.token_embedding
+        self.embedding = embedding(policy.backbone)
+        self._project = language_model(policy.backbone).token_embedding
+        # Of Gemma 4. In other families `token_embedding` applies it.
+        self._soft_cap = getattr(policy, "final_logit_cap", None)
         self.temperature = temperature
 
     def logits(self, hidden):
         """Logits `(..., vocabulary)` of hidden states `(..., width)`."""
-        return self.embedding(hidden, reverse=True)
+        logits = self._project(hidden, reverse=True)
+        if self._soft_cap is None:
+            return logits
+        return ops.tanh(logits / self._soft_cap) * self._soft_cap
 
     def token_log_probs(self, hidden, token_ids):
         """Log-probability of each token, see `likelihood.token_log_probs`.
@@ -202,111 +429,3 @@ def _into_parts(tensor, num_parts):
     padding[0] = (0, num_parts * size - num_tokens)
     padded = ops.pad(tensor, padding) if padding[0][1] else tensor
     return ops.reshape(padded, (num_parts, size, *tensor.shape[1:]))
-
-
-@contextlib.contextmanager
-def replaced_calls(replacements):
-    """Returns a context in which layers have a different `call`.
-
-    This relies on `keras.Layer.__call__` (keras/src/layers/layer.py) running
-    `self.call(...)`, which Python looks up on the instance before the class.
-    `test_prompts_are_read_once_at_their_own_length` in
-    tests/rollouts/test_decoder.py fails if a replaced `call` is not used.
-
-    Args:
-        replacements: dict that maps each `keras.Layer` to a callable.
-    """
-    for layer, call in replacements.items():
-        # `keras.Layer.__setattr__` would track the callable as part of the
-        # layer.
-        object.__setattr__(layer, "call", call)
-    try:
-        yield
-    finally:
-        for layer in replacements:
-            object.__delattr__(layer, "call")
-
-
-def rematerialized(layers):
-    """Returns a context in which layers keep only their inputs.
-
-    The backward pass recomputes their activations, which saves memory and costs
-    one more forward pass.
-
-    Args:
-        layers: list of `keras.Layer`.
-    """
-    return replaced_calls({x: _rematerialized_call(x) for x in layers})
-
-
-def _rematerialized_call(layer):
-    call = layer.call
-
-    def rematerialized_call(*tensors, **kwargs):
-        return backend.rematerialize(
-            lambda *tensors: call(*tensors, **kwargs), layer.variables
-        )(*tensors)
-
-    return rematerialized_call
-
-
-def flattened(policy):
-    """Returns a context in which dense layers see all tokens along one axis.
-
-    The gradient of a product `(rows, tokens, width) · (width, ...)` sums over
-    two axes. XLA on CPUs transposes slowly for it, and takes half the time if
-    rows and tokens are one axis. On other devices the context does nothing.
-
-    Args:
-        policy: a `keras_hub.models.CausalLM`.
-    """
-    flat = {}
-    if backend.prefers_flat_products():
-        for layer in policy.backbone._flatten_layers():
-            if isinstance(layer, keras.layers.EinsumDense):
-                if equation := _flat_equation(layer):
-                    flat[layer] = _flat_call(layer, equation)
-    return replaced_calls(flat)
-
-
-def _flat_equation(layer):
-    """Turns `"btd,df->btf"` into `"td,df->tf"`; `None` if impossible."""
-    inputs, kernel, outputs = layer.equation.replace("->", ",").split(",")
-    rows = inputs[:2]
-    shared = rows == outputs[:2] and rows.isalpha()
-    if not shared or set(rows) & set(kernel) or layer.quantization_mode:
-        return None
-    return f"{inputs[1:]},{kernel}->{outputs[1:]}"
-
-
-def _flat_call(layer, equation):
-    call, whole_equation = layer.call, layer.equation
-
-    def flat_call(inputs, **kwargs):
-        leading = inputs.shape[:2]
-        inputs = ops.reshape(inputs, (-1, *inputs.shape[2:]))
-        layer.equation = equation
-        try:
-            outputs = call(inputs, **kwargs)
-        finally:
-            layer.equation = whole_equation
-        return ops.reshape(outputs, (*leading, *outputs.shape[1:]))
-
-    return flat_call
-
-
-def without_head(policy):
-    """Returns a context in which a policy does not compute logits.
-
-    XLA removes unused logits by itself, but PyTorch would compute all of them.
-
-    Args:
-        policy: a `keras_hub.models.CausalLM`.
-    """
-    embedding = policy.backbone.token_embedding
-    call = embedding.call
-
-    def embed_only(inputs, reverse=False):
-        return inputs if reverse else call(inputs)
-
-    return replaced_calls({embedding: embed_only})

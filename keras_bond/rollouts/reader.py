@@ -2,9 +2,11 @@
 
 from keras import ops
 
+from keras_bond.backend import layer_calls
 from keras_bond.formulas import divergences
 from keras_bond.formulas import likelihood
 from keras_bond.formulas import sequences
+from keras_bond.rollouts import images as images_lib
 from keras_bond.rollouts import network
 from keras_bond.rollouts.network import Head
 
@@ -33,7 +35,7 @@ class Reader:
             inputs: dict of tensors: `prompt_ids` int32 `(batch,
                 prompt_length)`, `prompt_lengths` int32 `(batch,)`,
                 `completion_ids` int32 and `mask` bool `(batch, samples,
-                completion_length)`.
+                completion_length)`, and what `images.of_prompts` finds.
             rematerialize: bool. See `completion_hidden`.
 
         Returns:
@@ -47,6 +49,7 @@ class Reader:
             ops.reshape(inputs["completion_ids"], (-1, length)),
             ops.reshape(inputs["mask"], (-1, length)),
             rematerialize,
+            images_lib.repeat(images_lib.of_prompts(inputs), num_samples),
         )
         return ops.reshape(hidden, (batch_size, num_samples, length, -1))
 
@@ -100,6 +103,7 @@ def completion_hidden(
     completion_ids,
     mask,
     rematerialize=False,
+    images=None,
 ):
     """Computes the hidden states that predict each token of completions.
 
@@ -111,6 +115,8 @@ def completion_hidden(
         mask: bool tensor `(rows, completion_length)`.
         rematerialize: bool. Whether the blocks of the network recompute their
             activations in the backward pass instead of keeping them.
+        images: dict of tensors over `(rows, ...)`, see `images.of_prompts`, or
+            `None`.
 
     Returns:
         float tensor `(rows, completion_length, width)`.
@@ -121,10 +127,12 @@ def completion_hidden(
     inputs = {
         "token_ids": token_ids,
         "padding_mask": positions[None, :] < lengths[:, None],
+        **(images or {}),
     }
-    blocks = policy.backbone.transformer_layers if rematerialize else []
-    with network.flattened(policy), network.rematerialized(blocks):
-        hidden = policy.backbone(inputs, training=False)
+    backbone = policy.backbone
+    blocks = network.blocks(backbone) if rematerialize else []
+    with layer_calls.flattened(backbone), layer_calls.rematerialized(blocks):
+        hidden = network.hidden_states(backbone, inputs)
     return sequences.completion_window(
         hidden, prompt_lengths, completion_ids.shape[1], shift=-1
     )

@@ -1,6 +1,26 @@
 """Checks that a model is one of the networks that keras_bond supports."""
 
-INPUTS = {"token_ids", "padding_mask"}
+from keras_bond.rollouts import network
+
+NO_TOKEN_AXIS = (
+    "the states of its recurrent layers hold a whole prefix at once, so a "
+    "prompt cannot be processed once for several samples, nor prompts of "
+    "different lengths side by side"
+)
+NEEDS_IMAGE = "it answers questions about an image, and needs one per prompt"
+# Classes of KerasHub that are refused by name, and the reason.
+REFUSED = {
+    "Qwen3_5CausalLM": NO_TOKEN_AXIS,
+    "Qwen3_5MoeCausalLM": NO_TOKEN_AXIS,
+    "RWKV7CausalLM": NO_TOKEN_AXIS,
+    "PaliGemmaCausalLM": NEEDS_IMAGE,
+    "BLIP2CausalLM": NEEDS_IMAGE,
+    "PARSeqCausalLM": "it reads the text in an image, and takes no prompt",
+    "Gemma4AssistantCausalLM": "it drafts tokens for another Gemma 4 and "
+    "cannot run alone: train that one",
+    "Seq2SeqLM": "it has an encoder and a decoder, and `keras_bond` needs a "
+    "decoder that continues its prompt",
+}
 
 
 def check_causal_lm(policy):
@@ -8,7 +28,15 @@ def check_causal_lm(policy):
 
     Raises:
         TypeError: naming the methods that are missing.
+        ValueError: if the family is not supported, naming the reason.
     """
+    for name in (base.__name__ for base in type(policy).__mro__):
+        if name in REFUSED:
+            raise ValueError(
+                f"`policy` must not be a `{name}`: {REFUSED[name]}. Use "
+                "another family, such as `keras_hub.models.Gemma3CausalLM`. "
+                f"Received: policy of type {type(policy).__name__}"
+            )
     needed = ("backbone", "call_with_cache", "_build_cache")
     missing = [name for name in needed if not hasattr(policy, name)]
     if missing:
@@ -19,20 +47,21 @@ def check_causal_lm(policy):
             f"Received: policy={policy!r} of type {type(policy).__name__}, "
             f"without {missing}"
         )
+    check_inputs("policy", policy.backbone)
 
 
-def check_text_only(policy):
-    """Raises an error if a policy has inputs other than text.
+def check_inputs(name, backbone):
+    """Raises an error if a backbone has inputs that text does not give.
 
     Raises:
-        ValueError: naming its inputs.
+        ValueError: naming the inputs.
     """
-    inputs = policy.backbone.input
-    if not isinstance(inputs, dict) or set(inputs) != INPUTS:
-        names = sorted(inputs) if isinstance(inputs, dict) else inputs
+    unknown = sorted(set(network.input_specs(backbone)) - network.KNOWN_INPUTS)
+    if unknown:
         raise ValueError(
-            "`policy` must take text only, without a vision encoder: load a "
-            f"text-only preset. Received: a backbone with inputs {names}"
+            f"`{name}` must be a network that runs on token ids and a padding "
+            f"mask. Received: {name} of type {type(backbone).__name__}, which "
+            f"also needs {unknown}"
         )
 
 

@@ -8,6 +8,7 @@ from keras import ops
 from keras_bond.arguments import is_count
 from keras_bond.arguments import is_number
 from keras_bond.backend import parts
+from keras_bond.rollouts import network
 from keras_bond.rollouts import supported
 
 PAPER_LEARNING_RATE = 3e-6
@@ -20,10 +21,9 @@ def check_policy(policy):
 
     Raises:
         TypeError: if `policy` is not a KerasHub causal language model.
-        ValueError: if it has inputs other than text, or nothing is trainable.
+        ValueError: if its family is not supported, or nothing is trainable.
     """
     supported.check_causal_lm(policy)
-    supported.check_text_only(policy)
     if not policy.trainable_variables:
         raise ValueError(
             "`policy` must have something to train: set "
@@ -55,14 +55,17 @@ def check_backbone(backbone):
 
     Raises:
         TypeError: if it does not map tokens to hidden states.
+        ValueError: if it has inputs that text does not give.
     """
-    inputs = getattr(backbone, "input", None)
-    if not isinstance(inputs, dict) or "token_ids" not in inputs:
+    is_network = isinstance(getattr(backbone, "input", None), (dict, list))
+    specs = network.input_specs(backbone) if is_network else {}
+    if "token_ids" not in specs or not hasattr(backbone.output, "shape"):
         raise TypeError(
             "`backbone` must be a KerasHub backbone, or a model that has one, "
             "such as `keras_hub.models.Gemma3CausalLM`. Received: "
             f"backbone={backbone!r} of type {type(backbone).__name__}"
         )
+    supported.check_inputs("backbone", backbone)
 
 
 def check_lengths(policy, max_prompt_length, max_completion_length):

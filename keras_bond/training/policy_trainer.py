@@ -15,9 +15,9 @@ from keras_bond.callbacks.checks import as_list
 from keras_bond.callbacks.interface import TrainerInterface
 from keras_bond.callbacks.progress_bar import with_progress_bar
 from keras_bond.data import images
-from keras_bond.data import lengths
 from keras_bond.data import prompts
 from keras_bond.data.tokenizer import TextTokenizer
+from keras_bond.rollouts import network
 from keras_bond.training import checks
 from keras_bond.training import placement
 from keras_bond.training import progress
@@ -69,6 +69,7 @@ class PolicyTrainer(
     ):
         super().__init__(**kwargs)
         checks.check_policy(policy)
+        network.freeze_encoders(policy.backbone)
         placement.check_placement(policy)
         checks.check_lengths(policy, max_prompt_length, max_completion_length)
         checks.check_temperature(temperature)
@@ -99,7 +100,7 @@ class PolicyTrainer(
     def _set_up_text(self, stop_token_ids):
         preprocessor = getattr(self.policy, "preprocessor", None)
         self.tokenizer = preprocessor and TextTokenizer(preprocessor)
-        size = lengths.vocabulary_size(self.policy.backbone)
+        size = network.vocabulary_size(self.policy.backbone)
         self.stop_token_ids = standardize.stop_token_ids_of(
             stop_token_ids, self.tokenizer, size
         )

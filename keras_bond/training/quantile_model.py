@@ -9,6 +9,7 @@ from keras_bond.formulas import learned_quantiles
 from keras_bond.formulas import sequences
 from keras_bond.rewards.samples import IMAGES
 from keras_bond.rollouts import images
+from keras_bond.rollouts import network
 from keras_bond.training import checks
 from keras_bond.training.whole_files import WholeFiles
 
@@ -56,6 +57,7 @@ class QuantileModel(WholeFiles, keras.Model):
     def __init__(self, backbone, train_backbone=True, seed=None, **kwargs):
         super().__init__(**kwargs)
         checks.check_backbone(backbone)
+        network.freeze_encoders(backbone)
         width = backbone.output.shape[-1]
         self.backbone = backbone
         self.train_backbone = train_backbone
@@ -85,7 +87,8 @@ class QuantileModel(WholeFiles, keras.Model):
 
     def call(self, inputs, training=False):
         self.check_weights()
-        hidden = self.backbone(inputs, training=training)
+        rows = {name: inputs[name] for name in network.TEXT_INPUTS}
+        hidden = network.hidden_states(self.backbone, rows, training)
         last = sequences.at_last_token(hidden, inputs["padding_mask"])
         features = ops.cast(last, "float32")
         if not self.train_backbone:

@@ -12,6 +12,7 @@ from keras_bond.data import sources
 from keras_bond.data import tokenizer as tokenizer_lib
 from keras_bond.formulas import bradley_terry
 from keras_bond.formulas import sequences
+from keras_bond.rollouts import network
 from keras_bond.training import checks
 from keras_bond.training import saving
 from keras_bond.training.whole_files import WholeFiles
@@ -96,6 +97,7 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
                 preprocessor = backbone.preprocessor
             backbone = backbone.backbone
         checks.check_backbone(backbone)
+        network.freeze_encoders(backbone)
         self.backbone = backbone
         self.preprocessor = preprocessor
         self.max_length = max_length
@@ -126,7 +128,7 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
             name: ops.reshape(inputs[name], (-1, shape[-1]))
             for name in ("token_ids", "padding_mask")
         }
-        hidden = self.backbone(rows, training=training)
+        hidden = network.hidden_states(self.backbone, rows, training)
         last = sequences.at_last_token(hidden, rows["padding_mask"])
         if training:
             self.batches_seen.assign_add(1)
@@ -335,7 +337,7 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
 
     def _check_ids(self, inputs):
         """Raises an error if token ids are outside of the vocabulary."""
-        size = lengths.vocabulary_size(self.backbone)
+        size = network.vocabulary_size(self.backbone)
         ids, mask = (
             ops.convert_to_numpy(inputs[name])
             for name in ("token_ids", "padding_mask")
@@ -357,7 +359,7 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
                 "pass token ids. Received: preprocessor=None"
             )
         tokenizer = tokenizer_lib.TextTokenizer(self.preprocessor)
-        size = lengths.vocabulary_size(self.backbone)
+        size = network.vocabulary_size(self.backbone)
         return preferences.CompletionEncoder(
             tokenizer, self.max_length, size, self.truncate
         )

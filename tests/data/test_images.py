@@ -54,7 +54,7 @@ def test_inputs_are_those_of_kerashubs_preprocessor(family):
                 "prompts": [data["prompts"][i]],
                 "images": np.stack(pictures)[None],
             },
-            30,
+            sequence_length=30,
         )
         own = {k: keras.ops.convert_to_numpy(v)[0] for k, v in own.items()}
         np.testing.assert_array_equal(own["token_ids"], inputs["prompt_ids"][i])

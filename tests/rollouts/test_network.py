@@ -8,6 +8,7 @@ from keras import ops
 from keras_bond import backend
 from keras_bond import formulas
 from keras_bond import rollouts
+from keras_bond.backend import layer_calls
 from keras_bond.rollouts import network
 from tests.numeric import variable_gradients
 from tests.tiny import make_policy
@@ -84,7 +85,7 @@ def test_replaced_calls_come_back_after_an_error():
     policy = make_policy()
     blocks = policy.backbone.transformer_layers
     before = [block.call for block in blocks]
-    with pytest.raises(KeyError), network.rematerialized(blocks):
+    with pytest.raises(KeyError), layer_calls.rematerialized(blocks):
         assert [block.call for block in blocks] != before
         raise KeyError
     assert [block.call for block in blocks] == before
@@ -159,7 +160,7 @@ def test_flat_products_change_nothing(monkeypatch, family):
     results, equations = [], set()
     for flat in (False, True):
         monkeypatch.setattr(backend, "prefers_flat_products", lambda f=flat: f)
-        with network.flattened(policy):
+        with layer_calls.flattened(policy.backbone):
             names = {
                 layer.name
                 for layer in policy.backbone._flatten_layers()

@@ -93,7 +93,9 @@ def test_greedy_is_kerashubs_generate(family):
         given = {"prompts": [prompt]}
         if images:
             given["images"] = np.stack(images)[None]
-        inputs = policy.preprocessor.generate_preprocess(given, 40)
+        inputs = policy.preprocessor.generate_preprocess(
+            given, sequence_length=40
+        )
         length = int(np.sum(numpy(inputs["padding_mask"])))
         drawn = samples.completion_ids[i]
         expected = numpy(generate(inputs, None)["token_ids"])[0, length:]
@@ -113,7 +115,7 @@ def test_log_probs_are_those_of_kerashubs_own_pass(family):
                 "prompts": [data["prompts"][i]],
                 "images": np.stack(data["images"][i])[None],
             },
-            40,
+            sequence_length=40,
         )
         inputs = {name: numpy(value) for name, value in inputs.items()}
         start = int(inputs["padding_mask"].sum())

@@ -9,6 +9,7 @@ from keras_bond.export.serving.text import GraphText
 from keras_bond.formulas import likelihood
 from keras_bond.formulas import masks
 from keras_bond.formulas import sequences
+from keras_bond.rollouts import network
 
 
 class Signatures:
@@ -145,7 +146,7 @@ class Signatures:
 
     def _given(self, name, token_ids, lengths, least, limit):
         token_ids, lengths = _given(name, token_ids, lengths, least, limit)
-        size = self.policy.backbone.vocabulary_size
+        size = network.vocabulary_size(self.policy.backbone)
         known = tf.debugging.Assert(
             tf.reduce_all((token_ids >= 0) & (token_ids < size)),
             [f"`{name}_ids` must be in the vocabulary, in [0, {size})."],
