@@ -241,8 +241,10 @@ class ImageReader:
         return self._convert(np.zeros((1, 1, 3), "uint8"))
 
     def _convert(self, image):
-        converter = self.preprocessor.image_converter
-        converted = converter(image[None].astype("float32"))
+        # KerasHub rounds what it resizes of integers of 8 bits.
+        if image.dtype != "uint8":
+            image = image.astype("float32")
+        converted = self.preprocessor.image_converter(image[None])
         if not isinstance(converted, dict):
             converted = {IMAGES: converted}
         return {

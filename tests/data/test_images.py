@@ -157,7 +157,12 @@ def test_what_does_not_fit_together_is_named(encoder, mistake):
 
 
 def test_paths_and_booleans_are_no_images(encoder):
-    for value in ("cat.png", picture(1) > 3, [["cat.png"]], b"\x89PNG"):
+    for value in (
+        "cat.png",
+        picture(1) > 3,
+        [["cat.png"]],
+        {"path": "cat.png"},
+    ):
         with pytest.raises(TypeError, match="open files first"):
             read(encoder, images=[value])
 

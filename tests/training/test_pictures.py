@@ -12,6 +12,7 @@ from tests.pictures import make_policy
 from tests.pictures import picture
 from tests.pictures import prompts_of
 from tests.tiny import COMPILED_QUICKLY
+from tests.tiny import length_reward
 
 FAMILIES = ["gemma3", "gemma4"]
 # The larger Gemma 4: the tokens of an image see each other.
@@ -216,10 +217,10 @@ def test_models_that_would_not_see_the_pictures_are_refused():
 
 
 def test_a_saved_trainer_sees_the_pictures_again(tmp_path):
-    bond, data = make_bond(make_policy("gemma3")), prompts_of("gemma3")
+    bond = make_bond(make_policy("gemma3"), length_reward)
+    data = prompts_of("gemma3")
     bond.save(tmp_path / "bond.keras")
     loaded = keras.saving.load_model(
-        tmp_path / "bond.keras", custom_objects={"Reward": Reward}
+        tmp_path / "bond.keras", custom_objects={"length_reward": length_reward}
     )
-    loaded.reward = Reward()
     assert loaded.generate(data) == bond.generate(data)
