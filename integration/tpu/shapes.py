@@ -23,8 +23,11 @@ GEMMA2 = dict(
 )
 
 # Arguments of the backbones, from the models' reports (arXiv 2503.19786,
-# 2408.00118). KerasHub's Gemma counts both halves of its gated feed-forward
-# network as `intermediate_dim`, its Gemma 3 one of them.
+# 2408.00118) and, of Gemma 4, from the `text_config` in `config.json` of
+# huggingface.co/google/gemma-4-E2B-it, which KerasHub converts to
+# `gemma4_instruct_2b`; its vision and audio encoders are left out. KerasHub's
+# Gemma counts both halves of its gated feed-forward network as
+# `intermediate_dim`, the later ones one of them.
 PRESETS = {
     "gemma3_instruct_270m": dict(
         **GEMMA3,
@@ -70,6 +73,25 @@ PRESETS = {
         hidden_dim=3584,
         intermediate_dim=28672,
     ),
+    "gemma4_instruct_2b": dict(
+        image_size=None,
+        vocabulary_size=262144,
+        num_layers=35,
+        num_query_heads=8,
+        num_key_value_heads=1,
+        hidden_dim=1536,
+        intermediate_dim=6144,
+        use_double_wide_mlp=True,
+        head_dim=256,
+        global_head_dim=512,
+        sliding_window_size=512,
+        sliding_window_pattern=5,
+        num_kv_shared_layers=20,
+        hidden_size_per_layer_input=256,
+        vocab_size_per_layer_input=262144,
+        final_logit_soft_cap=30.0,
+        global_rope_partial_rotary_factor=0.25,
+    ),
     "tiny": dict(
         **{**GEMMA3, "head_dim": 8, "vocabulary_size": 512},
         num_layers=1,
@@ -108,11 +130,21 @@ def build(name, num_layers=None, dtype="bfloat16", lora_rank=8):
 
 def _from_shape(arguments, num_layers, dtype):
     models = keras_hub.models
-    is_third = "image_size" in arguments
-    backbone = models.Gemma3Backbone if is_third else models.GemmaBackbone
-    task = models.Gemma3CausalLM if is_third else models.GemmaCausalLM
-    layers = num_layers or arguments["num_layers"]
-    return task(
-        backbone=backbone(**{**arguments, "num_layers": layers}, dtype=dtype),
-        preprocessor=None,
-    )
+    if "num_kv_shared_layers" in arguments:
+        backbone, task = models.Gemma4Backbone, models.Gemma4CausalLM
+    elif "image_size" in arguments:
+        backbone, task = models.Gemma3Backbone, models.Gemma3CausalLM
+    else:
+        backbone, task = models.GemmaBackbone, models.GemmaCausalLM
+    if num_layers:
+        arguments = {**arguments, **_fewer_layers(arguments, num_layers)}
+    return task(backbone=backbone(**arguments, dtype=dtype), preprocessor=None)
+
+
+def _fewer_layers(arguments, num_layers):
+    """Layers that share their keys and values keep their proportion."""
+    fewer = {"num_layers": num_layers}
+    if shared := arguments.get("num_kv_shared_layers"):
+        share = shared / arguments["num_layers"]
+        fewer["num_kv_shared_layers"] = round(share * num_layers)
+    return fewer

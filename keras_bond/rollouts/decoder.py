@@ -117,8 +117,8 @@ class Decoder:
         kept = {}
         if keeps_prompts:
             kept["cache_update_mask"] = position[:, None] > 0
-        logits, _, cache = self.policy.call_with_cache(
-            previous, cache, index - 1, **kept
+        logits, cache = network.read_tokens(
+            self.policy, previous, cache, index - 1, **kept
         )
         logits = ops.cast(logits[:, 0], "float32") / self.temperature
         last = self.max_completion_length - 1

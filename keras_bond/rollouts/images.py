@@ -85,3 +85,49 @@ def mask(indices, length):
     positions = ops.arange(length, dtype="int32")
     found = ops.any(indices[:, :, None] == positions, axis=1)
     return ops.logical_and(found, positions > 0)
+
+
+def cache_arguments(backbone, inputs):
+    """Returns what `call_with_cache` needs to read prompts with images.
+
+    Args:
+        backbone: that of the policy.
+        inputs: dict of tensors: `token_ids` int32 `(rows, length)`, and what
+            `of_prompts` returns.
+    """
+    indices = inputs[INDICES]
+    return {
+        "img_embeddings": as_encoded(backbone, inputs[EMBEDDINGS]),
+        "vision_indices": indices,
+        "vision_mask": mask(indices, inputs["token_ids"].shape[1]),
+    }
+
+
+def attention_calls(blocks):
+    """Methods with which the tokens of an image see each other, where they do.
+
+    The larger Gemma 4 were trained so. KerasHub's blocks forget it where there
+    is a cache (`_compute_attention_mask` in keras_hub/src/models/gemma4/
+    gemma4_decoder_block.py), and log-probabilities would be those of another
+    network than the one that decodes.
+
+    Args:
+        blocks: list of layers, those of the network.
+
+    Returns:
+        dict for `layer_calls.replaced`, for a cache of the prompts' length.
+    """
+    name = "_compute_attention_mask"
+    return {
+        (block, name): _without_cache(getattr(block, name))
+        for block in blocks
+        if getattr(block, "use_vision_bidirectional_attention", False)
+    }
+
+
+def _without_cache(compute_mask):
+    def call(x, padding_mask, vision_mask, cache, cache_update_index):
+        del cache, cache_update_index
+        return compute_mask(x, padding_mask, vision_mask, None, 0)
+
+    return call

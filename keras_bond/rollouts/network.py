@@ -40,10 +40,18 @@ KNOWN_INPUTS = {*TEXT_INPUTS, *TOKEN_INPUTS, *ENCODER_INPUTS, POSITIONS}
 ENCODERS = ("vision_encoder", "audio_encoder", "embed_vision", "embed_audio")
 # Those that put these hidden states among the tokens' own.
 INTERLEAVERS = ("interleave_embeddings", "audio_interleave_embeddings")
+# Its blocks take the index of a token in `**kwargs`, in which Keras does not
+# allow tensors next to an int.
+NEEDS_TENSOR_INDEX = "SmolLM3CausalLM"
 # Two lengths; the axis of a cache that differs between them is the token axis.
 PROBES = (8, 16)
 # Maximum number of logits held at once: 64 MiB in float32.
 MOST_LOGITS = 2**24
+
+
+def is_a(policy, class_name):
+    """Whether a policy is of a class of KerasHub, which is not imported."""
+    return any(base.__name__ == class_name for base in type(policy).__mro__)
 
 
 def language_model(backbone):
@@ -209,39 +217,31 @@ def read_prompts(policy, inputs, cache):
     calls, arguments = {(model, name): embed_only}, {}
     token_ids = inputs["token_ids"]
     if images.EMBEDDINGS in inputs:
-        indices, embeddings = inputs[images.INDICES], inputs[images.EMBEDDINGS]
-        arguments = {
-            "img_embeddings": images.as_encoded(policy.backbone, embeddings),
-            "vision_indices": indices,
-            "vision_mask": images.mask(indices, token_ids.shape[1]),
-        }
-        calls |= _with_attention_in_images(policy.backbone)
+        arguments = images.cache_arguments(policy.backbone, inputs)
+        calls |= images.attention_calls(blocks(policy.backbone))
     with layer_calls.replaced(calls):
-        return policy.call_with_cache(token_ids, cache, 0, **arguments)[2]
+        return read_tokens(policy, token_ids, cache, 0, **arguments)[1]
 
 
-def _with_attention_in_images(backbone):
-    """Calls with which the tokens of an image see each other, where they do.
+def read_tokens(policy, token_ids, cache, index, **arguments):
+    """Reads tokens at an index and adds their keys and values to a cache.
 
-    The larger Gemma 4 were trained so. KerasHub's blocks forget it where there
-    is a cache (`_compute_attention_mask` in keras_hub/src/models/gemma4/
-    gemma4_decoder_block.py), and log-probabilities would be those of another
-    network than the one that decodes.
+    Args:
+        policy: a `keras_hub.models.CausalLM`.
+        token_ids: int32 tensor `(rows, tokens)`.
+        cache: the cache of the tokens before `index`.
+        index: int, or int32 scalar tensor. Position of the first token.
+        **arguments: of `call_with_cache`, for prompts with images.
+
+    Returns:
+        `(logits, cache)`: tensor `(rows, tokens, vocabulary)`, and the cache.
     """
-    name = "_compute_attention_mask"
-    return {
-        (block, name): _without_cache(getattr(block, name))
-        for block in blocks(backbone)
-        if getattr(block, "use_vision_bidirectional_attention", False)
-    }
-
-
-def _without_cache(compute_mask):
-    def call(x, padding_mask, vision_mask, cache, cache_update_index):
-        del cache, cache_update_index
-        return compute_mask(x, padding_mask, vision_mask, None, 0)
-
-    return call
+    if is_a(policy, NEEDS_TENSOR_INDEX):
+        index = ops.convert_to_tensor(index, "int32")
+    logits, _, cache = policy.call_with_cache(
+        token_ids, cache, index, **arguments
+    )
+    return logits, cache
 
 
 class CacheBuilder(keras.Operation):

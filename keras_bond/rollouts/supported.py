@@ -1,5 +1,7 @@
 """Checks that a model is one of the networks that keras_bond supports."""
 
+import sys
+
 from keras_bond.rollouts import network
 
 NO_TOKEN_AXIS = (
@@ -23,6 +25,32 @@ REFUSED = {
 }
 
 
+# Classes that work once KerasHub is repaired: the last version (major, minor)
+# that is not, and what is wrong with it.
+BROKEN = {
+    "GPTNeoXCausalLM": (
+        (0, 32),
+        "its attention (keras_hub/src/models/gpt_neo_x/gpt_neo_x_attention.py,"
+        " line 208) rotates a token that is read with a cache as if it were "
+        "the first, so what is drawn is not what would be learned from",
+    ),
+}
+
+
+def _reason(name):
+    """Why a class is refused, `None` if it is repaired in this KerasHub."""
+    if name in REFUSED:
+        return f"{REFUSED[name]}; use another family, such as Gemma 3"
+    last, fault = BROKEN[name]
+    version = sys.modules["keras_hub"].__version__
+    if tuple(map(int, version.split(".")[:2])) > last:
+        return None
+    return (
+        f"{fault}; upgrade `keras-hub` to a version above "
+        f"{last[0]}.{last[1]}, and this one is {version}"
+    )
+
+
 def check_causal_lm(policy):
     """Raises an error if a policy is not a KerasHub model with a cache.
 
@@ -30,11 +58,10 @@ def check_causal_lm(policy):
         TypeError: naming the methods that are missing.
         ValueError: if the family is not supported, naming the reason.
     """
-    for name in (base.__name__ for base in type(policy).__mro__):
-        if name in REFUSED:
+    for name in [*REFUSED, *BROKEN]:
+        if network.is_a(policy, name) and (reason := _reason(name)):
             raise ValueError(
-                f"`policy` must not be a `{name}`: {REFUSED[name]}. Use "
-                "another family, such as `keras_hub.models.Gemma3CausalLM`. "
+                f"`policy` must not be a `{name}`: {reason}. "
                 f"Received: policy of type {type(policy).__name__}"
             )
     needed = ("backbone", "call_with_cache", "_build_cache")
