@@ -52,7 +52,7 @@ class Decoder:
             prompt_lengths: int32 tensor `(batch,)`, at least 1 each.
             uniforms: float32 tensor
                 `(batch, num_samples, max_completion_length)`.
-            images: dict of tensors, see `images.of_prompts`, or `None`.
+            images: dict of tensors, see `Rollout.embed_images`, or `None`.
 
         Returns:
             dict of tensors over `(batch, num_samples)`:
@@ -184,13 +184,44 @@ class Rollout:
         self.decoder = decoder
         self.using = using
 
+    def embed_images(self, inputs, run_stage):
+        """Runs the vision encoder, if a batch of prompts has images.
+
+        It is frozen and the same in all weight sets. It therefore runs once
+        for each batch, whose samples and passes share what it returns.
+
+        Args:
+            inputs: dict of tensors, see `PromptEncoder.to_batch`.
+            run_stage: callable of a name, a function and tensors.
+
+        Returns:
+            `inputs` without pixels, and with a dict of tensors as `images`:
+            `image_embeddings` `(batch, images, image_tokens, width)` and
+            `vision_indices` int32 `(batch, images * image_tokens)`.
+        """
+        pixels = {k: inputs[k] for k in images_lib.PIXELS if k in inputs}
+        if not pixels:
+            return inputs
+        embeddings = run_stage(
+            "embed images",
+            lambda pixels: images_lib.embed(self.decoder.policy, pixels),
+            pixels,
+        )
+        images = {
+            images_lib.EMBEDDINGS: embeddings,
+            images_lib.INDICES: inputs[images_lib.INDICES],
+        }
+        taken = {*pixels, images_lib.INDICES}
+        rest = {k: v for k, v in inputs.items() if k not in taken}
+        return {**rest, "images": images}
+
     def draw(self, inputs, weights, num_samples, stream):
         """Draws completions of each prompt from one weight set.
 
         Args:
             inputs: dict of int32 tensors `prompt_ids` `(batch,
-                prompt_length)` and `prompt_lengths` `(batch,)`, and of what
-                `images.of_prompts` finds.
+                prompt_length)` and `prompt_lengths` `(batch,)`; maybe
+                `images`, see `embed_images`.
             weights: str. Name of the weight set.
             num_samples: int. Completions per prompt.
             stream: a `random_numbers.Stream`.
@@ -206,7 +237,7 @@ class Rollout:
                 inputs["prompt_ids"],
                 inputs["prompt_lengths"],
                 uniforms,
-                images_lib.of_prompts(inputs),
+                inputs.get("images"),
             )
 
     def collate(self, inputs, *drawn):

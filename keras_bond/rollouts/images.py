@@ -1,35 +1,15 @@
-"""Images of prompts on the device: embeddings, and their places in a prompt.
-
-The vision encoder is frozen and is the same in all weight sets. It therefore
-runs once for each batch of prompts, whose samples and passes all share what it
-returns.
-"""
+"""Images of prompts on the device: embeddings, and their places in a prompt."""
 
 import math
 
 from keras import ops
 
-from keras_bond.formulas import sequences
-
 # What a batch of prompts has of its images: inputs of the vision encoder.
 PIXELS = ("images", "pixel_values", "pixel_position_ids")
-# What takes their place once the encoder has run, and the positions of the
-# image tokens, then 0; over `(batch, ...)`.
+# What a network reads instead: embeddings, which the encoder makes of them,
+# and the positions of the image tokens, then 0; both over `(rows, ...)`.
 EMBEDDINGS = "image_embeddings"
 INDICES = "vision_indices"
-
-
-def of_prompts(inputs):
-    """Returns the entries of a batch about images, a dict, maybe empty."""
-    return {k: inputs[k] for k in (EMBEDDINGS, INDICES) if k in inputs}
-
-
-def repeat(images, num_samples):
-    """Repeats each prompt's entries for its samples."""
-    return {
-        name: sequences.repeat_rows(tensor, num_samples)
-        for name, tensor in images.items()
-    }
 
 
 def embed(policy, pixels):
@@ -92,8 +72,8 @@ def cache_arguments(backbone, inputs):
 
     Args:
         backbone: that of the policy.
-        inputs: dict of tensors: `token_ids` int32 `(rows, length)`, and what
-            `of_prompts` returns.
+        inputs: dict of tensors: `token_ids` int32 `(rows, length)`, and those
+            named `EMBEDDINGS` and `INDICES`.
     """
     indices = inputs[INDICES]
     return {

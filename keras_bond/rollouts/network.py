@@ -122,8 +122,8 @@ def hidden_states(backbone, inputs, training=False):
     Args:
         backbone: a `keras_hub.models.Backbone`.
         inputs: dict of tensors: `token_ids` int32 and `padding_mask` bool,
-            both `(rows, length)`; of prompts with images also what
-            `images.of_prompts` returns. Vision and audio encoders do not run.
+            both `(rows, length)`; of prompts with images also those that are
+            named in `images.py`. Vision and audio encoders do not run.
         training: bool.
 
     Returns:
@@ -196,8 +196,8 @@ def read_prompts(policy, inputs, cache):
     Args:
         policy: a `keras_hub.models.CausalLM`.
         inputs: dict of tensors: `token_ids` int32 `(rows, length)`, padded on
-            the right; of prompts with images also what `images.of_prompts`
-            returns.
+            the right; of prompts with images also those that are named in
+            `images.py`.
         cache: what `CacheBuilder.empty(rows, length)` returned.
 
     Returns:

@@ -6,7 +6,6 @@ from keras_bond.backend import layer_calls
 from keras_bond.formulas import divergences
 from keras_bond.formulas import likelihood
 from keras_bond.formulas import sequences
-from keras_bond.rollouts import images as images_lib
 from keras_bond.rollouts import network
 from keras_bond.rollouts.network import Head
 
@@ -35,13 +34,18 @@ class Reader:
             inputs: dict of tensors: `prompt_ids` int32 `(batch,
                 prompt_length)`, `prompt_lengths` int32 `(batch,)`,
                 `completion_ids` int32 and `mask` bool `(batch, samples,
-                completion_length)`, and what `images.of_prompts` finds.
+                completion_length)`; maybe `images`, see
+                `Rollout.embed_images`.
             rematerialize: bool. See `completion_hidden`.
 
         Returns:
             float tensor `(batch, samples, completion_length, width)`.
         """
         batch_size, num_samples, length = inputs["completion_ids"].shape
+        images = {
+            name: sequences.repeat_rows(tensor, num_samples)
+            for name, tensor in inputs.get("images", {}).items()
+        }
         hidden = completion_hidden(
             self.policy,
             sequences.repeat_rows(inputs["prompt_ids"], num_samples),
@@ -49,7 +53,7 @@ class Reader:
             ops.reshape(inputs["completion_ids"], (-1, length)),
             ops.reshape(inputs["mask"], (-1, length)),
             rematerialize,
-            images_lib.repeat(images_lib.of_prompts(inputs), num_samples),
+            images,
         )
         return ops.reshape(hidden, (batch_size, num_samples, length, -1))
 
@@ -115,8 +119,8 @@ def completion_hidden(
         mask: bool tensor `(rows, completion_length)`.
         rematerialize: bool. Whether the blocks of the network recompute their
             activations in the backward pass instead of keeping them.
-        images: dict of tensors over `(rows, ...)`, see `images.of_prompts`, or
-            `None`.
+        images: dict of tensors over `(rows, ...)`, see `Rollout.embed_images`,
+            or `None`.
 
     Returns:
         float tensor `(rows, completion_length, width)`.

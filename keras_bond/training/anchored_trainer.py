@@ -27,13 +27,13 @@ from keras_bond.formulas import averages
 from keras_bond.rewards import scores as scores_lib
 from keras_bond.rewards.samples import DRAWN
 from keras_bond.rewards.samples import Samples
-from keras_bond.rollouts import images
 from keras_bond.rollouts.random_numbers import Stream
 from keras_bond.training import metrics
 from keras_bond.training.policy_trainer import PolicyTrainer
 
 # Entries of a batch that the network reads: prompts and their completions.
-COMPLETIONS = ("prompt_ids", "prompt_lengths", "completion_ids", "mask")
+PROMPTS = ("prompt_ids", "prompt_lengths", "images")
+COMPLETIONS = (*PROMPTS, "completion_ids", "mask")
 # Entries of a batch that only sampling and rewards need.
 NOT_LEARNED_FROM = (
     "prompt_index",
@@ -123,7 +123,7 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
             FloatingPointError: if too many steps were skipped in a row.
         """
         parts = self._rollout_parts(self.encoder.cut(inputs))
-        parts = [self.embed_images(part) for part in parts]
+        parts = [self.rollout.embed_images(p, self.run_stage) for p in parts]
         drawn = [{**part, **self.draw(part, training)} for part in parts]
         known = [self.score_with_anchor(part, training) for part in drawn]
         batches = [
@@ -215,8 +215,7 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
             return scored
 
         names = (*COMPLETIONS, "sampling_log_probs")
-        batch = {name: drawn[name] for name in names}
-        batch |= images.of_prompts(drawn)
+        batch = {name: drawn[name] for name in names if name in drawn}
         return self.run_stage(
             _stage_name("score_with_anchor", training), score, batch
         )
@@ -277,8 +276,8 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
             log_probs = self.reader.log_probs(inputs, hidden)
             return {"log_probs": log_probs, **self.more_outputs(inputs)}
 
-        read_from = {name: inputs[name] for name in COMPLETIONS}
-        return self._in_parts(read, read_from | images.of_prompts(inputs))
+        inputs = {name: inputs[name] for name in COMPLETIONS if name in inputs}
+        return self._in_parts(read, inputs)
 
     def more_outputs(self, inputs):
         """Additional outputs of `call` that the subclass's loss needs."""

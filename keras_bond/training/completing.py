@@ -11,7 +11,6 @@ from keras_bond.data import prompts as prompts_lib
 from keras_bond.data.images import IMAGES
 from keras_bond.rewards.samples import DRAWN
 from keras_bond.rewards.samples import Samples
-from keras_bond.rollouts import images
 from keras_bond.rollouts.random_numbers import Stream
 from keras_bond.training import checks
 from keras_bond.training import standardize
@@ -177,31 +176,10 @@ class Completing:
                 name: devices.to_device(devices.own_rows(array))
                 for name, array in batch.items()
             }
-            batch = self.embed_images(batch)
+            batch = self.rollout.embed_images(batch, self.run_stage)
             kls = self.run_stage(f"kls {weights}", read, batch)
             found.append(devices.to_every_host(kls))
         return np.concatenate(found)[: len(samples)]
-
-    def embed_images(self, inputs):
-        """Runs the vision encoder, if a batch of prompts has images.
-
-        Args:
-            inputs: dict of tensors, see `PromptEncoder.to_batch`.
-
-        Returns:
-            `inputs` with embeddings in the place of pixels, see
-            `keras_bond/rollouts/images.py`.
-        """
-        pixels = {k: v for k, v in inputs.items() if k in images.PIXELS}
-        if not pixels:
-            return inputs
-        rest = {k: v for k, v in inputs.items() if k not in pixels}
-        rest[images.EMBEDDINGS] = self.run_stage(
-            "embed images",
-            lambda pixels: images.embed(self.policy, pixels),
-            pixels,
-        )
-        return rest
 
     def _draw_all(
         self,
@@ -235,12 +213,15 @@ class Completing:
             first = i * batches.prompts_per_batch
             inputs["index_in_batch"] = first + inputs["index_in_batch"]
             inputs = {k: devices.to_device(v) for k, v in inputs.items()}
+            inputs = self.rollout.embed_images(
+                self.encoder.cut(inputs), self.run_stage
+            )
             arrays = self.run_stage(
                 f"draw {num_samples} {weights}",
                 lambda inputs, seed: self._draw(
                     inputs, num_samples, weights, seed
                 ),
-                self.embed_images(self.encoder.cut(inputs)),
+                inputs,
                 seed,
             )
             left = len(batches.order) - first

@@ -8,7 +8,6 @@ from keras_bond.arguments import check_count
 from keras_bond.formulas import learned_quantiles
 from keras_bond.formulas import sequences
 from keras_bond.rewards.samples import IMAGES
-from keras_bond.rollouts import images
 from keras_bond.rollouts import network
 from keras_bond.training import checks
 from keras_bond.training.whole_files import WholeFiles
@@ -197,7 +196,7 @@ def quantile_logits(model, inputs, stop_token_ids):
     Returns:
         float32 tensor `(batch, samples, 2)`.
     """
-    _check_text_only(images.EMBEDDINGS in inputs)
+    _check_text_only(IMAGES in inputs)
     collated = sequences.collate(
         inputs["prompt_ids"],
         inputs["prompt_lengths"],

@@ -236,7 +236,7 @@ def _samples(column):
 
 
 def test_fingerprints_differ_where_images_do(encoder):
-    """A run goes on in the middle of an epoch with the same prompts only."""
+    """A run continues in the middle of an epoch with the same prompts only."""
     texts = [f"fox {MARK} a"]
     found = {
         prompts.to_batches(

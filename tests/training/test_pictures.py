@@ -81,8 +81,8 @@ def test_decoding_and_the_parallel_pass_see_the_same(family, backbone):
     )
     data["images"] = [[picture(8)], [picture(2), picture(9)], []]
     other = collect(bond, data)
-    seen = {name: other[name] for name in ("image_embeddings",)}
-    changes = numpy(bond({**batch, **seen})["log_probs"]) - log_probs
+    changed = bond({**batch, "images": other["images"]})["log_probs"]
+    changes = numpy(changed) - log_probs
     assert np.abs(changes[:2]).max(axis=1).min() > 1e-2
     np.testing.assert_allclose(changes[2], 0.0, atol=1e-5)
 
@@ -197,17 +197,20 @@ def test_one_picture_does_not_depend_on_the_others_of_its_batch():
     mark = prompts_of("gemma4")["prompts"][0]
     both = {"prompts": [mark, mark], "images": [tall, wide]}
     alone = {"prompts": [mark], "images": [tall]}
-    found = [numpy(collect(bond, x)["image_embeddings"]) for x in (both, alone)]
+    found = [
+        numpy(collect(bond, data)["images"]["image_embeddings"])
+        for data in (both, alone)
+    ]
     np.testing.assert_allclose(found[0][0], found[1][0], atol=1e-5)
     assert np.abs(found[0][0] - found[0][1]).max() > 1e-2
 
 
 @ON_TORCH
-def test_held_out_prompts_with_pictures(tmp_path):
+def test_held_out_prompts_with_pictures():
     """KL and pool of the initial policy are measured on what it sees."""
     bond, data = make_bond(make_policy("gemma3")), prompts_of("gemma3")
     held_out = keras_bond.callbacks.HeldOut(
-        data, tmp_path, num_samples=2, pool_size=4, ns=(1, 2), verbose=0
+        data, num_samples=2, pool_size=4, ns=(1, 2), verbose=0
     )
     bond.compile(keras.optimizers.SGD(1.0), **COMPILED_QUICKLY)
     bond.fit(data, batch_size=3, verbose=0, callbacks=[held_out])
