@@ -218,7 +218,6 @@ OTHERS = {
             rope_low_freq_factor=1.0,
             rope_high_freq_factor=4.0,
             rope_pretraining_sequence_length=8,
-            tie_word_embeddings=True,
         ),
     ),
     "Mistral": (
@@ -238,7 +237,7 @@ OTHERS = {
             sliding_window_size=WINDOW,
         ),
     ),
-    "Qwen 2.5 MoE": (
+    "Qwen 1.5 MoE": (
         "QwenMoe",
         _backbone(
             "QwenMoe",

@@ -40,6 +40,7 @@ PARTS = {
     ("examples",): (0.2, 4.5, 0.2),
     ("docs", "benchmarks", "integration"): (1.5, 3, 0.5),
     ("diagnosis", "planning"): (3, 2, 1),
+    ("families",): (2, 2, 1.5),
     ("",): (3, 1.5, 1),
 }
 QUICK_PARTS = {
@@ -53,6 +54,9 @@ WITHOUT_KERAS = (
     "docs/test_repository.py",
     "test_words.py",
 )
+# What runs on the fastest only because it costs much, and no line of it depends
+# on the backend: families of networks, of which Gemma's run on all.
+ON_ONE_BACKEND = ("families/test_every_family.py",)
 PASSED, NOTHING_SELECTED = 0, 5
 
 
@@ -68,7 +72,8 @@ def jobs(parts, backends):
 
     A file is in one part only.
     """
-    once = {path for pattern in WITHOUT_KERAS for path in files(pattern)}
+    patterns = (*WITHOUT_KERAS, *ON_ONE_BACKEND)
+    once = {path for pattern in patterns for path in files(pattern)}
     fastest = min(backends, key=FASTEST_FIRST.index)
     seen, found = set(), []
     for patterns, minutes in parts.items():

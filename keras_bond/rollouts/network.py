@@ -95,13 +95,21 @@ def encoders(backbone):
 
 
 def freeze_encoders(backbone):
-    """Sets `trainable = False` on the vision and audio encoders.
+    """Sets `trainable = False` on what text does not use.
 
-    Text gives them no gradient. An optimizer with weight decay would change
-    them nevertheless, and anchor and reference would hold copies of them.
+    That is the vision and audio encoders and, in Gemma 3n, the keys and values
+    of blocks that share those of another one. Text gives them no gradient. An
+    optimizer with weight decay would change them nevertheless, and anchor and
+    reference would hold copies of them.
     """
-    for layer in encoders(backbone):
-        layer.trainable = False
+    idle = encoders(backbone)
+    for block in getattr(language_model(backbone), "transformer_layers", []):
+        if getattr(block, "is_kv_shared_layer", False):
+            names = ("k_proj", "v_proj", "k_norm")
+            idle += [getattr(block.attention, name, None) for name in names]
+    for layer in idle:
+        if layer is not None:
+            layer.trainable = False
 
 
 def input_specs(backbone):
