@@ -3,14 +3,16 @@
     python integration/survive_kills.py --backend jax [--kills 20] [--seed 0]
 
 Trains LoRA adapters of a tiny policy in a process of its own, and kills that
-with SIGKILL at random moments: in a rollout, a reward, a step, a write of the
-backup. Each time it is started again and continues from
+with SIGKILL at random moments: in a rollout, a reward, the scoring of its
+answers, the learning stage (and its compilation), a write of the backup. Each
+time it is started again and continues from
 `keras.callbacks.BackupAndRestore`. In the end policy, anchor, optimizer and
-clocks must be bit for bit those of a run that nobody killed. Ends with exit
+counters must be bit for bit those of a run that nobody killed. Ends with exit
 status 1 if something differs.
 """
 
 import argparse
+import functools
 import os
 import pathlib
 import random
@@ -18,10 +20,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-STAGES = ("rollout", "reward", "step", "write")
+STAGES = ("rollout", "reward", "scoring", "learning", "write")
 BATCH = 2
 # A life ends in one of its first steps; an epoch has two.
 MOST_STEPS = 3
@@ -37,24 +40,46 @@ def parse_arguments():
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--worker", type=pathlib.Path, help=argparse.SUPPRESS)
+    parser.add_argument("--kill", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def say(stage):
-    print(f"stage {stage}", flush=True)
+class Stages:
+    """Prints the stage that a process is in, and kills it in one of them.
+
+    The process is its own killer, because another one learns too late that a
+    stage of milliseconds has begun.
+
+    Args:
+        kill: `(stage, number, delay)`: the stage, which one of them, and the
+            seconds after its start; or `None`.
+    """
+
+    def __init__(self, kill):
+        self.stage, self.number, self.delay = kill or (None, 0, 0)
+        self.begun = 0
+
+    def begin(self, stage):
+        print(f"stage {stage}", flush=True)
+        self.begun += stage == self.stage
+        if stage == self.stage and self.begun == int(self.number):
+            death = os.getpid(), signal.SIGKILL
+            threading.Timer(float(self.delay), os.kill, death).start()
+
+    def of(self, stage, function, following):
+        """A function that is a stage, with the stage that follows it."""
+
+        @functools.wraps(function)
+        def call(*arguments, **kwargs):
+            self.begin(stage)
+            returned = function(*arguments, **kwargs)
+            self.begin(following)
+            return returned
+
+        return call
 
 
-def announced(name, function):
-    """`function`, saying before it is called what it is."""
-
-    def speaking(*arguments, **kwargs):
-        say(name)
-        return function(*arguments, **kwargs)
-
-    return speaking
-
-
-def train(folder, epochs):
+def train(folder, epochs, stages):
     """What the process does that is killed."""
     sys.path.insert(0, str(ROOT))
     from tests import numeric  # isort: skip
@@ -64,21 +89,19 @@ def train(folder, epochs):
 
     import keras_bond
 
-    def reward(prompts, completions):
-        say("reward")
-        scores = tiny.length_reward(prompts, completions)
-        say("step")
-        return scores
-
     policy = tiny.make_policy(num_layers=1)
     keras.utils.set_random_seed(0)
     policy.backbone.enable_lora(2)
     bond = keras_bond.JBond(
-        policy, reward, max_prompt_length=8, max_completion_length=2, seed=1
+        policy,
+        stages.of("reward", tiny.length_reward, "scoring"),
+        max_prompt_length=8,
+        max_completion_length=2,
+        seed=1,
     )
     bond.compile(keras.optimizers.Adam(1e-5))
-    bond.collect = announced("rollout", bond.collect)
-    bond.save_weights = announced("write", bond.save_weights)
+    bond.collect = stages.of("rollout", bond.collect, "learning")
+    bond.save_weights = stages.of("write", bond.save_weights, "callbacks")
     backup = keras.callbacks.BackupAndRestore(
         folder / "backup", save_freq=1, delete_checkpoint=False
     )
@@ -119,33 +142,26 @@ def run(arguments, folder, kill=None, start=0.0):
         for, the one it was in, and the step that this life began at.
     """
     command = [sys.executable, __file__, "--backend", arguments.backend]
+    command += ["--kills", str(arguments.kills), "--worker", folder]
+    command += ["--kill", *map(str, kill)] if kill else []
     process = subprocess.Popen(
-        [*command, "--kills", str(arguments.kills), "--worker", folder],
+        command,
         env={**os.environ, "KERAS_BACKEND": arguments.backend},
         stdout=subprocess.PIPE,
         stderr=open(folder / "errors.txt", "w"),
         text=True,
     )
-    begun, stage, seen = None, None, 0
+    begun, stage = None, None
     for line in process.stdout:
         word, _, rest = line.strip().partition(" ")
-        if word == "begin":
-            begun = int(rest)
-        if word != "stage":
-            continue
-        stage = rest
-        if kill is None or stage != kill[0]:
-            continue
-        seen += 1
-        if seen == kill[1]:
-            time.sleep(kill[2])
-            process.send_signal(signal.SIGKILL)
-            killed = time.time() - start
+        begun = int(rest) if word == "begin" else begun
+        stage = rest if word == "stage" else stage
     if process.wait() == 0:
         return None
     if process.returncode != -signal.SIGKILL:
         sys.exit((folder / "errors.txt").read_text())
-    return f"{killed:8.1f}  {kill[0]:8}  {stage:8}  {begun:6}"
+    seconds = time.time() - start
+    return f"{seconds:8.1f}  {kill[0]:8}  {stage:8}  {begun:6}"
 
 
 def differences(folders):
@@ -163,7 +179,8 @@ def differences(folders):
 def main():
     arguments = parse_arguments()
     if arguments.worker:
-        train(arguments.worker, 2 * arguments.kills + 2)
+        epochs = 2 * arguments.kills + 2
+        train(arguments.worker, epochs, Stages(arguments.kill))
         return
     generator = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -177,7 +194,8 @@ def main():
             kill = None
             if kills < arguments.kills:
                 stage = STAGES[kills % len(STAGES)]
-                delay = generator.uniform(0.0, LONGEST_DELAY)
+                # Once compiled, most stages take a few milliseconds.
+                delay = LONGEST_DELAY * generator.random() ** 3
                 kill = (stage, generator.randint(1, MOST_STEPS), delay)
             row = run(arguments, killed, kill, start)
             if row is None:

@@ -8,6 +8,7 @@ from keras_bond import export
 from keras_bond import formulas
 from keras_bond import rewards
 from keras_bond.diagnosis import doctor
+from keras_bond.hugging_face import load_hugging_face
 from keras_bond.planning import Plan
 from keras_bond.planning import plan
 from keras_bond.training import BoNBoN
@@ -34,6 +35,7 @@ __all__ = [
     "evaluation",
     "export",
     "formulas",
+    "load_hugging_face",
     "plan",
     "rewards",
 ]

@@ -6,12 +6,12 @@ import numbers
 
 def is_number(value, low=-math.inf, high=math.inf):
     """Whether a value is a finite real number in [low, high]."""
-    return (
-        isinstance(value, numbers.Real)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and low <= value <= high
-    )
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value) and low <= value <= high
+    except OverflowError:  # An integer that no float can hold.
+        return False
 
 
 def is_count(value, least):

@@ -22,6 +22,7 @@ FLOORS = (
     "data",
     "rollouts",
     "evaluation",
+    "hugging_face",
     "callbacks",
     "training",
     "export",

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import string
 
 import keras
 import keras_hub
@@ -40,6 +41,17 @@ def vocabulary():
     )
 
 
+@functools.cache
+def chat_vocabulary(markers=("<start_of_turn>", "<end_of_turn>")):
+    """Characters, and the markers of a chat format, which have ids from 4."""
+    return train_vocabulary(
+        [string.printable.replace("\n", " ")] * 10,
+        vocab_size=200,
+        model_type="CHAR",
+        user_defined_symbols=[*markers, "\n"],
+    )
+
+
 def train_vocabulary(sentences, **arguments):
     """A SentencePiece model with the special tokens where Gemma has them."""
     model = io.BytesIO()
@@ -61,7 +73,9 @@ def train_vocabulary(sentences, **arguments):
     return model.getvalue()
 
 
-def make_policy(family="gemma3", seed=0, scale=1.0, dtype=None, **backbone):
+def make_policy(
+    family="gemma3", seed=0, scale=1.0, dtype=None, proto=None, **backbone
+):
     """Builds a Gemma or Gemma 3 of about 5,000 parameters.
 
     Args:
@@ -70,12 +84,13 @@ def make_policy(family="gemma3", seed=0, scale=1.0, dtype=None, **backbone):
         scale: float. Standard deviation of the weights times ten; above 1 the
             next-token distributions are far from uniform.
         dtype: dtype policy, or `None`.
+        proto: bytes, or `None` for that of `vocabulary`.
         **backbone: arguments of the backbone to change.
     """
     models = keras_hub.models
     if family == "gemma3":
         tokenizer = models.Gemma3Tokenizer(
-            proto=vocabulary(), has_vision_tokens=False
+            proto=proto or vocabulary(), has_vision_tokens=False
         )
         arguments = dict(
             num_query_heads=2,
@@ -91,7 +106,7 @@ def make_policy(family="gemma3", seed=0, scale=1.0, dtype=None, **backbone):
             models.Gemma3CausalLM,
         )
     else:
-        tokenizer = models.GemmaTokenizer(proto=vocabulary())
+        tokenizer = models.GemmaTokenizer(proto=proto or vocabulary())
         arguments = dict(num_query_heads=2, num_key_value_heads=1, head_dim=8)
         classes = (
             models.GemmaBackbone,

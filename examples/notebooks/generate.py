@@ -21,6 +21,7 @@ HEADER = ("Title", "Author", "Date created", "Description", "Accelerator")
 MACHINES = {
     "TPU": {"accelerator": "TPU", "colab": {"gpuType": "V5E1"}},
     "GPU": {"accelerator": "GPU", "colab": {"gpuType": "T4"}},
+    "GPU or TPU": {"accelerator": "GPU", "colab": {"gpuType": "T4"}},
     "None": {},
 }
 KERNEL = {

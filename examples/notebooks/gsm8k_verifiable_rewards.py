@@ -87,7 +87,12 @@ ASK = (
     "{question}\n\nThink step by step. End with a line that has only #### and "
     "the number."
 )
-TEMPLATE = keras_bond.data.render_chat([{"role": "user", "content": ASK}])
+TEMPLATE = "{question}"
+if not SMALL:
+    TEMPLATE = keras_bond.data.render_chat(
+        [{"role": "user", "content": ASK}],
+        keras_hub.models.Tokenizer.from_preset(PRESET),
+    )
 
 
 def word_problem_rows(split, count):
@@ -116,12 +121,11 @@ def load(split, count):
     return tfds.load("gsm8k", split=f"{split}[:{count}]")
 
 
-template = "{question}" if SMALL else TEMPLATE
 train = keras_bond.data.prompts_from(
-    load("train", TRAIN), template=template, columns=["answer"]
+    load("train", TRAIN), template=TEMPLATE, columns=["answer"]
 )
 held_out = keras_bond.data.prompts_from(
-    load("test", HELD_OUT), template=template, columns=["answer"]
+    load("test", HELD_OUT), template=TEMPLATE, columns=["answer"]
 )
 print(held_out["prompts"][0], held_out["answer"][0], sep="\n")
 

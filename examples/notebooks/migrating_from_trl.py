@@ -182,6 +182,12 @@ and from the anchor. To keep the method and change the library only, take
 RLOO.
 """
 
+
+def bare_question(turns):
+    """How the small policy was taught; Gemma has a chat format of its own."""
+    return turns[-1]["content"]
+
+
 policy = keras_hub.models.CausalLM.from_preset(PRESET, dtype=DTYPE)
 if LORA_RANK:
     policy.backbone.enable_lora(LORA_RANK)
@@ -194,6 +200,7 @@ bond = keras_bond.Bond(
     prompt_buckets=PROMPT_BUCKETS,
     max_prompt_length=PROMPT_BUCKETS[-1],
     max_completion_length=COMPLETION_LENGTH,
+    chat_template=bare_question if SMALL else "auto",
     reference=True,
     seed=SEED,
 )
@@ -236,8 +243,9 @@ print(f"right: {before:.3f} before, {after:.3f} after")
 
 The same functions on conversations, with one reward alone: where it says `None`
 for all completions of a prompt, the prompt drops out and is counted. In the sum
-above such a prompt was still scored by the other function, as in TRL. The small
-policy has never seen a conversation and answers with nonsense.
+above such a prompt was still scored by the other function, as in TRL. A policy
+reads conversations in its own chat format; the small one has none, so that its
+trainer was given `chat_template=`.
 """
 
 seen = []

@@ -94,7 +94,12 @@ along as a column, for the reward that counts them.
 """
 
 ASK = "State these facts in one sentence of a hiking guide. {facts}"
-TEMPLATE = keras_bond.data.render_chat([{"role": "user", "content": ASK}])
+TEMPLATE = "{facts}"
+if not SMALL:
+    TEMPLATE = keras_bond.data.render_chat(
+        [{"role": "user", "content": ASK}],
+        keras_hub.models.Tokenizer.from_preset(PRESET),
+    )
 
 
 def fact_lists(texts, count):
@@ -102,7 +107,7 @@ def fact_lists(texts, count):
     short = [text for text in texts if text.count(":") == 3]
     return keras_bond.data.prompts_from(
         [{"facts": facts} for facts in short[:count]],
-        template="{facts}" if SMALL else TEMPLATE,
+        template=TEMPLATE,
     )
 
 

@@ -14,12 +14,13 @@ class GoldReward:
         reward: see `keras_bond.rewards.get`.
 
     Attributes:
-        best: list of float, the mean gold reward of each prompt when their
-            mean was best, NaN where a prompt was not scored; or `None`.
+        records: list of dicts, one for each time that the mean was better
+            than ever before: `step`, int, and `rewards`, a list with the mean
+            of each prompt, NaN where it was not scored. The last is the best.
     """
 
     def __init__(self, reward):
-        self.best = None
+        self.records = []
         self._reward = rewards_lib.get(reward)
 
     def score(self, samples, rewards):
@@ -27,7 +28,11 @@ class GoldReward:
         gold = np.asarray(self._reward(samples), "float64")
         return gold.reshape(rewards.shape)
 
-    def compare(self, gold, rewards):
+    def forget_after(self, step):
+        """Forgets what was measured after a step, to which a run went back."""
+        self.records = [r for r in self.records if r["step"] <= step]
+
+    def compare(self, step, gold, rewards):
         """Compares gold rewards `(prompts, samples)` with rewards.
 
         Prompts that do not get both for each completion do not count.
@@ -50,8 +55,8 @@ class GoldReward:
         by_prompt = np.where(scored, gold.mean(axis=1), np.nan)
         mean = float(np.nanmean(by_prompt))
         is_overoptimized = self._is_below_best(by_prompt)
-        if self.best is None or mean > np.nanmean(self.best):
-            self.best = by_prompt.tolist()
+        if not self.records or mean > self._best_mean():
+            self.records.append({"step": step, "rewards": by_prompt.tolist()})
         return {
             "gold_reward": mean,
             "agreement": agreement(rewards[scored], gold[scored]),
@@ -59,9 +64,9 @@ class GoldReward:
         }
 
     def _is_below_best(self, by_prompt):
-        if self.best is None:
+        if not self.records:
             return False
-        pair = np.stack([by_prompt, self.best])
+        pair = np.stack([by_prompt, self.records[-1]["rewards"]])
         # The same prompts in both: what makes them easy or hard cancels.
         now, best = pair[:, np.isfinite(pair).all(axis=0), None]
         if len(now) < 2:
@@ -69,11 +74,14 @@ class GoldReward:
         result = evaluation.paired_bootstrap(now, best)
         return result.reward_difference.high < 0
 
+    def _best_mean(self):
+        return float(np.nanmean(self.records[-1]["rewards"]))
+
     def warning(self, point):
         """What to say of a point that `is_overoptimized`."""
         return (
             f"The held-out reward fell to {point['gold_reward']:.4g}, from "
-            f"{np.nanmean(self.best):.4g} at its best, while the reward that "
+            f"{self._best_mean():.4g} at its best, while the reward that "
             f"is trained on is {point['reward']:.4g}: it is being "
             "over-optimized. Stop earlier, raise `kl_weight`, or train the "
             "reward model on samples of the present policy."

@@ -218,7 +218,7 @@ class HeldOut(keras.callbacks.Callback):
             point.update(self._pool.compare(rewards), kl=self._kl(samples))
         if self._gold is not None:
             gold = self._gold.score(samples, rewards)
-            point.update(self._gold.compare(gold, rewards))
+            point.update(self._gold.compare(step, gold, rewards))
         self.points.append(point)
         records = completions.records(
             step, samples, rewards, self._other_answers(), gold
@@ -243,7 +243,7 @@ class HeldOut(keras.callbacks.Callback):
 
     def _write(self, with_picture):
         if self._files is not None:
-            best = None if self._gold is None else self._gold.best
+            best = [] if self._gold is None else self._gold.records
             self._files.write(self.frontier, self.points, best)
             if with_picture:
                 self._files.draw(self.frontier, self.points)
@@ -251,11 +251,13 @@ class HeldOut(keras.callbacks.Callback):
     def _resume(self, step):
         """Keeps what was measured up to a step, in memory and in the files."""
         if step == 0 or (self._files is not None and not self.points):
-            points, best = self._files.read() if step > 0 else ([], None)
+            points, best = self._files.read() if step > 0 else ([], [])
             self.points = points
             if self._gold is not None:
-                self._gold.best = best
+                self._gold.records = best
         self.points = [p for p in self.points if p["step"] <= step]
+        if self._gold is not None:
+            self._gold.forget_after(step)
         if self._files is not None and self._is_first_process():
             self._files.keep({point["step"] for point in self.points})
 

@@ -35,17 +35,18 @@ class HeldOutFiles:
 
         Returns:
             `(points, best_gold)`: lists, see `HeldOut.points` and
-            `GoldReward.best`; empty and `None` if there is no file.
+            `GoldReward.records`; empty if there is no file.
 
         Raises:
             ValueError: if the file is damaged.
         """
         if not self.numbers.exists():
-            return [], None
+            return [], []
         try:
             found = json.loads(self.numbers.read_text(encoding="utf-8"))
             points = [{**p, "step": int(p["step"])} for p in found["points"]]
-            return points, found["best_gold"]
+            best = [{**r, "step": int(r["step"])} for r in found["best_gold"]]
+            return points, best
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"`{self.numbers.name}` must hold what "

@@ -4,9 +4,6 @@ import numpy as np
 
 from keras_bond.arguments import is_number
 from keras_bond.data import lengths
-from keras_bond.data.chat import is_chat
-from keras_bond.data.chat import render_chat
-from keras_bond.data.chat import split_answer
 from keras_bond.data.origin import MEMORY
 from keras_bond.data.origin import FileColumns
 from keras_bond.data.origin import origin_of
@@ -15,6 +12,9 @@ from keras_bond.data.sources import read_rows
 from keras_bond.data.table import PROMPT_NAMES
 from keras_bond.data.table import check_unicode
 from keras_bond.data.table import to_list
+from keras_bond.data.turns import check_content
+from keras_bond.data.turns import is_answer
+from keras_bond.data.turns import is_chat
 
 COLUMNS = (*PROMPT_NAMES, "chosen", "rejected", "margin")
 
@@ -123,7 +123,7 @@ class CompletionEncoder:
         if terminated is None:
             terminated = [True] * len(prompts)
         texts = [
-            _split(*pair, origin, i)
+            self._split(*pair, origin, i)
             for i, pair in enumerate(zip(prompts, completions))
         ]
         heads = self.tokenizer.encode([head for head, _, _ in texts], origin)
@@ -134,6 +134,56 @@ class CompletionEncoder:
             ids = [*heads[i], *tails[i], *(end if terminated[i] else [])]
             token_ids.append(self._fit(ids, origin.name(i, "pair")))
         return token_ids
+
+    def _split(self, prompt, completion, origin, i):
+        """Returns head, tail, and whether it is a conversation."""
+        try:
+            head, tail, chat = self._join(prompt, completion)
+            check_unicode(head + tail)
+        except (TypeError, ValueError) as error:
+            raise origin.error(error, i, "pair") from None
+        return head, tail, chat
+
+    def _join(self, prompt, completion):
+        if is_chat(completion):
+            turns = [*prompt, *completion] if is_chat(prompt) else completion
+            head, tail = self._split_answer(turns)
+            text = prompt if isinstance(prompt, str) else ""
+            return text + head, tail, True
+        if is_chat(prompt):
+            return self.tokenizer.render(prompt), completion, True
+        if not prompt:
+            # A whole text, which may begin with a start token.
+            return completion, "", False
+        return prompt, completion, False
+
+    def _split_answer(self, turns):
+        """Splits a conversation into a prompt and the model's last answer.
+
+        Args:
+            turns: list of dicts; the last is the model's.
+
+        Returns:
+            `(prompt, answer)`: two str, the answer without its end of turn.
+
+        Raises:
+            ValueError: if the last turn is not the model's.
+        """
+        if not is_answer(turns[-1]):
+            raise ValueError(
+                "A conversation to be scored must end with a turn of "
+                f'"assistant". Received: role={turns[-1]["role"]!r} in the '
+                "last turn"
+            )
+        check_content(turns[-1])
+        answer = turns[-1]["content"]
+        strips = self.tokenizer.chat is None or self.tokenizer.chat.strips
+        # An answer that has begun continues, perhaps with a space.
+        continues = len(turns) > 1 and is_answer(turns[-2])
+        if strips:
+            answer = answer.rstrip() if continues else answer.strip()
+        prompt = self.tokenizer.render(turns[:-1]) if len(turns) > 1 else ""
+        return prompt, answer
 
     def _fit(self, ids, name):
         lengths.check_ids(ids, self.vocabulary_size, name)
@@ -213,27 +263,3 @@ def _margin(value, name):
         "`margin` must be finite numbers, by how much chosen is better. "
         f"Received: margin={value!r} in {name}"
     )
-
-
-def _split(prompt, completion, origin, i):
-    """Returns head, tail, and whether it is a conversation."""
-    try:
-        head, tail, chat = _join(prompt, completion)
-        check_unicode(head + tail)
-    except (TypeError, ValueError) as error:
-        raise origin.error(error, i, "pair") from None
-    return head, tail, chat
-
-
-def _join(prompt, completion):
-    if is_chat(completion):
-        turns = [*prompt, *completion] if is_chat(prompt) else completion
-        head, tail = split_answer(turns)
-        text = prompt if isinstance(prompt, str) else ""
-        return text + head, tail, True
-    if is_chat(prompt):
-        return render_chat(prompt), completion, True
-    if not prompt:
-        # A whole text, which may begin with a start token.
-        return completion, "", False
-    return prompt, completion, False

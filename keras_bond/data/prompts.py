@@ -21,8 +21,10 @@ from keras_bond.data.sources import num_batches
 from keras_bond.data.sources import read_rows
 from keras_bond.data.streams import PromptStream
 from keras_bond.data.streams import tables_of
+from keras_bond.data.table import check_unicode
 from keras_bond.data.table import concatenate
 from keras_bond.data.table import to_table
+from keras_bond.data.turns import is_answer
 
 
 class PromptEncoder:
@@ -70,6 +72,9 @@ class PromptEncoder:
                 'pass {"token_ids": ..., "padding_mask": ...}, or build the '
                 "policy with a preprocessor. Received: strings"
             )
+        conversations = table.conversations
+        if conversations is not None and prompts is None:
+            conversations, prompts = self._render(conversations, table.origin)
         if token_ids is None:
             token_ids = self._encode(prompts, table.origin)
         counts = [len(row) for row in table.columns.get(IMAGES, [])]
@@ -81,7 +86,25 @@ class PromptEncoder:
         ]
         if prompts is None and self.tokenizer is not None:
             prompts = self.tokenizer.decode(token_ids)
-        return dataclasses.replace(table, token_ids=token_ids, prompts=prompts)
+        return dataclasses.replace(
+            table,
+            token_ids=token_ids,
+            prompts=prompts,
+            conversations=conversations,
+        )
+
+    def _render(self, conversations, origin):
+        """Returns the conversations as they are read, and their texts."""
+        read, texts = [], []
+        for i, turns in enumerate(conversations):
+            try:
+                text = self.tokenizer.render(turns)
+                check_unicode(text)
+            except (TypeError, ValueError) as error:
+                raise origin.error(error, i) from None
+            read.append(_as_read(turns, text))
+            texts.append(text)
+        return read, texts
 
     def _read_images(self, table):
         images.check_columns(table.columns, self.image_reader)
@@ -187,6 +210,14 @@ class PromptEncoder:
         return ({k: backend.devices.own_rows(v) for k, v in inputs.items()},)
 
 
+def _as_read(turns, text):
+    """The turns, an answer that has begun without spaces that are not read."""
+    begun = turns[-1]
+    if not is_answer(begun) or text.endswith(begun["content"]):
+        return turns
+    return [*turns[:-1], {**begun, "content": begun["content"].strip()}]
+
+
 class PromptBatches(keras.utils.PyDataset):
     """Finite prompts: in memory, or a data set that is read once per epoch.
 
@@ -254,7 +285,7 @@ class PromptBatches(keras.utils.PyDataset):
     def on_epoch_begin(self):
         self._load()
         if self.start_epoch is not None:
-            self._num_skipped = self.start_epoch(self)
+            self._num_skipped = self.start_epoch(self) or 0
         if self.order_seed is not None:
             generator = np.random.default_rng(self.order_seed())
             self.order = generator.permutation(self.order)
@@ -297,7 +328,13 @@ class PromptBatches(keras.utils.PyDataset):
 
 
 def to_batches(
-    data, encoder, batch_size=None, order_seed=None, row_factor=1, steps=None
+    data,
+    encoder,
+    batch_size=None,
+    order_seed=None,
+    row_factor=1,
+    steps=None,
+    default_size=32,
 ):
     """Makes batches of prompts from whatever a user has.
 
@@ -309,11 +346,13 @@ def to_batches(
             or another iterable that can be iterated again. Rows of an
             iterable, such as a `datasets.IterableDataset`, are batched.
         encoder: a `PromptEncoder`.
-        batch_size: int, or `None` for 32. Must be `None` for a data set that
-            is batched already.
+        batch_size: int, or `None` for `default_size`. Must be `None` for a data
+            set that is batched already.
         order_seed: see `PromptBatches`; used for in-memory prompts only.
         row_factor: see `PromptBatches`.
         steps: int, or `None`. Batches per epoch, if they are counted.
+        default_size: int. Batch size of data that are not batched already.
+            Defaults to 32.
 
     Returns:
         a `PromptBatches`, or a `PromptStream` for a data set that is endless,
@@ -327,7 +366,7 @@ def to_batches(
     data = read_rows(data)
     if _is_in_memory(data):
         table = encoder.add_token_ids(to_table(data))
-        size = 32 if batch_size is None else batch_size
+        size = default_size if batch_size is None else batch_size
         return PromptBatches(
             lambda: table, encoder, size, order_seed, row_factor
         )
@@ -340,7 +379,7 @@ def to_batches(
         )
     size = max(len(to_table(first)), 1)
     if is_row:
-        size = 32 if batch_size is None else batch_size
+        size = default_size if batch_size is None else batch_size
     length = num_batches(data)
     if length == math.inf or (length is None and steps is not None):
         return PromptStream(data, encoder, size, row_factor)

@@ -6,7 +6,6 @@ import sys
 
 import keras
 
-from keras_bond.data.chat import is_chat
 from keras_bond.data.jsonl import is_path
 from keras_bond.data.jsonl import numbered_rows
 from keras_bond.data.origin import MEMORY
@@ -17,6 +16,7 @@ from keras_bond.data.table import PROMPT_NAMES
 from keras_bond.data.table import as_text
 from keras_bond.data.table import check_same_length
 from keras_bond.data.table import to_list
+from keras_bond.data.turns import is_chat
 from keras_bond.rewards.samples import check_columns
 
 # Attributes of a tf.data, Hugging Face or tfds data set that no column has.

@@ -63,7 +63,8 @@ class PromptStream(keras.utils.PyDataset):
     Attributes:
         steps_per_epoch: int, batches per epoch, or `None` where Keras counts.
         start_epoch: callable that is given this stream at the start of each
-            epoch and returns how many of its prompts to skip, or `None`.
+            epoch and returns how many of its prompts to skip, `None` before the
+            first; or `None`.
         left_of_epoch: callable that takes the number of prompts of a whole
             epoch and returns how many of them are still to come.
     """
@@ -97,10 +98,11 @@ class PromptStream(keras.utils.PyDataset):
         return 0
 
     def on_epoch_begin(self):
-        if self.start_epoch is None:
+        skipped = self.start_epoch(self) if self.start_epoch else None
+        if skipped is None:
             return
         size = self.prompts_per_batch
-        self._first_index = -(-self.start_epoch(self) // size)
+        self._first_index = -(-skipped // size)
         left = self.left_of_epoch(self.prompts_per_epoch)
         self._num_batches = -(-left // size)
 

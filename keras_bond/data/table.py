@@ -8,11 +8,10 @@ import zlib
 
 import numpy as np
 
-from keras_bond.data.chat import is_chat
-from keras_bond.data.chat import render_chat
 from keras_bond.data.origin import MEMORY
 from keras_bond.data.origin import Origin
 from keras_bond.data.origin import origin_of
+from keras_bond.data.turns import is_chat
 from keras_bond.rewards.samples import IMAGES
 from keras_bond.rewards.samples import check_columns
 from keras_bond.rewards.samples import check_names
@@ -25,10 +24,10 @@ class PromptTable:
     """Prompts with what belongs to them, one entry for each prompt.
 
     Attributes:
-        prompts: list of str, or `None` where there are token ids only.
+        prompts: list of str, or `None` where there are token ids only, or
+            conversations that are not rendered yet.
         token_ids: list of lists of int, or `None` before tokenizing.
-        conversations: list of lists of turns that `prompts` were rendered
-            from, or `None`.
+        conversations: list of lists of turns, or `None`.
         columns: dict of lists, the other columns of the data set.
         origin: an `Origin`, by which messages name a prompt.
     """
@@ -40,7 +39,8 @@ class PromptTable:
     origin: Origin = MEMORY
 
     def __len__(self):
-        return len(self.token_ids if self.prompts is None else self.prompts)
+        fields = (self.prompts, self.token_ids, self.conversations)
+        return len(next(field for field in fields if field is not None))
 
     @functools.cached_property
     def fingerprint(self):
@@ -117,12 +117,12 @@ def to_table(data):
         data: list of str, array of str, or dict of columns with `"prompts"`
             (or `"prompt"`, as TRL names it), or with `"token_ids"` and
             optionally `"padding_mask"` for prompts that are tokenized already.
-            A prompt may be a conversation, see `render_chat`. Other columns
-            are kept for the reward.
+            A prompt may be a conversation, a list of turns. Other columns are
+            kept for the reward.
 
     Returns:
-        a `PromptTable` with `prompts`, or with `token_ids` where the data have
-        them.
+        a `PromptTable` with `prompts` or `conversations`, or with `token_ids`
+        where the data have them.
 
     Raises:
         TypeError: if prompts are not strings.
@@ -143,11 +143,10 @@ def to_table(data):
         prompts = columns.pop("prompts", None)
         return PromptTable(prompts, token_ids, columns=columns, origin=origin)
     prompts = columns.pop("prompts")
-    conversations = None
     if prompts and all(is_chat(prompt) for prompt in prompts):
-        conversations, prompts = prompts, _render(prompts, origin)
+        return PromptTable(None, None, prompts, columns, origin)
     _check_strings(prompts, origin)
-    return PromptTable(prompts, None, conversations, columns, origin)
+    return PromptTable(prompts, columns=columns, origin=origin)
 
 
 def check_same_length(columns):
@@ -162,16 +161,6 @@ def check_same_length(columns):
             "All columns must have one entry for each prompt. "
             f"Received: columns of lengths {lengths}"
         )
-
-
-def _render(conversations, origin):
-    texts = []
-    for i, turns in enumerate(conversations):
-        try:
-            texts.append(render_chat(turns))
-        except (TypeError, ValueError) as error:
-            raise origin.error(error, i) from None
-    return texts
 
 
 def _check_strings(prompts, origin):

@@ -1,4 +1,4 @@
-"""Strings to token ids and back, by the policy's own tokenizer."""
+"""Text and conversations to token ids and back, by the policy's tokenizer."""
 
 import functools
 import math
@@ -6,8 +6,10 @@ import warnings
 
 import numpy as np
 
-from keras_bond.data.chat import END_OF_TURN
+from keras_bond.data import chat_formats
+from keras_bond.data import chat_templates
 from keras_bond.data.origin import MEMORY
+from keras_bond.data.turns import check_chat
 
 
 @functools.lru_cache(maxsize=16)
@@ -30,13 +32,23 @@ class TextTokenizer:
     Args:
         preprocessor: the `preprocessor` of a KerasHub `CausalLM`, or a
             KerasHub tokenizer.
+        chat_template: how conversations are written, see
+            `keras_bond.data.render_chat`. With `"auto"`, an attribute
+            `chat_template` of the tokenizer is used if it has one.
+        backbone: the KerasHub backbone, or `None`. Models of one tokenizer may
+            differ in their chat format.
 
     Attributes:
         tokenizer: the KerasHub tokenizer.
+        chat_template: `"auto"`, a template in Jinja, or a function.
     """
 
-    def __init__(self, preprocessor):
+    def __init__(self, preprocessor, chat_template="auto", backbone=None):
         self.tokenizer = getattr(preprocessor, "tokenizer", preprocessor)
+        self.chat_template = chat_templates.of_tokenizer(
+            self.tokenizer, chat_template
+        )
+        self._backbone = backbone
         adds_start = getattr(preprocessor, "add_start_token", True)
         if not adds_start and self.start:
             warnings.warn(
@@ -83,8 +95,10 @@ class TextTokenizer:
         if not start or start not in text:
             return text
         rest = text.removeprefix(start)
-        # In GPT-2 the same token also stands between two texts.
+        # In GPT-2 the same token also stands between two texts, in SmolLM2
+        # before every turn.
         separates = self.tokenizer.end_token_id in self.start
+        separates |= start in chat_formats.OPENERS
         again = rest.startswith(start) if separates else text.count(start) > 1
         if again:
             raise ValueError(
@@ -139,12 +153,78 @@ class TextTokenizer:
             *self.stop_token_ids(),
         }
 
+    @functools.cached_property
+    def chat(self):
+        """How conversations are written, `None` if that is not known.
+
+        A `ChatFormat`, `JinjaTemplate` or `FunctionTemplate`.
+        """
+        if callable(self.chat_template):
+            return chat_templates.FunctionTemplate(self.chat_template)
+        if self.chat_template == "auto":
+            vocabulary = self.tokenizer.get_vocabulary()
+            return chat_formats.find(vocabulary, self._backbone)
+        return chat_templates.JinjaTemplate(
+            self.chat_template,
+            {
+                "bos_token": self.start_text,
+                "eos_token": self._text_of("end_token"),
+                "pad_token": self._text_of("pad_token"),
+                "unk_token": "",
+            },
+        )
+
+    def _text_of(self, name):
+        return getattr(self.tokenizer, name, None) or ""
+
+    def render(self, turns):
+        """Writes a conversation up to where the model's answer continues.
+
+        Args:
+            turns: list of dicts, see `keras_bond.data.render_chat`.
+
+        Returns:
+            str. If it begins with a start token, `encode` adds no other.
+
+        Raises:
+            TypeError, ValueError: see `keras_bond.data.render_chat`.
+        """
+        check_chat(turns)
+        if self.chat is None:
+            known = [chat_format.name for chat_format in chat_formats.FORMATS]
+            raise ValueError(
+                "Conversations need a chat format, and the tokenizer has the "
+                f"special tokens of none that is known ({', '.join(known)}): "
+                "pass `chat_template=` the template of the model, in Jinja, "
+                "the path of its Hugging Face folder, or a function. Received: "
+                f"tokenizer of type {type(self.tokenizer).__name__}"
+            )
+        text = self.chat.render(turns)
+        rest = text.removeprefix(self.start_text)
+        split = [marker for marker in self._split_markers if marker in rest]
+        if split:
+            raise ValueError(
+                "Every marker of a chat format must be read as one token: "
+                "pass prompts as token ids, a template without the marker, or "
+                "`unsplittable_tokens=` to a byte-pair tokenizer. "
+                f"Received: marker {split[0]!r}, which a "
+                f"{type(self.tokenizer).__name__} reads in pieces"
+            )
+        return text
+
+    @functools.cached_property
+    def _split_markers(self):
+        """Markers of the chat format that the tokenizer reads in pieces."""
+        vocabulary = self.tokenizer.get_vocabulary()
+        markers = [m for m in self.chat.markers if m in vocabulary]
+        read = self.encode_bare(markers)
+        return [m for m, ids in zip(markers, read) if self._id_of(m) not in ids]
+
     def stop_token_ids(self):
         """The ids that end a completion, as in `CausalLM.generate`.
 
-        The end token, the second one of Llama 3, and Gemma's end of turn if
-        the vocabulary has it: `token_to_id` would return the id of the unknown
-        token if not.
+        The end token, the second one of Llama 3, and what ends a turn in the
+        chat format.
         """
         stops = {self.tokenizer.end_token_id}
         stops.add(getattr(self.tokenizer, "end_token2_id", None))
@@ -152,8 +232,30 @@ class TextTokenizer:
         return tuple(sorted(stop for stop in stops if stop is not None))
 
     def end_of_turn_token_id(self):
-        """The id of Gemma's end of turn, `None` if there is none."""
+        """The id of what ends a turn in the chat format, `None` if unknown.
+
+        Raises:
+            ValueError: if the chat template ends turns with what is not a
+                token of the vocabulary.
+        """
+        if self.chat is None or not self.chat.end_of_turn:
+            return self._known_end
+        if self.chat.end_of_turn not in self.tokenizer.get_vocabulary():
+            raise ValueError(
+                "`chat_template` must end turns with a token of the model's "
+                "vocabulary: pass the template that this model was trained "
+                "with, or one that ends turns with its `eos_token`. Received: "
+                f"a template that ends turns with {self.chat.end_of_turn!r}, "
+                f"tokenizer of type {type(self.tokenizer).__name__}"
+            )
+        return self._id_of(self.chat.end_of_turn)
+
+    @functools.cached_property
+    def _known_end(self):
+        """The id of a known end of turn in the vocabulary, or `None`."""
         vocabulary = self.tokenizer.get_vocabulary()
-        if END_OF_TURN in vocabulary:
-            return vocabulary.index(END_OF_TURN)
-        return None
+        ends = [f.end_of_turn for f in chat_formats.FORMATS]
+        return next((self._id_of(e) for e in ends if e in vocabulary), None)
+
+    def _id_of(self, token):
+        return int(self.tokenizer.token_to_id(token))

@@ -2,9 +2,11 @@
 
 import importlib.util
 import os
+import warnings
 
 import keras
 
+from keras_bond.export.byte_pair import graph_spec
 from keras_bond.files import check_free_space
 from keras_bond.rollouts import network
 from keras_bond.training import standardize
@@ -49,12 +51,6 @@ def check_servable(policy):
             "with preprocessor=None"
         )
     tokenizer = policy.preprocessor.tokenizer
-    if getattr(tokenizer, "proto", None) is None:
-        raise ValueError(
-            "`policy` must have a SentencePiece tokenizer with its `proto`, "
-            "as Gemma has: other tokenizers do not run in the graph. Received: "
-            f"tokenizer of type {type(tokenizer).__name__}"
-        )
     vocabulary_size = network.vocabulary_size(policy.backbone)
     if tokenizer.vocabulary_size() > vocabulary_size:
         raise ValueError(
@@ -63,6 +59,40 @@ def check_servable(policy):
             f"to that of the tokenizer. Received: {tokenizer.vocabulary_size()}"
             f" tokens, an embedding of {vocabulary_size}"
         )
+
+
+def serves_text(policy, best_of_n):
+    """Whether the tokenizer of a policy runs in a TensorFlow graph.
+
+    Warns if not.
+
+    Raises:
+        ValueError: if it does not, and `best_of_n` needs it.
+    """
+    tokenizer = policy.preprocessor.tokenizer
+    if getattr(tokenizer, "proto", None) is not None:
+        return True
+    reason = f"tokenizer of type {type(tokenizer).__name__}"
+    if hasattr(tokenizer, "_tokenizer"):
+        try:
+            graph_spec(tokenizer)
+            return True
+        except ValueError as error:
+            reason = str(error).partition("Received: ")[2]
+    if best_of_n is not None:
+        raise ValueError(
+            "`best_of_n` must be `None` for a tokenizer that does not run in a "
+            "TensorFlow graph, because the signature `sample` takes strings. "
+            f"Received: best_of_n={best_of_n}, {reason}"
+        )
+    warnings.warn(
+        "The served model takes and returns token ids only, in the signatures "
+        "`generate_tokens` and `score_tokens`, because its tokenizer does not "
+        "run in a TensorFlow graph: tokenize and detokenize in the client. "
+        f"Received: {reason}",
+        stacklevel=3,
+    )
+    return False
 
 
 def check_transformers(policy):

@@ -1,11 +1,14 @@
 """Export to KerasHub presets and Hugging Face Transformers."""
 
+import contextlib
 import os
 
 from keras_bond.export import checks
 from keras_bond.files import atomic_folder
 from keras_bond.files import temporary_folder
+from keras_bond.hugging_face import write
 from keras_bond.rollouts import supported
+from keras_bond.training import round_trip
 from keras_bond.training.whole_files import lora_layers
 
 
@@ -38,7 +41,8 @@ def save_preset(policy, path):
     supported.check_causal_lm(policy)
     checks.check_absent("path", path)
     checks.check_disk(policy.variables, path, None)
-    with atomic_folder(path) as folder:
+    round_trip.check(policy)
+    with round_trip.complete(policy), atomic_folder(path) as folder:
         policy.save_to_preset(folder)
 
 
@@ -76,10 +80,13 @@ def save_safetensors(policy, path):
     has_adapters = bool(lora_layers(policy))
     copies = (None, None) if has_adapters else (None,)
     checks.check_disk(policy.variables, path, *copies)
+    round_trip.check(policy)
     with temporary_folder(path) as folder, atomic_folder(path) as finished:
         if has_adapters:
             policy = _merged(policy, folder)
-        policy.export_to_transformers(finished)
+        with _without_folder_tokenizer(policy) as tokenizer:
+            policy.export_to_transformers(finished)
+        write.finish(finished, policy.backbone, tokenizer)
 
 
 def _merged(policy, folder):
@@ -87,10 +94,30 @@ def _merged(policy, folder):
     import keras_hub
 
     parts = {}
-    policy.backbone.save_to_preset(folder)
-    if policy.preprocessor is None:
-        parts["preprocessor"] = None
-    else:
-        policy.preprocessor.save_to_preset(folder)
+    with round_trip.complete(policy):
+        policy.backbone.save_to_preset(folder)
+        if policy.preprocessor is None:
+            parts["preprocessor"] = None
+        else:
+            policy.preprocessor.save_to_preset(folder)
     dtype = policy.backbone.dtype_policy.name
     return keras_hub.models.CausalLM.from_preset(folder, dtype=dtype, **parts)
+
+
+@contextlib.contextmanager
+def _without_folder_tokenizer(policy):
+    """Yields the tokenizer of a Hugging Face folder, or `None`.
+
+    KerasHub writes only its own classes, so the policy has no preprocessor in
+    this context.
+    """
+    preprocessor = policy.preprocessor
+    tokenizer = getattr(preprocessor, "tokenizer", None)
+    if not hasattr(tokenizer, "spec"):
+        yield None
+        return
+    policy.preprocessor = None
+    try:
+        yield tokenizer
+    finally:
+        policy.preprocessor = preprocessor

@@ -13,6 +13,7 @@ from keras_bond.export.greedy import record_completions
 from keras_bond.files import move_folder
 from keras_bond.files import temporary_folder
 from keras_bond.rollouts import supported
+from keras_bond.training import round_trip
 from keras_bond.version import __version__
 
 PROMPTS = ("", "Hello", "Why is the sky blue?")
@@ -57,9 +58,12 @@ def export_saved_model(
       the log-probability that generation stops after it.
     - `generate_tokens` and `score_tokens`: the same for token ids.
 
+    Tokenizers of SentencePiece and byte-level byte-pair tokenizers run in the
+    model. For a tokenizer with parts that a graph cannot compute, the model has
+    the last two signatures only, and a warning says so.
+
     Args:
-        policy: `keras_hub.models.CausalLM` with a SentencePiece tokenizer,
-            such as Gemma and Gemma 3, text only.
+        policy: `keras_hub.models.CausalLM`, text only.
         path: str. Folder of the model; its last part is the model's name.
         max_prompt_length: int. Maximum number of tokens in a prompt, including
             start token and template. The server answers longer prompts with an
@@ -120,6 +124,7 @@ def export_saved_model(
     tokenizer = TextTokenizer(policy.preprocessor)
     job = {
         "name": os.path.basename(path),
+        "serves_text": checks.serves_text(policy, best_of_n),
         "policy": type(policy).__name__,
         "keras_bond": __version__,
         "dtype": checks.resolve_dtype(dtype, policy),
@@ -141,6 +146,7 @@ def export_saved_model(
     # One copy for the process that traces the model, one for the server.
     served = keras.DTypePolicy(job["dtype"]).variable_dtype
     checks.check_disk(variables, path, None, served)
+    round_trip.check(policy)
     return _write(policy, reward, job, os.path.join(path, version), verify)
 
 
@@ -204,8 +210,9 @@ def _write(policy, reward, job, path, verify):
         preset = os.path.join(folder, "preset")
         # Saving the parts separately merges adapters and omits the compile
         # config.
-        policy.backbone.save_to_preset(preset)
-        policy.preprocessor.save_to_preset(preset)
+        with round_trip.complete(policy):
+            policy.backbone.save_to_preset(preset)
+            policy.preprocessor.save_to_preset(preset)
         if reward is not None:
             reward.save(os.path.join(folder, "reward.keras"))
         with open(os.path.join(folder, "job.json"), "w") as file:

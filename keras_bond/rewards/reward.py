@@ -151,7 +151,8 @@ class FunctionReward(Reward):
     passed: a completion has the same reward at every step.
 
     If prompts are conversations, it gets them as lists of turns, and each
-    completion as a list of one turn of the assistant, as in TRL.
+    completion as a list of one turn of the assistant, as in TRL: an answer that
+    has begun in the prompt is part of that turn.
 
     Args:
         function: the callable.
@@ -186,10 +187,11 @@ class FunctionReward(Reward):
             **{name: getattr(logger, name) for name in LOG_NAMES},
         }
         if samples.conversations is not None:
-            arguments["prompts"] = samples.conversations
+            asked, begun = zip(*map(_split_begun, samples.conversations))
+            arguments["prompts"] = list(asked)
             arguments["completions"] = [
-                [{"role": "assistant", "content": text}]
-                for text in samples.completions
+                [{"role": "assistant", "content": start + text}]
+                for start, text in zip(begun, samples.completions)
             ]
         parameters = _parameters_of(self.function, self.name)
         for name in _required(parameters):
@@ -203,6 +205,13 @@ class FunctionReward(Reward):
         if inspect.Parameter.VAR_KEYWORD in kinds:
             return arguments
         return {k: v for k, v in arguments.items() if k in parameters}
+
+
+def _split_begun(turns):
+    """Splits a conversation into its turns and the answer that has begun."""
+    if turns[-1]["role"] in ("assistant", "model"):
+        return turns[:-1], turns[-1]["content"]
+    return turns, ""
 
 
 def _parameters_of(function, name):

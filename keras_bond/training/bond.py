@@ -96,7 +96,11 @@ class Bond(AnchoredTrainer):
         truncate: `None` to raise an error for prompts that are too long, or
             `"left"` to keep their end. Defaults to `None`.
         stop_token_ids: tuple of int, or `"auto"` for the tokenizer's end token
-            and Gemma's end-of-turn token. Defaults to `"auto"`.
+            and what ends a turn in the chat format. Defaults to `"auto"`.
+        chat_template: how conversations are written: `"auto"` for the format
+            whose special tokens the vocabulary has (Gemma, Gemma 4, Llama 3 or
+            ChatML), a template in Jinja or the path of one, or a function, see
+            `keras_bond.data.render_chat`. Defaults to `"auto"`.
         seed: int in [0, 2³¹), or `None` to draw one. It determines all
             randomness of the trainer. The adapters of `enable_lora` are drawn
             before, by Keras: call `keras.utils.set_random_seed` first if two
@@ -144,6 +148,7 @@ class Bond(AnchoredTrainer):
         prompt_buckets=None,
         truncate=None,
         stop_token_ids="auto",
+        chat_template="auto",
         seed=None,
         **kwargs,
     ):
@@ -170,6 +175,7 @@ class Bond(AnchoredTrainer):
             prompt_buckets=prompt_buckets,
             truncate=truncate,
             stop_token_ids=stop_token_ids,
+            chat_template=chat_template,
             temperature=temperature,
             seed=seed,
             **kwargs,

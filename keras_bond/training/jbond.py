@@ -66,6 +66,7 @@ class JBond(Bond):
         prompt_buckets=None,
         truncate=None,
         stop_token_ids="auto",
+        chat_template="auto",
         seed=None,
         **kwargs,
     ):
@@ -82,6 +83,7 @@ class JBond(Bond):
             prompt_buckets=prompt_buckets,
             truncate=truncate,
             stop_token_ids=stop_token_ids,
+            chat_template=chat_template,
             seed=seed,
             **PAPER_SETTINGS,
             **kwargs,

@@ -14,6 +14,7 @@ from keras_bond.arguments import check_count
 from keras_bond.callbacks.checks import as_list
 from keras_bond.callbacks.interface import TrainerInterface
 from keras_bond.callbacks.progress_bar import with_progress_bar
+from keras_bond.data import chat_templates
 from keras_bond.data import images
 from keras_bond.data import prompts
 from keras_bond.data.tokenizer import TextTokenizer
@@ -63,6 +64,7 @@ class PolicyTrainer(
         prompt_buckets=None,
         truncate=None,
         stop_token_ids="auto",
+        chat_template="auto",
         temperature=1.0,
         seed=None,
         **kwargs,
@@ -84,7 +86,7 @@ class PolicyTrainer(
         self.truncate = truncate
         self.temperature = float(temperature)
         self.seed = standardize.seed_of(seed)
-        self._set_up_text(stop_token_ids)
+        self._set_up_text(stop_token_ids, chat_template)
         self._set_reward(reward, reward_weights)
         self.weight_sets = WeightSets(
             policy, standardize.has_reference(reference, policy)
@@ -97,9 +99,14 @@ class PolicyTrainer(
         self._sources = {}
         self.built = True
 
-    def _set_up_text(self, stop_token_ids):
+    def _set_up_text(self, stop_token_ids, chat_template):
         preprocessor = getattr(self.policy, "preprocessor", None)
-        self.tokenizer = preprocessor and TextTokenizer(preprocessor)
+        self.chat_template = chat_templates.of_tokenizer(
+            getattr(preprocessor, "tokenizer", None), chat_template
+        )
+        self.tokenizer = preprocessor and TextTokenizer(
+            preprocessor, self.chat_template, self.policy.backbone
+        )
         size = network.vocabulary_size(self.policy.backbone)
         self.stop_token_ids = standardize.stop_token_ids_of(
             stop_token_ids, self.tokenizer, size
@@ -335,7 +342,9 @@ class PolicyTrainer(
         """
         self.check_ready()
         order_seed = self._order_seed if shuffle else None
-        train = self._to_batches(x, y, batch_size, order_seed, steps_per_epoch)
+        train = self._to_batches(
+            x, y, batch_size, order_seed, steps=steps_per_epoch
+        )
         self.check_batch(train)
         if train.is_full:
             checks.check_parts(self, train.prompts_per_batch)
@@ -344,8 +353,9 @@ class PolicyTrainer(
             validation_data = self._to_batches(
                 validation_data,
                 None,
-                validation_batch_size or batch_size,
+                validation_batch_size,
                 steps=validation_steps,
+                default_size=batch_size or 32,
             )
             self._check_endless(
                 validation_data, validation_steps, "validation_steps"
@@ -431,15 +441,13 @@ class PolicyTrainer(
         if train.is_endless:
             train.steps_per_epoch = steps_per_epoch
             train.left_of_epoch = self.progress.left_of_epoch
-        backup = keras.callbacks.BackupAndRestore
-        is_restoring = any(isinstance(c, backup) for c in callbacks)
-        resume = progress.Resume(self.progress, train, is_restoring)
+        resume = progress.Resume(self.progress, train, callbacks)
         return [*callbacks, resume]
 
     def _order_seed(self):
         return (self.seed, self.progress.order_seed())
 
-    def _to_batches(self, x, y, batch_size, order_seed=None, steps=None):
+    def _to_batches(self, x, y, batch_size, order_seed=None, **options):
         if y is not None:
             raise ValueError(
                 "Prompts have no targets: `y` must be None. Pass what the "
@@ -452,7 +460,7 @@ class PolicyTrainer(
             self.gradient_accumulation_steps * backend.devices.num_replicas(),
         )
         return prompts.to_batches(
-            x, self.encoder, batch_size, order_seed, row_factor, steps
+            x, self.encoder, batch_size, order_seed, row_factor, **options
         )
 
     def _check_endless(self, batches, steps, name):

@@ -1,5 +1,8 @@
 """Position of a run in its data, saved with the weights."""
 
+import json
+import pathlib
+
 import keras
 from keras import ops
 
@@ -65,12 +68,11 @@ class Progress(keras.Layer):
 
         Returns:
             int. Number of prompts to skip: of the epoch, or of the whole
-            stream if it is infinite.
+            stream if it is infinite. `None` if no epoch begins yet: Keras
+            builds the model from a first batch before.
         """
         if self._next_epoch is None:
-            # Keras builds the model from a first batch before any epoch begins,
-            # so there is nothing to record yet.
-            return 0
+            return None
         seen, first = _int(self.prompts_seen), self._is_first_epoch
         continues = first and self.is_loaded and self._is_of(batches)
         # There are three cases:
@@ -124,14 +126,18 @@ class Resume(keras.callbacks.Callback):
     Args:
         progress: a `Progress`.
         batches: `PromptBatches` or `PromptStream`, the prompts.
-        is_restoring: bool. Whether a `BackupAndRestore` is among the callbacks.
+        callbacks: list of callbacks that come before this one.
     """
 
-    def __init__(self, progress, batches, is_restoring):
+    def __init__(self, progress, batches, callbacks):
         super().__init__()
         self.progress = progress
         self.batches = batches
-        self.is_restoring = is_restoring
+        backup = keras.callbacks.BackupAndRestore
+        backups = [c for c in callbacks if isinstance(c, backup)]
+        self.is_restoring = bool(backups)
+        for callback in backups:
+            _remove_if_cut(callback)
 
     def on_train_begin(self, logs=None):
         if not self.is_restoring:
@@ -145,6 +151,20 @@ class Resume(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.progress.expect_epoch(epoch)
+
+
+def _remove_if_cut(backup):
+    """Removes the file with the epoch if a kill has cut it.
+
+    Keras writes it in place, after the weights, and could not read it again.
+    """
+    file = pathlib.Path(backup.backup_dir, "training_metadata.json")
+    try:
+        int(json.loads(file.read_text())["epoch"])
+    except FileNotFoundError:
+        return
+    except (KeyError, TypeError, ValueError):
+        file.unlink(missing_ok=True)
 
 
 def _int(variable):

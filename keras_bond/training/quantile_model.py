@@ -10,6 +10,7 @@ from keras_bond.formulas import sequences
 from keras_bond.rewards.samples import IMAGES
 from keras_bond.rollouts import network
 from keras_bond.training import checks
+from keras_bond.training import round_trip
 from keras_bond.training.whole_files import WholeFiles
 
 
@@ -111,7 +112,7 @@ class QuantileModel(WholeFiles, keras.Model):
 
     def get_config(self):
         return {
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "backbone": round_trip.serialize(self.backbone),
             "train_backbone": self.train_backbone,
             "seed": self.seed,
             "name": self.name,

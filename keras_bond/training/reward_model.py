@@ -1,11 +1,13 @@
 """Reward model trained on preference pairs."""
 
+import functools
 import os
 
 import keras
 from keras import ops
 
 from keras_bond.arguments import check_count
+from keras_bond.data import chat_templates
 from keras_bond.data import lengths
 from keras_bond.data import preferences
 from keras_bond.data import sources
@@ -14,6 +16,7 @@ from keras_bond.formulas import bradley_terry
 from keras_bond.formulas import sequences
 from keras_bond.rollouts import network
 from keras_bond.training import checks
+from keras_bond.training import round_trip
 from keras_bond.training import saving
 from keras_bond.training.whole_files import WholeFiles
 
@@ -48,6 +51,8 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
             `None`.
         center_rewards_coefficient: float, at least 0. Weight of the term that
             keeps rewards near 0; 0.01 is a common value. Defaults to 0.
+        chat_template: how conversations are written, see
+            `keras_bond.data.render_chat`. Defaults to `"auto"`.
         **kwargs: arguments of `keras.Model`, such as `name`.
 
     Call arguments:
@@ -84,6 +89,7 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
         max_length=1024,
         truncate=None,
         center_rewards_coefficient=0.0,
+        chat_template="auto",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -100,6 +106,9 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
         network.freeze_encoders(backbone)
         self.backbone = backbone
         self.preprocessor = preprocessor
+        self.chat_template = chat_templates.of_tokenizer(
+            getattr(preprocessor, "tokenizer", preprocessor), chat_template
+        )
         self.max_length = max_length
         self.truncate = truncate
         self.center_rewards_coefficient = float(center_rewards_coefficient)
@@ -211,8 +220,8 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
                 `"chosen"`, `"rejected"`, and optionally `"prompt"` or
                 `"prompts"`, and `"margin"`, by how much the reward of chosen
                 should exceed that of rejected. Texts are strings or
-                conversations in Gemma's format; without prompts they are whole
-                texts. Anything else is passed on to `keras.Model.fit`, such as
+                conversations; without prompts they are whole texts. Anything
+                else is passed on to `keras.Model.fit`, such as
                 batches of what `encode_pairs` returns.
             y: margins `(pairs,)` of pairs that are already tokenized.
             batch_size, epochs, verbose, callbacks: see `keras.Model.fit`.
@@ -321,7 +330,7 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
                 "it again: `bond.reward = keras.saving.load_model(...)`. "
                 "Received: a RewardModel that has seen 0 batches"
             )
-        if self._reads(samples.tokenizer):
+        if self._reads(samples):
             inputs = {
                 "token_ids": samples.token_ids,
                 "padding_mask": samples.padding_mask,
@@ -345,11 +354,26 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
         for i, (row, kept) in enumerate(zip(ids, mask)):
             lengths.check_ids(row[kept.astype(bool)], size, f"row {i}")
 
-    def _reads(self, tokenizer):
-        if tokenizer is None or self.preprocessor is None:
+    def _reads(self, samples):
+        """Whether the policy's token ids are what this model would read."""
+        if samples.tokenizer is None or self.preprocessor is None:
             return True
         own = getattr(self.preprocessor, "tokenizer", self.preprocessor)
-        return tokenizer_lib.same_tokens(own, tokenizer)
+        if not tokenizer_lib.same_tokens(own, samples.tokenizer):
+            return False
+        if samples.conversations is None:
+            return True
+        # Another chat template writes other tokens.
+        return all(
+            self._tokenizer.render(turns) == text
+            for turns, text in zip(samples.conversations, samples.prompts)
+        )
+
+    @functools.cached_property
+    def _tokenizer(self):
+        return tokenizer_lib.TextTokenizer(
+            self.preprocessor, self.chat_template, self.backbone
+        )
 
     def _encoder(self):
         if self.preprocessor is None:
@@ -358,10 +382,9 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
                 "with `preprocessor=` a KerasHub preprocessor or tokenizer, or "
                 "pass token ids. Received: preprocessor=None"
             )
-        tokenizer = tokenizer_lib.TextTokenizer(self.preprocessor)
         size = network.vocabulary_size(self.backbone)
         return preferences.CompletionEncoder(
-            tokenizer, self.max_length, size, self.truncate
+            self._tokenizer, self.max_length, size, self.truncate
         )
 
     def _standardize(self, x, y):
@@ -382,14 +405,14 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
         return self.backbone
 
     def get_config(self):
-        serialize = keras.saving.serialize_keras_object
         return {
-            "backbone": serialize(self.backbone),
+            "backbone": round_trip.serialize(self.backbone),
             **saving.serialize_lora(self.backbone),
-            "preprocessor": serialize(self.preprocessor),
+            "preprocessor": round_trip.serialize(self.preprocessor),
             "max_length": self.max_length,
             "truncate": self.truncate,
             "center_rewards_coefficient": self.center_rewards_coefficient,
+            "chat_template": saving.serialize_template(self.chat_template),
             "name": self.name,
         }
 
@@ -400,6 +423,7 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
         backbone = deserialize(config.pop("backbone"))
         preprocessor = deserialize(config.pop("preprocessor"))
         saving.enable_lora(backbone, config)
+        config["chat_template"] = deserialize(config["chat_template"])
         model = cls(backbone, preprocessor, **config)
         model.lacks_weights = True
         return model

@@ -10,6 +10,7 @@ import warnings
 
 import keras
 
+from keras_bond.training import round_trip
 from keras_bond.training.whole_files import WholeFiles
 from keras_bond.training.whole_files import lora_layers
 
@@ -80,6 +81,7 @@ class Saving(WholeFiles):
             "prompt_buckets": list(self.prompt_buckets),
             "truncate": self.truncate,
             "stop_token_ids": list(self.stop_token_ids),
+            "chat_template": serialize_template(self.chat_template),
             "temperature": self.temperature,
             "seed": self.seed,
             "reference": self.weight_sets.reference is not None,
@@ -91,6 +93,9 @@ class Saving(WholeFiles):
         config = dict(config)
         reward = deserialize_reward(config.pop("reward"))
         policy = deserialize_policy(config)
+        config["chat_template"] = keras.saving.deserialize_keras_object(
+            config["chat_template"]
+        )
         trainer = cls(policy, reward, **config)
         trainer.lacks_weights = True
         return trainer
@@ -142,7 +147,7 @@ class LoraAdapters(keras.Layer):
 def serialize_policy(policy):
     """Returns the config of a policy, including LoRA."""
     return {
-        "policy": keras.saving.serialize_keras_object(policy),
+        "policy": round_trip.serialize(policy),
         **serialize_lora(policy.backbone),
     }
 
@@ -177,6 +182,27 @@ def enable_lora(backbone, config):
     layer_names = config.pop("lora_layer_names")
     if rank is not None:
         backbone.enable_lora(rank, target_layer_names=layer_names)
+
+
+def serialize_template(chat_template):
+    """Returns the config of a chat template.
+
+    Raises:
+        ValueError: if it is a function that could not be loaded again.
+    """
+    if not callable(chat_template):
+        return chat_template
+    is_function = hasattr(chat_template, "__name__")
+    kind = chat_template if is_function else type(chat_template)
+    name = keras.saving.get_registered_name(kind)
+    if keras.saving.get_registered_object(name) is not kind:
+        raise ValueError(
+            "A `chat_template` that is a function must be registered to be "
+            "saved: decorate it with `@keras.saving."
+            'register_keras_serializable(package="my_package")`, and import '
+            f"it before loading. Received: chat_template={chat_template!r}"
+        )
+    return keras.saving.serialize_keras_object(chat_template)
 
 
 def serialize_reward(reward):

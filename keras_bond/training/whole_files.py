@@ -10,6 +10,7 @@ import keras
 from keras_bond import files
 from keras_bond.backend import devices
 from keras_bond.training import loading
+from keras_bond.training import round_trip
 
 # What HDF5 needs at most for a variable, besides its values.
 HEADER_BYTES = 4096
@@ -42,7 +43,9 @@ class WholeFiles:
 
         Raises:
             OSError: if the disk has too little room.
+            ValueError: if what would be written could not be loaded again.
         """
+        round_trip.check(self)
         with self._writing(filepath, overwrite) as path:
             if path is not None:
                 super().save(path, overwrite=overwrite, **kwargs)

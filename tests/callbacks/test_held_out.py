@@ -189,6 +189,19 @@ def test_the_best_gold_reward_is_known_after_a_resume(tmp_path, capsys):
     assert "over-optimized" in capsys.readouterr().out
 
 
+def test_a_best_gold_reward_of_steps_that_are_run_again_is_forgotten(tmp_path):
+    policy = Policy(4)
+    policy.drift = 1.5
+    epoch(begin(policy, path=tmp_path, gold_reward=gold, verbose=0), steps=5)
+    policy.drift = 0.0
+    epoch(begin(policy, path=tmp_path, gold_reward=gold, verbose=0), steps=5)
+    # Killed; the checkpoint is that of step 5, of the drifted policy.
+    policy.step, policy.drift = 5, 1.5
+    held_out = begin(policy, path=tmp_path, gold_reward=gold, verbose=0)
+    epoch(held_out, steps=5)
+    assert not held_out.points[-1]["is_overoptimized"]
+
+
 def test_damaged_files_are_named(tmp_path):
     numbers = tmp_path / "held_out.json"
     lines = tmp_path / "completions.jsonl"
@@ -197,7 +210,7 @@ def test_damaged_files_are_named(tmp_path):
     numbers.write_text('{"frontier": []}')
     with pytest.raises(ValueError, match="held_out.json, KeyError: 'points'"):
         begin(policy, path=tmp_path)
-    numbers.write_text('{"points": [{"step": 1}], "best_gold": null}')
+    numbers.write_text('{"points": [{"step": 1}], "best_gold": []}')
     lines.write_text('not JSON\n{"step": 1}\n')
     with pytest.raises(ValueError, match="with the line b'not JSON"):
         begin(policy, path=tmp_path)

@@ -8,6 +8,7 @@ import keras_bond
 from keras_bond import data
 from keras_bond.data import prompts
 from keras_bond.data.tokenizer import TextTokenizer
+from tests.tiny import chat_vocabulary
 from tests.tiny import make_policy
 
 GOOD = b'{"prompt": "fox", "n": 1}\n'
@@ -15,8 +16,9 @@ GOOD = b'{"prompt": "fox", "n": 1}\n'
 
 @pytest.fixture(scope="module")
 def encoder():
-    tokenizer = TextTokenizer(make_policy().preprocessor)
-    return prompts.PromptEncoder(tokenizer, (12,), 64)
+    policy = make_policy(proto=chat_vocabulary())
+    tokenizer = TextTokenizer(policy.preprocessor)
+    return prompts.PromptEncoder(tokenizer, (32,), 200)
 
 
 def deep(levels):
@@ -80,7 +82,8 @@ def test_a_bad_conversation_is_named(tmp_path, encoder, name):
 
 
 @pytest.mark.parametrize(
-    "ids", [[2, -1], [2, 64], [2, 0.5], [True], "fox", None, [[2]], [2, 10**40]]
+    "ids",
+    [[2, -1], [2, 200], [2, 0.5], [True], "fox", None, [[2]], [2, 10**40]],
 )
 def test_bad_token_ids_are_named(tmp_path, encoder, ids):
     path = tmp_path / "bad.jsonl"

@@ -6,12 +6,12 @@ import json
 import numpy as np
 import pytest
 
-import keras_bond
 from keras_bond import data
 from keras_bond.data import prompts as prompts_lib
 from keras_bond.data import table as table_lib
 from keras_bond.data.tokenizer import TextTokenizer
 from tests.tiny import PROMPTS
+from tests.tiny import chat_vocabulary
 from tests.tiny import make_policy
 
 ROWS = [
@@ -188,35 +188,6 @@ TURNS = [
 ]
 
 
-def test_conversations_are_written_as_gemma_was_taught():
-    """Against the published template, by hand."""
-    assert data.render_chat(TURNS) == (
-        "<start_of_turn>user\nBe short.\n\nHi<end_of_turn>\n"
-        "<start_of_turn>model\nYes?<end_of_turn>\n"
-        "<start_of_turn>user\nWhy?<end_of_turn>\n"
-        "<start_of_turn>model\n"
-    )
-
-
-@pytest.mark.parametrize("role", ["assistant", "model"])
-def test_an_answer_that_has_begun_continues(role):
-    """Pins: an answer that was closed, so that another turn begins."""
-    begun = [TURNS[1], {"role": role, "content": "Yes, "}]
-    assert data.render_chat(begun) == (
-        "<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\nYes,"
-    )
-    empty = [TURNS[1], {"role": role, "content": ""}]
-    assert data.render_chat(empty) == data.render_chat(TURNS[1:2])
-    policy = make_policy()
-    model = keras_bond.RewardModel(policy, max_length=200)
-    answer = [{"role": "assistant", "content": " fox"}]
-    pairs = {"prompt": [begun], "chosen": [answer], "rejected": [answer]}
-    ids = model.encode_pairs(pairs)[0]["token_ids"][0, 0].tolist()
-    tokenizer = TextTokenizer(policy.preprocessor)
-    (head,) = tokenizer.encode([data.render_chat(begun)])
-    assert ids == [*head, *tokenizer.encode_bare([" fox"])[0], 4]
-
-
 @pytest.mark.parametrize("source", ["list", "column", "jsonl", "Hugging Face"])
 def test_conversations_are_prompts(tmp_path, source):
     """The policy sees the text, the reward the turns."""
@@ -231,12 +202,13 @@ def test_conversations_are_prompts(tmp_path, source):
         prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
         prompts = pytest.importorskip("datasets").Dataset.from_list(rows)
-    tokenizer = TextTokenizer(make_policy().preprocessor)
-    encoder = prompts_lib.PromptEncoder(tokenizer, (400,), 64)
+    policy = make_policy(proto=chat_vocabulary())
+    tokenizer = TextTokenizer(policy.preprocessor)
+    encoder = prompts_lib.PromptEncoder(tokenizer, (400,), 200)
     batches = prompts_lib.to_batches(prompts, encoder, 2)
     table = batches.take([0, 1])
     texts = table.prompts
-    assert texts == [data.render_chat(chat) for chat in chats]
+    assert texts == [data.render_chat(chat, policy) for chat in chats]
     assert table.conversations == chats
     assert set(table.columns) <= {"n"}
     (inputs,) = batches[0]
@@ -312,23 +284,6 @@ def test_what_is_no_table_is_named(path, name):
     make, arguments, error, text = BAD_SOURCES[name]
     with pytest.raises(error, match=text):
         data.prompts_from(make(path), **{"prompt": "question", **arguments})
-
-
-BAD_CHATS = [
-    ([{"role": "tool", "content": "a"}], ValueError, "role='tool'"),
-    ([{"role": "user", "content": None}], TypeError, "a string as its"),
-    ([{"role": "user"}], TypeError, "a string as its"),
-    ([{"role": [], "content": "a"}], ValueError, r"role=\[\]"),
-    ([], TypeError, "at least one"),
-    ("Hi", TypeError, "must be a list of dicts"),
-    (TURNS[:1], ValueError, "must come before a turn of the user"),
-]
-
-
-@pytest.mark.parametrize("turns, error, text", BAD_CHATS)
-def test_what_is_no_conversation_is_named(turns, error, text):
-    with pytest.raises(error, match=text):
-        data.render_chat(turns)
 
 
 def test_strings_among_conversations_are_named():

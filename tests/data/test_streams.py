@@ -10,6 +10,7 @@ import keras_bond
 from keras_bond import data
 from keras_bond.data import prompts
 from keras_bond.data.tokenizer import TextTokenizer
+from tests.tiny import chat_vocabulary
 from tests.tiny import make_policy
 
 TEXTS = ["the quick", "fox", "a b c", "lazy dog", "over the"]
@@ -199,7 +200,9 @@ def test_tables_hold_conversations_and_pairs(encoder, make):
     frame = type(make())
     make = getattr(frame, "from_pydict", frame)
     table = make({"prompt": chats})
-    long = prompts.PromptEncoder(encoder.tokenizer, (99,), 64)
+    policy = make_policy(proto=chat_vocabulary())
+    tokenizer = TextTokenizer(policy.preprocessor)
+    long = prompts.PromptEncoder(tokenizer, (99,), 200)
     assert prompts.to_batches(table, long).table.conversations == chats
     columns = {"chosen": TEXTS[:2], "rejected": TEXTS[2:4]}
     assert data.to_pairs(make(columns)) == data.to_pairs(columns)

@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 import keras_bond
 from tests import pictures
 from tests.tiny import PROMPTS
+from tests.tiny import chat_vocabulary
 from tests.tiny import length_reward
 from tests.tiny import make_policy
 
@@ -30,10 +31,14 @@ ONLY_JAX = pytest.mark.skipif(
 )
 
 
+def make_chat_policy(**arguments):
+    return make_policy(num_layers=1, proto=chat_vocabulary(), **arguments)
+
+
 @pytest.fixture(scope="session")
 def bond():
     made = keras_bond.JBond(
-        make_policy(num_layers=1), length_reward, reference=True, **LENGTHS
+        make_chat_policy(), length_reward, reference=True, **LENGTHS
     )
     made.compile(keras.optimizers.SGD(1e-5))
     return made
@@ -50,7 +55,7 @@ def names(bond, tmp_path, monkeypatch):
             lambda name, dtype=None: (
                 pictures.make_policy("gemma3")
                 if name == "gemma3_instruct_4b"
-                else make_policy(num_layers=1, dtype=dtype)
+                else make_chat_policy(dtype=dtype)
             ),
         )
     questions = {"question": PROMPTS, "answer": ["so #### 1"] * 8}
@@ -72,7 +77,7 @@ def names(bond, tmp_path, monkeypatch):
         "keras_bond": keras_bond,
         "np": np,
         "bond": bond,
-        "policy": make_policy(num_layers=1),
+        "policy": make_chat_policy(),
         "prompts": PROMPTS,
         "held_out": PROMPTS[:4],
         "held_out_pairs": pairs,
@@ -85,6 +90,6 @@ def names(bond, tmp_path, monkeypatch):
         "my_reward": length_reward,
         "reward_model": length_reward,
         "ask_the_judge": lambda prompt, completion: len(completion),
-        "small_backbone": make_policy(num_layers=1, seed=1).backbone,
+        "small_backbone": make_chat_policy(seed=1).backbone,
     }
     keras.distribution.set_distribution(None)

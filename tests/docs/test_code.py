@@ -36,16 +36,16 @@ SMALLER = {
     "completion_length=64": "completion_length=5",
     "completion_length=256": "completion_length=5",
     "[:64]": "[:8]",
-    "=64": "=24",
-    "=256": "=24",
-    "=512": "=24",
+    "=64": "=32",
+    "=256": "=32",
+    "=512": "=32",
     "enable_lora(8)": "enable_lora(1)",
     "epochs=20": "epochs=1",
     "epochs=3": "epochs=1",
     "epochs=2": "epochs=1",
     "num_samples=16": "num_samples=2",
     ", ...]": "]",
-    ", ...)": ", max_prompt_length=24, max_completion_length=5)",
+    ", ...)": ", max_prompt_length=32, max_completion_length=5)",
 }
 # Names that a page or an example may define for itself only.
 GIVEN = ("bond", "policy", "reward", "prompts")

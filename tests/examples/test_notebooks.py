@@ -44,6 +44,13 @@ EXPECTED = {
         "went_on_at_epoch": (1, 1),
         "saved": (1, 1),
     },
+    "gemma_270m": {
+        "before": (0.2, 1.9),
+        ("after", "before"): (0.05, 1.0),
+        "effective_n": (1.2, 4.0),
+        "kl": (0.1, 1.5),
+        "saved": (1, 1),
+    },
     "export_and_serve": {
         "before": (0.15, 0.45),
         ("after", "before"): (0.01, 0.4),

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import keras_bond
-from keras_bond.data.chat import render_chat
+from keras_bond.data.chat_formats import GEMMA
 from keras_bond.data.tokenizer import TextTokenizer
 from keras_bond.export.serving.text import GraphText
 from tests.tiny import length_reward
@@ -39,8 +39,8 @@ ALIKE = [
     " ",
     "  the   quick  ",
     "a\n",
-    render_chat(CHAT[:1]),
-    render_chat(CHAT),
+    GEMMA.render(CHAT[:1]),
+    GEMMA.render(CHAT),
     "<end_of_turn>fox<eos>",
 ]
 

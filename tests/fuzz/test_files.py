@@ -173,7 +173,7 @@ def test_damaged_runs(tmp_path_factory, damage, name):
     contents = {
         "log.csv": b"epoch,reward,kl\n0,0.5,0.1\n1,0.75,0.2\n",
         "held_out.json": b'{"frontier": null, "points": [{"step": 4}], '
-        b'"best_gold": [0.5]}',
+        b'"best_gold": [{"step": 4, "rewards": [0.5]}]}',
         "completions.jsonl": b'{"step": 4, "prompt": "a"}\n' * 2,
     }
     path = folder / name

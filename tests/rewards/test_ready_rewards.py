@@ -11,6 +11,7 @@ from keras_bond import rewards
 from tests.rewards.samples import samples
 from tests.tiny import COMPILED_QUICKLY
 from tests.tiny import PROMPTS
+from tests.tiny import chat_vocabulary
 from tests.tiny import length_reward
 from tests.tiny import make_policy
 
@@ -223,7 +224,7 @@ def test_trl_rewards_of_conversations_are_used_unchanged():
         return rewards.Length(1, 2)(prompts, completions, **columns)
 
     bond = keras_bond.JBond(
-        make_policy(scale=2.0),
+        make_policy(scale=2.0, proto=chat_vocabulary()),
         [trl_length, watch],
         max_prompt_length=99,
         max_completion_length=5,

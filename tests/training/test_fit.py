@@ -54,6 +54,13 @@ def fit(bond, x=PROMPTS, callbacks=(), **kwargs):
     return bond.fit(x, callbacks=callbacks, **kwargs)
 
 
+class OneBatch:
+    """A data set that comes in batches of its own."""
+
+    def __iter__(self):
+        yield {"prompts": PROMPTS[:3]}
+
+
 @pytest.fixture(scope="module")
 def trained():
     """A trainer after two epochs, what it logged, and its first weights."""
@@ -62,7 +69,7 @@ def trained():
     step = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: steps.append(dict(logs))
     )
-    held_out = {"validation_data": PROMPTS[:3]}
+    held_out = {"validation_data": OneBatch()}
     bond.logs = fit(bond, PROMPTS, [step], epochs=2, **held_out).history
     bond.steps = steps
     return bond

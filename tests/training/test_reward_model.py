@@ -15,6 +15,7 @@ from keras_bond.data import lengths
 from tests.numeric import values_of
 from tests.tiny import COMPILED_QUICKLY
 from tests.tiny import PROMPTS
+from tests.tiny import chat_vocabulary
 from tests.tiny import make_policy
 from tests.tiny import train_vocabulary
 
@@ -214,8 +215,8 @@ def test_weights_of_pairs_count():
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_whole_texts_and_conversations():
-    """Without prompts; and a conversation ends with its turn's own token."""
+def test_whole_texts():
+    """Without prompts."""
     model = make_model(max_length=200)
     texts = [{"chosen": "the quick fox", "rejected": "dog"}]
     x, _ = model.encode_pairs(texts)
@@ -226,6 +227,11 @@ def test_whole_texts_and_conversations():
         model.predict(["the quick fox", "dog"]), whole, atol=1e-5
     )
 
+
+def test_conversations_are_scored_to_their_end_of_turn():
+    """With prompts apart, with whole conversations, and when asked later."""
+    policy = make_policy(num_layers=1, proto=chat_vocabulary())
+    model = keras_bond.RewardModel(policy, max_length=200)
     user = [{"role": "user", "content": "fox"}]
     answers = [[{"role": "assistant", "content": t}] for t in ("a b", "dog")]
     explicit = [{"prompt": user, "chosen": answers[0], "rejected": answers[1]}]
@@ -235,7 +241,7 @@ def test_whole_texts_and_conversations():
     rows = [model.encode_pairs(pairs)[0] for pairs in (explicit, implicit)]
     np.testing.assert_array_equal(rows[0]["token_ids"], rows[1]["token_ids"])
     last = rows[0]["padding_mask"].sum(axis=-1) - 1
-    assert rows[0]["token_ids"][0, 0, last[0, 0]] == 4
+    assert rows[0]["token_ids"][0, 0, last[0, 0]] == 5
     scores = model.predict([user], ["a b"])
     trained = model.predict({k: v[0, :1] for k, v in rows[0].items()})
     np.testing.assert_allclose(scores, trained, atol=1e-5)

@@ -6,6 +6,7 @@ from keras import ops
 from keras_bond import rollouts
 from keras_bond.export.serving.sampler import RowSampler
 from keras_bond.export.serving.text import GraphText
+from keras_bond.export.serving.text import graph_tokenizer
 from keras_bond.formulas import likelihood
 from keras_bond.formulas import masks
 from keras_bond.formulas import sequences
@@ -27,7 +28,10 @@ class Signatures:
     def __init__(self, policy, job, reward=None):
         self.policy = policy
         self.reward = reward
-        self.text = GraphText(policy.preprocessor.tokenizer.proto, job)
+        self.text = None
+        if job["serves_text"]:
+            tokenizer = graph_tokenizer(policy.preprocessor.tokenizer)
+            self.text = GraphText(tokenizer, job)
         self.max_prompt_length = job["max_prompt_length"]
         self.max_new_tokens = job["max_new_tokens"]
         self.stop_token_ids = tuple(job["stop_token_ids"])
@@ -60,12 +64,15 @@ class Signatures:
         completion = {"completion_ids": ids, "completion_lengths": integers}
         sampling = {"temperature": numbers, "seed": integers}
         inputs = {
-            "serving_default": {"prompts": texts},
-            "generate": {"prompts": texts, **sampling},
             "generate_tokens": {**prompt, **sampling},
-            "score": {"prompts": texts, "completions": texts},
             "score_tokens": {**prompt, **completion},
         }
+        if self.text is not None:
+            inputs |= {
+                "serving_default": {"prompts": texts},
+                "generate": {"prompts": texts, **sampling},
+                "score": {"prompts": texts, "completions": texts},
+            }
         if self.best_of_n:
             inputs["sample"] = {"prompts": texts, **sampling}
         return {

@@ -5,21 +5,30 @@ import re
 import tensorflow as tf
 import tensorflow_text as tf_text
 
+from keras_bond.export.byte_pair import graph_spec
+from keras_bond.export.serving.byte_pair import GraphBytePair
+
+
+def graph_tokenizer(tokenizer):
+    """Returns a tokenizer of KerasHub as one of TensorFlow operations."""
+    proto = getattr(tokenizer, "proto", None)
+    if proto is None:
+        return GraphBytePair(graph_spec(tokenizer))
+    # The tokenizer of the policy may have been garbage-collected by
+    # `keras.utils.set_random_seed`, so a new one is made.
+    return tf_text.SentencepieceTokenizer(model=proto, out_type=tf.int32)
+
 
 class GraphText:
     """`keras_bond.data.tokenizer.TextTokenizer` in TensorFlow operations.
 
     Args:
-        proto: bytes. The SentencePiece model.
+        tokenizer: what `graph_tokenizer` returns.
         job: dict. See `keras_bond.export.saved_model`.
     """
 
-    def __init__(self, proto, job):
-        # The tokenizer of the policy may have been garbage-collected by
-        # `keras.utils.set_random_seed`, so a new one is made.
-        self.tokenizer = tf_text.SentencepieceTokenizer(
-            model=proto, out_type=tf.int32
-        )
+    def __init__(self, tokenizer, job):
+        self.tokenizer = tokenizer
         self.vocabulary_size = int(self.tokenizer.vocab_size())
         self.before, self.after = job["prompt_template"].split("{prompt}")
         self.start = job["start_token_ids"]

@@ -82,7 +82,8 @@ def save(policy, reward, job, path):
         # A module without functions: its functions would be traced again.
         module = tf.Module()
         module.weights = [v.value for v in variables]
-        module.tokenizer = signatures.text.tokenizer
+        if signatures.text is not None:
+            module.tokenizer = signatures.text.tokenizer
         tf.saved_model.save(module, path, signatures=traced)
 
 
@@ -102,12 +103,15 @@ def requests(job):
         "completion_lengths": [len(drawn)],
     }
     by_name = {
-        "serving_default": texts,
-        "generate": {**texts, **sampling},
         "generate_tokens": {**prompt, **sampling},
-        "score": {**texts, "completions": [""]},
         "score_tokens": {**prompt, **completion},
     }
+    if job["serves_text"]:
+        by_name |= {
+            "serving_default": texts,
+            "generate": {**texts, **sampling},
+            "score": {**texts, "completions": [""]},
+        }
     if job["best_of_n"]:
         by_name["sample"] = {**texts, **sampling}
     return list(by_name.items())

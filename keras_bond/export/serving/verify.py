@@ -20,6 +20,7 @@ TOKENIZER_OPERATIONS = {
     "SentencepieceOp",
     "SentencepieceTokenizeOp",
     "SentencepieceDetokenizeOp",
+    "NormalizeUTF8",
 }
 REFUSED = ("Xla", "PyFunc", "EagerPyFunc")
 
@@ -48,7 +49,7 @@ def check_operations(path):
     if refused:
         raise ValueError(
             "The served model must have only operations of TensorFlow and of "
-            "the SentencePiece tokenizer, because the standard server does not "
+            "the tokenizer, because the standard server does not "
             f"run XLA or Python operations. Received: {sorted(refused)}"
         )
     return len(operations)
@@ -71,15 +72,19 @@ def check_greedy(signatures, examples):
         temperature=tf.zeros(len(examples)),
         seed=tf.zeros(len(examples), tf.int32),
     )
-    texts = signatures["serving_default"](prompts=tf.constant(prompts))
-    for example, row, length, text in zip(
-        examples,
-        tokens["completion_ids"].numpy().tolist(),
-        tokens["completion_lengths"].numpy(),
-        texts["completions"].numpy(),
-    ):
-        served = row[:length], text.decode()
-        expected = example["completion_ids"], example["completion"]
+    rows = tokens["completion_ids"].numpy().tolist()
+    outputs = [
+        [row[:length]]
+        for row, length in zip(rows, tokens["completion_lengths"].numpy())
+    ]
+    names = ["completion_ids"]
+    if "serving_default" in signatures:
+        names.append("completion")
+        texts = signatures["serving_default"](prompts=tf.constant(prompts))
+        for row, text in zip(outputs, texts["completions"].numpy()):
+            row.append(text.decode())
+    for example, served in zip(examples, outputs):
+        expected = [example[name] for name in names]
         if served != expected:
             raise ValueError(
                 "The served model must generate the same tokens as "

@@ -1,0 +1,274 @@
+"""Chat templates in Jinja, as Hugging Face models bring them, and functions."""
+
+import datetime
+import importlib.util
+import json
+import os
+import pathlib
+import re
+
+from keras_bond.data.turns import check_content
+from keras_bond.data.turns import is_answer
+
+# A text that no conversation holds, which shows where an answer is written.
+# The space after it shows whether the template strips contents.
+PROBE = "keras-bond-probe"
+# How markers look that could be tokens, such as `<|im_end|>` and `[/INST]`.
+MARKER = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
+# The date that the templates of Llama 3 write if none is given.
+TODAY = datetime.date(2024, 7, 26)
+FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
+
+
+def read_chat_template(folder):
+    """Reads the chat template of a Hugging Face model folder.
+
+    Args:
+        folder: str or path. It may hold `chat_template.jinja`, or a
+            `chat_template` in `chat_template.json` or
+            `tokenizer_config.json`.
+
+    Returns:
+        str, the template in Jinja; `None` if the folder has none.
+
+    Example:
+
+    ```python
+    template = keras_bond.data.read_chat_template("my_folder") or "auto"
+    bond = keras_bond.Bond(policy, reward, chat_template=template, ...)
+    ```
+    """
+    paths = [pathlib.Path(folder) / name for name in FILES]
+    templates = (_read_file(path) for path in paths if path.is_file())
+    return next((text for text in templates if text is not None), None)
+
+
+def _read_file(path):
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".json":
+        return text
+    template = json.loads(text).get("chat_template")
+    if isinstance(template, list):
+        named = {entry["name"]: entry["template"] for entry in template}
+        return named.get("default")
+    return template
+
+
+def standardize(chat_template):
+    """Reads a `chat_template=` argument.
+
+    Args:
+        chat_template: `"auto"`, a Jinja template, the path of a file or folder
+            that holds one, or a function from turns to a str.
+
+    Returns:
+        `"auto"`, a Jinja template, or a function.
+
+    Raises:
+        TypeError: if it is none of these.
+        ValueError: if it is a str, but neither a template nor a path that
+            exists, or the file has no template.
+    """
+    if callable(chat_template):
+        return chat_template
+    if not isinstance(chat_template, (str, os.PathLike)):
+        raise TypeError(
+            '`chat_template` must be "auto", a Jinja template or the path of '
+            "one, or a function from turns to a str. Received: chat_template="
+            f"{chat_template!r} of type {type(chat_template).__name__}"
+        )
+    if isinstance(chat_template, str):
+        if chat_template == "auto" or _is_jinja(chat_template):
+            return chat_template
+    path = pathlib.Path(chat_template)
+    if not path.exists():
+        raise ValueError(
+            '`chat_template` must be "auto", a Jinja template, which has {{ '
+            "or {% in it, or the path of a file or folder that exists. "
+            f"Received: chat_template={chat_template!r}"
+        )
+    read = read_chat_template if path.is_dir() else _read_file
+    template = read(path)
+    if template is None:
+        raise ValueError(
+            "`chat_template` must be a path that holds a template: a Hugging "
+            f"Face folder has one in {' or '.join(FILES)}. "
+            f"Received: chat_template={os.fspath(chat_template)!r}, which has "
+            "no chat template"
+        )
+    return template
+
+
+def of_tokenizer(tokenizer, chat_template):
+    """As `standardize`; `"auto"` takes the tokenizer's own, if it has one."""
+    chat_template = standardize(chat_template)
+    if chat_template != "auto":
+        return chat_template
+    return getattr(tokenizer, "chat_template", None) or "auto"
+
+
+def _is_jinja(text):
+    return "{{" in text or "{%" in text
+
+
+class JinjaTemplate:
+    """A chat template in Jinja, as in a Hugging Face `tokenizer_config.json`.
+
+    It is rendered in Jinja's sandbox, with what transformers gives a template.
+    Only today's date is fixed: a run must not depend on the day.
+
+    Args:
+        template: str.
+        tokens: dict of str, such as `bos_token`.
+
+    Attributes:
+        markers: list of str. What looks like a token in what it writes.
+        end_of_turn: str. The marker that ends a turn of the model, or "".
+        strips: bool. Whether it removes spaces around a content.
+
+    Raises:
+        ImportError: if Jinja is not installed.
+        ValueError: if it is not a valid template.
+    """
+
+    def __init__(self, template, tokens):
+        check_jinja()
+        import jinja2
+
+        try:
+            self._template = _environment().from_string(template)
+        except jinja2.TemplateError as error:
+            raise ValueError(
+                "`chat_template` must be a valid Jinja template. Received: "
+                f"{error}, in a template that begins with {template[:60]!r}"
+            ) from error
+        self._tokens = tokens
+        spaced = f" {PROBE} "
+        text = self._render([_turn("user", "?"), _turn("assistant", spaced)])
+        found = MARKER.match(text.partition(PROBE)[2].strip())
+        self.markers = sorted(set(MARKER.findall(text)))
+        self.end_of_turn = found.group() if found else ""
+        self.strips = spaced not in text
+
+    def render(self, turns):
+        """Writes a conversation up to where the model's answer continues.
+
+        Raises:
+            TypeError, ValueError: if the template cannot be rendered, or an
+                answer that has begun is not a text, or is not written.
+        """
+        turns = [dict(turn) for turn in turns]
+        # Templates know this role by one name.
+        for turn in turns:
+            turn["role"] = "assistant" if is_answer(turn) else turn["role"]
+        if turns[-1]["role"] != "assistant":
+            return self._render(turns, add_generation_prompt=True)
+        check_content(turns[-1])
+        begun = turns[-1]["content"]
+        turns[-1]["content"] = f"{begun}{PROBE} "
+        head, probe, rest = self._render(turns).rpartition(PROBE)
+        if not probe:
+            raise ValueError(
+                "`chat_template` must write the answer that has begun. "
+                f"Received: a template without the turn {turns[-1]!r}"
+            )
+        if rest.startswith(" ") or not begun.strip():
+            return head
+        return head.removesuffix(begun[len(begun.rstrip()) :])
+
+    def _render(self, turns, add_generation_prompt=False):
+        try:
+            return self._template.render(
+                messages=turns,
+                add_generation_prompt=add_generation_prompt,
+                tools=None,
+                documents=None,
+                **self._tokens,
+            )
+        # A template is a program, which raises anything.
+        except Exception as error:
+            raise ValueError(
+                "The chat template cannot write this conversation. Received: "
+                f"{type(error).__name__}: {error}, for turns of the roles "
+                f"{[turn['role'] for turn in turns]}"
+            ) from error
+
+
+class FunctionTemplate:
+    """A user's function from turns to the text of a prompt.
+
+    Args:
+        function: `function(turns)` that returns a str.
+    """
+
+    markers = ()
+    end_of_turn = ""
+    strips = False
+
+    def __init__(self, function):
+        self._function = function
+
+    def render(self, turns):
+        """Writes a conversation up to where the model's answer continues.
+
+        Raises:
+            TypeError: if the function does not return a str.
+        """
+        text = self._function([dict(turn) for turn in turns])
+        if not isinstance(text, str):
+            raise TypeError(
+                "`chat_template` must be a function that returns a str. "
+                f"Received: {text!r} of type {type(text).__name__}"
+            )
+        return text
+
+
+def check_jinja():
+    """Raises an error if Jinja is not installed.
+
+    Raises:
+        ImportError: naming what to install.
+    """
+    if not importlib.util.find_spec("jinja2"):
+        raise ImportError(
+            'A chat template in Jinja needs jinja2: `pip install "keras-bond'
+            '[chat]"`. Or pass `chat_template=` a function. Received: jinja2 '
+            "not installed"
+        )
+
+
+def _turn(role, content):
+    return {"role": role, "content": content}
+
+
+def _environment():
+    """Jinja's sandbox with what templates of Hugging Face models expect."""
+    import jinja2.ext
+    import jinja2.sandbox
+
+    class Generation(jinja2.ext.Extension):
+        """Writes `{% generation %}` blocks as if they stood alone."""
+
+        tags = {"generation"}
+
+        def parse(self, parser):
+            next(parser.stream)
+            return parser.parse_statements(
+                ("name:endgeneration",), drop_needle=True
+            )
+
+    def raise_exception(message):
+        raise jinja2.TemplateError(message)
+
+    def to_json(value, ensure_ascii=False, **arguments):
+        return json.dumps(value, ensure_ascii=ensure_ascii, **arguments)
+
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[Generation, jinja2.ext.loopcontrols],
+    )
+    environment.filters["tojson"] = to_json
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = TODAY.strftime
+    return environment
