@@ -13,7 +13,9 @@ import numpy as np
 
 from keras_bond import backend
 from keras_bond.arguments import check_count
+from keras_bond.data import images
 from keras_bond.data import lengths
+from keras_bond.data.images import IMAGES
 from keras_bond.data.sources import batch_of
 from keras_bond.data.sources import num_batches
 from keras_bond.data.sources import read_rows
@@ -36,15 +38,25 @@ class PromptEncoder:
         vocabulary_size: int. Token ids that the policy has an embedding for.
         truncate: `None`, or `"left"` to keep the end of a prompt that is too
             long, after its start token.
+        image_reader: an `ImageReader`, or `None` if the policy reads text
+            only.
 
     Raises:
         ValueError: when encoding, for a prompt that is empty or too long or
-            has a token outside of the vocabulary, or for strings without a
-            tokenizer.
+            has a token outside of the vocabulary, for strings without a
+            tokenizer, or for columns that the policy should but cannot read.
     """
 
-    def __init__(self, tokenizer, buckets, vocabulary_size, truncate=None):
+    def __init__(
+        self,
+        tokenizer,
+        buckets,
+        vocabulary_size,
+        truncate=None,
+        image_reader=None,
+    ):
         self.tokenizer = tokenizer
+        self.image_reader = image_reader
         self.vocabulary_size = vocabulary_size
         self.buckets = tuple(buckets)
         self.max_prompt_length = self.buckets[-1]
@@ -52,6 +64,7 @@ class PromptEncoder:
 
     def add_token_ids(self, table):
         """Completes a `PromptTable`: token ids, and text if possible."""
+        table = self._read_images(table)
         token_ids, prompts = table.token_ids, table.prompts
         if token_ids is None and self.tokenizer is None:
             raise ValueError(
@@ -63,10 +76,13 @@ class PromptEncoder:
         if conversations is not None and prompts is None:
             conversations, prompts = self._render(conversations, table.origin)
         if token_ids is None:
-            token_ids = self.tokenizer.encode(prompts, table.origin)
+            token_ids = self._encode(prompts, table.origin)
+        counts = [len(row) for row in table.columns.get(IMAGES, [])]
         token_ids = [
-            self._fit(ids, table.origin.name(i))
-            for i, ids in enumerate(token_ids)
+            self._fit(ids, num_images, table.origin.name(i))
+            for i, (ids, num_images) in enumerate(
+                zip(token_ids, counts or [0] * len(token_ids))
+            )
         ]
         if prompts is None and self.tokenizer is not None:
             prompts = self.tokenizer.decode(token_ids)
@@ -90,15 +106,42 @@ class PromptEncoder:
             texts.append(text)
         return read, texts
 
-    def _fit(self, ids, name):
+    def _read_images(self, table):
+        images.check_columns(table.columns, self.image_reader)
+        if IMAGES not in table.columns:
+            return table
+        column = self.image_reader.standardize(
+            table.columns[IMAGES], table.origin
+        )
+        return dataclasses.replace(
+            table, columns={**table.columns, IMAGES: column}
+        )
+
+    def _encode(self, prompts, origin):
+        if self.image_reader is not None:
+            prompts = self.image_reader.expand(prompts, origin)
+        return self.tokenizer.encode(prompts, origin)
+
+    def _fit(self, ids, num_images, name):
         if len(ids) == 0:
             raise ValueError(
                 "A prompt must have at least one token. "
                 f"Received: an empty prompt, {name}"
             )
         lengths.check_ids(ids, self.vocabulary_size, name)
+        if self.image_reader is not None:
+            self.image_reader.check_tokens(ids, num_images, name)
         if len(ids) <= self.max_prompt_length:
             return ids
+        if num_images:
+            raise ValueError(
+                "A prompt with images must fit into `max_prompt_length` "
+                "tokens, as its images cannot be truncated: raise it, or "
+                f"shorten the text. Received: {name} with {len(ids)} tokens, "
+                f"{self.image_reader.tokens_per_image} of them for each of "
+                f"{num_images} images, max_prompt_length="
+                f"{self.max_prompt_length}"
+            )
         if self.truncate is None:
             raise ValueError(
                 "Every prompt must fit into `max_prompt_length` tokens: raise "
@@ -130,7 +173,7 @@ class PromptEncoder:
         bucket = self.bucket(int(keras.ops.max(inputs["prompt_lengths"])))
         return {**inputs, "prompt_ids": inputs["prompt_ids"][:, :bucket]}
 
-    def to_batch(self, token_ids, indices, batch_size):
+    def to_batch(self, table, indices, batch_size):
         """Pads prompts to one length, and the batch to `batch_size` rows.
 
         Rows that only fill the batch repeat the last prompt under the index -1
@@ -139,25 +182,31 @@ class PromptEncoder:
         together, each gets its own rows.
 
         Args:
-            token_ids: list of lists of int.
+            table: a `PromptTable` of the prompts, with token ids.
             indices: list of int. Index of each prompt in the data.
             batch_size: int.
 
         Returns:
-            dict of int32 arrays, in a tuple: `prompt_ids` `(rows,
+            dict of arrays, in a tuple: int32 `prompt_ids` `(rows,
             max_prompt_length)`, and `prompt_lengths`, `prompt_index` (-1 where
-            a row only fills the batch) and `index_in_batch`, `(rows,)`.
+            a row only fills the batch) and `index_in_batch`, `(rows,)`; if
+            the prompts have images, what `ImageReader.to_arrays` returns.
         """
         missing = batch_size - len(indices)
         indices = [*indices, *[-1] * missing]
-        token_ids = [*token_ids, *[token_ids[-1]] * missing]
-        padded = lengths.pad(token_ids, self.max_prompt_length)
+        last = len(table) - 1
+        table = table.take([*range(last + 1), *[last] * missing])
+        padded = lengths.pad(table.token_ids, self.max_prompt_length)
         inputs = {
             "prompt_ids": padded["token_ids"],
             "prompt_lengths": padded["padding_mask"].sum(1, "int32"),
             "prompt_index": np.array(indices, "int32"),
             "index_in_batch": np.arange(batch_size, dtype="int32"),
         }
+        if IMAGES in table.columns:
+            inputs |= self.image_reader.to_arrays(
+                table.token_ids, table.columns[IMAGES]
+            )
         return ({k: backend.devices.own_rows(v) for k, v in inputs.items()},)
 
 
@@ -265,8 +314,9 @@ class PromptBatches(keras.utils.PyDataset):
     def __getitem__(self, index):
         start = self._num_skipped + index * self.prompts_per_batch
         indices = self.order[start : start + self.prompts_per_batch].tolist()
-        token_ids = [self.table.token_ids[i] for i in indices]
-        return self.encoder.to_batch(token_ids, indices, self.rows_per_batch)
+        return self.encoder.to_batch(
+            self.take(indices), indices, self.rows_per_batch
+        )
 
     def fingerprint(self):
         """A number that differs for other prompts."""

@@ -219,13 +219,16 @@ def _plain_column(column, origin=MEMORY):
 
 
 def _plain(value, depth=0):
-    """A value of one row without arrays and bytes."""
+    """A value of one row without bytes, and without arrays but images."""
     if depth > MAX_DEPTH:
         raise ValueError(
             f"Values must be nested at most {MAX_DEPTH} levels deep. "
             "Received: a deeper one"
         )
     value = value.numpy() if hasattr(value, "numpy") else value
+    if getattr(value, "ndim", 0) >= 3:
+        # As lists, the numbers of an image would take seconds.
+        return value
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, list):
         return [_plain(entry, depth + 1) for entry in value]

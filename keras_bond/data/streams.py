@@ -125,7 +125,7 @@ class PromptStream(keras.utils.PyDataset):
         size = self.prompts_per_batch
         indices = list(range(index * size, (index + 1) * size))
         rows = lengths.next_multiple(size, self.row_factor)
-        return self.encoder.to_batch(table.token_ids, indices, rows)
+        return self.encoder.to_batch(table, indices, rows)
 
     def _advance(self):
         origin = Origin(first=self._next_index * self.prompts_per_batch)

@@ -12,6 +12,7 @@ from keras_bond.data.origin import MEMORY
 from keras_bond.data.origin import Origin
 from keras_bond.data.origin import origin_of
 from keras_bond.data.turns import is_chat
+from keras_bond.rewards.samples import IMAGES
 from keras_bond.rewards.samples import check_columns
 from keras_bond.rewards.samples import check_names
 
@@ -43,10 +44,14 @@ class PromptTable:
 
     @functools.cached_property
     def fingerprint(self):
-        """int. A number that differs for other token ids."""
+        """int. A number that differs for other token ids, or other images."""
         crc = zlib.crc32(array.array("i", map(len, self.token_ids)))
         for ids in self.token_ids:
             crc = zlib.crc32(array.array("i", ids), crc)
+        for images in self.columns.get(IMAGES, []):
+            for image in images:
+                # Of all pixels it would take seconds.
+                crc = zlib.crc32(image[::8, ::8].tobytes(), crc)
         return crc % 2**31
 
     def take(self, indices):

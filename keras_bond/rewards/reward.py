@@ -11,6 +11,7 @@ from keras_bond import backend
 from keras_bond.arguments import check_list
 from keras_bond.arguments import is_number
 from keras_bond.rewards import threads
+from keras_bond.rewards.samples import IMAGES
 from keras_bond.rewards.samples import LOG_NAMES
 from keras_bond.rewards.samples import Logger
 from keras_bond.rewards.scores import RewardValueError
@@ -268,6 +269,8 @@ class ModelReward(Reward):
     models: prompt and completion in one row, `(rows, length)`, padded on the
     right. It returns `(rows,)` or `(rows, 1)`.
 
+    It does not see images: prompts that have them raise an error.
+
     If the model has a method `reward_inputs(samples)`, it is called with what
     that returns: `keras_bond.RewardModel` has a tokenizer of its own.
 
@@ -289,6 +292,14 @@ class ModelReward(Reward):
         return get, (self.model,)
 
     def score(self, samples):
+        if IMAGES in samples.columns:
+            raise RewardValueError(
+                "A Keras model that scores completions reads text, without "
+                "the images of the prompts: pass a function, `reward(prompts, "
+                f"completions, {IMAGES})`, that calls one which sees them. "
+                f"Received: reward=`{self.name}`, data with a column "
+                f"`{IMAGES}`"
+            )
         inputs = self._inputs_of(samples)
         return as_scores(self._forward(inputs), self.name, len(samples))
 

@@ -22,6 +22,9 @@ CHANGEABLE = (
     "token_ids",
     "padding_mask",
 )
+# The column of what a policy sees, as KerasHub's preprocessors name it: a list
+# of arrays `(height, width, 3)` for each prompt.
+IMAGES = "images"
 # What a run passes to reward functions, in addition to the columns.
 LOG_NAMES = ("log_metric", "log_extra")
 PASSED = ("prompts", "completions", "completion_ids", *LOG_NAMES)
@@ -193,7 +196,8 @@ class Samples:
         Returns:
             `Samples` that share no list, dict or array with these, nor one of
             their entries with another. Column entries that Python cannot
-            copy, such as open files, are shared.
+            copy, such as open files, are shared, as are lists of read-only
+            arrays, such as images.
         """
 
         def of(values):
@@ -207,13 +211,19 @@ class Samples:
 
 
 def _copy(value):
-    # Token ids: `deepcopy` is slow for many numbers.
-    if isinstance(value, list) and all(type(entry) is int for entry in value):
+    # Token ids, for many of which `deepcopy` is slow, and images.
+    if isinstance(value, list) and all(map(_is_constant, value)):
         return list(value)
     try:
         return copy.deepcopy(value)
     except Exception:
         return value
+
+
+def _is_constant(entry):
+    """Whether an entry is an integer, or an array that nobody can write to."""
+    flags = getattr(entry, "flags", None)
+    return type(entry) is int or not getattr(flags, "writeable", True)
 
 
 def check_columns(names):

@@ -1,5 +1,6 @@
 """Token-by-token sampling from the full distribution of a policy."""
 
+import functools
 import math
 
 from keras import ops
@@ -8,6 +9,7 @@ from keras_bond import backend
 from keras_bond.formulas import likelihood
 from keras_bond.formulas import masks
 from keras_bond.formulas import sequences
+from keras_bond.rollouts import images as images_lib
 from keras_bond.rollouts import network
 from keras_bond.rollouts.network import CacheBuilder
 
@@ -41,7 +43,7 @@ class Decoder:
         self.temperature = temperature
         self.cache_builder = CacheBuilder(policy)
 
-    def __call__(self, prompt_ids, prompt_lengths, uniforms):
+    def __call__(self, prompt_ids, prompt_lengths, uniforms, images=None):
         """Draws `num_samples` completions for each prompt.
 
         Args:
@@ -50,6 +52,7 @@ class Decoder:
             prompt_lengths: int32 tensor `(batch,)`, at least 1 each.
             uniforms: float32 tensor
                 `(batch, num_samples, max_completion_length)`.
+            images: dict of tensors, see `Rollout.embed_images`, or `None`.
 
         Returns:
             dict of tensors over `(batch, num_samples)`:
@@ -62,7 +65,7 @@ class Decoder:
         batch_size, num_samples, length = uniforms.shape
         total = prompt_ids.shape[1] + length
         cache = self.cache_builder.grow(
-            self._read_prompts(prompt_ids), num_samples, total
+            self._read_prompts(prompt_ids, images), num_samples, total
         )
         state = self._start(
             sequences.repeat_rows(prompt_ids, num_samples),
@@ -73,14 +76,18 @@ class Decoder:
         # prompt, where the first completion begins; rows with longer prompts
         # copy their prompt until their own completion begins, see `_step`.
         state = backend.decode_loop(
-            self._step, ops.min(prompt_lengths), total, state, cache
+            functools.partial(self._step, keeps_prompts=bool(images)),
+            ops.min(prompt_lengths),
+            total,
+            state,
+            cache,
         )
         return self._collect(state, (batch_size, num_samples))
 
-    def _read_prompts(self, prompt_ids):
+    def _read_prompts(self, prompt_ids, images):
         return network.read_prompts(
             self.policy,
-            {"token_ids": prompt_ids},
+            {"token_ids": prompt_ids, **(images or {})},
             self.cache_builder.empty(*prompt_ids.shape),
         )
 
@@ -97,15 +104,23 @@ class Decoder:
             "entropies": ops.zeros((rows,), "float32"),
         }
 
-    def _step(self, index, state, cache):
-        """Processes the token at `index - 1` and chooses the one at `index`."""
+    def _step(self, index, state, cache, keeps_prompts):
+        """Processes the token at `index - 1` and chooses the one at `index`.
+
+        A row whose prompt is longer than `index` processes a token of it once
+        more. If this is one of an image, which the cache knows better,
+        `keeps_prompts` leaves the cache as it is.
+        """
         rows = state["token_ids"].shape[0]
         previous = ops.slice(state["token_ids"], (0, index - 1), (rows, 1))
+        position = index - state["prompt_lengths"]
+        kept = {}
+        if keeps_prompts:
+            kept["cache_update_mask"] = position[:, None] > 0
         logits, cache = network.read_tokens(
-            self.policy, previous, cache, index - 1
+            self.policy, previous, cache, index - 1, **kept
         )
         logits = ops.cast(logits[:, 0], "float32") / self.temperature
-        position = index - state["prompt_lengths"]
         last = self.max_completion_length - 1
         draws = ops.take_along_axis(
             state["uniforms"], ops.clip(position, 0, last)[:, None], axis=1
@@ -169,12 +184,44 @@ class Rollout:
         self.decoder = decoder
         self.using = using
 
+    def embed_images(self, inputs, run_stage):
+        """Runs the vision encoder, if a batch of prompts has images.
+
+        It is frozen and the same in all weight sets. It therefore runs once
+        for each batch, whose samples and passes share what it returns.
+
+        Args:
+            inputs: dict of tensors, see `PromptEncoder.to_batch`.
+            run_stage: callable of a name, a function and tensors.
+
+        Returns:
+            `inputs` without pixels, and with a dict of tensors as `images`:
+            `image_embeddings` `(batch, images, image_tokens, width)` and
+            `vision_indices` int32 `(batch, images * image_tokens)`.
+        """
+        pixels = {k: inputs[k] for k in images_lib.PIXELS if k in inputs}
+        if not pixels:
+            return inputs
+        embeddings = run_stage(
+            "embed images",
+            lambda pixels: images_lib.embed(self.decoder.policy, pixels),
+            pixels,
+        )
+        images = {
+            images_lib.EMBEDDINGS: embeddings,
+            images_lib.INDICES: inputs[images_lib.INDICES],
+        }
+        taken = {*pixels, images_lib.INDICES}
+        rest = {k: v for k, v in inputs.items() if k not in taken}
+        return {**rest, "images": images}
+
     def draw(self, inputs, weights, num_samples, stream):
         """Draws completions of each prompt from one weight set.
 
         Args:
             inputs: dict of int32 tensors `prompt_ids` `(batch,
-                prompt_length)` and `prompt_lengths` `(batch,)`.
+                prompt_length)` and `prompt_lengths` `(batch,)`; maybe
+                `images`, see `embed_images`.
             weights: str. Name of the weight set.
             num_samples: int. Completions per prompt.
             stream: a `random_numbers.Stream`.
@@ -187,7 +234,10 @@ class Rollout:
         )
         with self.using(weights):
             return self.decoder(
-                inputs["prompt_ids"], inputs["prompt_lengths"], uniforms
+                inputs["prompt_ids"],
+                inputs["prompt_lengths"],
+                uniforms,
+                inputs.get("images"),
             )
 
     def collate(self, inputs, *drawn):

@@ -15,6 +15,7 @@ from keras_bond import backend
 from keras_bond.backend import layer_calls
 from keras_bond.formulas import likelihood
 from keras_bond.formulas import sequences
+from keras_bond.rollouts import images
 from keras_bond.rollouts import sizes
 
 # Inputs that every network has.
@@ -129,21 +130,23 @@ def hidden_states(backbone, inputs, training=False):
     Args:
         backbone: a `keras_hub.models.Backbone`.
         inputs: dict of tensors: `token_ids` int32 and `padding_mask` bool,
-            both `(rows, length)`. Further inputs of the network, such as
-            `images`, can be given under their names; without them its vision
-            and audio encoders do not run.
+            both `(rows, length)`; of prompts with images also those that are
+            named in `images.py`. Vision and audio encoders do not run.
         training: bool.
 
     Returns:
         float tensor `(rows, length, width)`.
     """
+    calls = _without_encoders(backbone)
+    if images.EMBEDDINGS in inputs:
+        calls |= _with_images(backbone, inputs)
+        mask = images.mask(inputs[images.INDICES], inputs["token_ids"].shape[1])
+        inputs = {**inputs, "vision_mask": ops.cast(mask, "int32")}
     specs = input_specs(backbone)
     filled = {
         name: inputs[name] if name in inputs else _absent(name, spec, inputs)
         for name, spec in specs.items()
     }
-    has_text_only = set(inputs).isdisjoint(ENCODER_INPUTS)
-    calls = _without_encoders(backbone) if has_text_only else {}
     with layer_calls.replaced(calls):
         return backbone(filled, training=training)
 
@@ -180,6 +183,16 @@ def _without_encoders(backbone):
     return calls
 
 
+def _with_images(backbone, inputs):
+    """Calls of layers with which embeddings that are there are used."""
+    embeddings = images.as_encoded(backbone, inputs[images.EMBEDDINGS])
+    interleave = backbone.interleave_embeddings
+    return {
+        (backbone.vision_encoder, "call"): lambda *args, **kwargs: embeddings,
+        (interleave, "call"): interleave.call,
+    }
+
+
 def _only_text(image_embeddings, text_embeddings, vision_indices):
     del image_embeddings, vision_indices
     return text_embeddings
@@ -191,7 +204,8 @@ def read_prompts(policy, inputs, cache):
     Args:
         policy: a `keras_hub.models.CausalLM`.
         inputs: dict of tensors: `token_ids` int32 `(rows, length)`, padded on
-            the right.
+            the right; of prompts with images also those that are named in
+            `images.py`.
         cache: what `CacheBuilder.empty(rows, length)` returned.
 
     Returns:
@@ -208,11 +222,16 @@ def read_prompts(policy, inputs, cache):
     def embed_only(inputs, reverse=False):
         return inputs if reverse else embed(inputs)
 
-    with layer_calls.replaced({(model, name): embed_only}):
-        return read_tokens(policy, inputs["token_ids"], cache, 0)[1]
+    calls, arguments = {(model, name): embed_only}, {}
+    token_ids = inputs["token_ids"]
+    if images.EMBEDDINGS in inputs:
+        arguments = images.cache_arguments(policy.backbone, inputs)
+        calls |= images.attention_calls(blocks(policy.backbone))
+    with layer_calls.replaced(calls):
+        return read_tokens(policy, token_ids, cache, 0, **arguments)[1]
 
 
-def read_tokens(policy, token_ids, cache, index):
+def read_tokens(policy, token_ids, cache, index, **arguments):
     """Reads tokens at an index and adds their keys and values to a cache.
 
     Args:
@@ -220,13 +239,16 @@ def read_tokens(policy, token_ids, cache, index):
         token_ids: int32 tensor `(rows, tokens)`.
         cache: the cache of the tokens before `index`.
         index: int, or int32 scalar tensor. Position of the first token.
+        **arguments: of `call_with_cache`, for prompts with images.
 
     Returns:
         `(logits, cache)`: tensor `(rows, tokens, vocabulary)`, and the cache.
     """
     if is_a(policy, NEEDS_TENSOR_INDEX):
         index = ops.convert_to_tensor(index, "int32")
-    logits, _, cache = policy.call_with_cache(token_ids, cache, index)
+    logits, _, cache = policy.call_with_cache(
+        token_ids, cache, index, **arguments
+    )
     return logits, cache
 
 

@@ -34,13 +34,18 @@ class Reader:
             inputs: dict of tensors: `prompt_ids` int32 `(batch,
                 prompt_length)`, `prompt_lengths` int32 `(batch,)`,
                 `completion_ids` int32 and `mask` bool `(batch, samples,
-                completion_length)`.
+                completion_length)`; maybe `images`, see
+                `Rollout.embed_images`.
             rematerialize: bool. See `completion_hidden`.
 
         Returns:
             float tensor `(batch, samples, completion_length, width)`.
         """
         batch_size, num_samples, length = inputs["completion_ids"].shape
+        images = {
+            name: sequences.repeat_rows(tensor, num_samples)
+            for name, tensor in inputs.get("images", {}).items()
+        }
         hidden = completion_hidden(
             self.policy,
             sequences.repeat_rows(inputs["prompt_ids"], num_samples),
@@ -48,6 +53,7 @@ class Reader:
             ops.reshape(inputs["completion_ids"], (-1, length)),
             ops.reshape(inputs["mask"], (-1, length)),
             rematerialize,
+            images,
         )
         return ops.reshape(hidden, (batch_size, num_samples, length, -1))
 
@@ -101,6 +107,7 @@ def completion_hidden(
     completion_ids,
     mask,
     rematerialize=False,
+    images=None,
 ):
     """Computes the hidden states that predict each token of completions.
 
@@ -112,6 +119,8 @@ def completion_hidden(
         mask: bool tensor `(rows, completion_length)`.
         rematerialize: bool. Whether the blocks of the network recompute their
             activations in the backward pass instead of keeping them.
+        images: dict of tensors over `(rows, ...)`, see `Rollout.embed_images`,
+            or `None`.
 
     Returns:
         float tensor `(rows, completion_length, width)`.
@@ -122,6 +131,7 @@ def completion_hidden(
     inputs = {
         "token_ids": token_ids,
         "padding_mask": positions[None, :] < lengths[:, None],
+        **(images or {}),
     }
     backbone = policy.backbone
     blocks = network.blocks(backbone) if rematerialize else []

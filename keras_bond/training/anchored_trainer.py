@@ -1,6 +1,7 @@
 """The training step on samples of a policy and an anchor, from top to bottom.
 
     collect                 prompts -> a batch to train on
+        embed_images        pixels -> embeddings, of prompts that have images
         draw                completions of policy and anchor
         score_with_anchor   log-probabilities of anchor and reference
         score               rewards, on the host
@@ -31,7 +32,8 @@ from keras_bond.training import metrics
 from keras_bond.training.policy_trainer import PolicyTrainer
 
 # Entries of a batch that the network reads: prompts and their completions.
-COMPLETIONS = ("prompt_ids", "prompt_lengths", "completion_ids", "mask")
+PROMPTS = ("prompt_ids", "prompt_lengths", "images")
+COMPLETIONS = (*PROMPTS, "completion_ids", "mask")
 # Entries of a batch that only sampling and rewards need.
 NOT_LEARNED_FROM = (
     "prompt_index",
@@ -105,7 +107,7 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
             inputs: dict of int32 tensors: `prompt_ids` `(batch,
                 prompt_length)`, and `prompt_lengths`, `prompt_index` (position
                 of the prompt in the data, -1 for rows that pad the batch) and
-                `index_in_batch` `(batch,)`.
+                `index_in_batch` `(batch,)`; maybe those of images.
             training: bool. In training the random numbers depend on the number
                 of prompts seen before, in evaluation on `prompt_index`.
 
@@ -121,6 +123,7 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
             FloatingPointError: if too many steps were skipped in a row.
         """
         parts = self._rollout_parts(self.encoder.cut(inputs))
+        parts = [self.rollout.embed_images(p, self.run_stage) for p in parts]
         drawn = [{**part, **self.draw(part, training)} for part in parts]
         known = [self.score_with_anchor(part, training) for part in drawn]
         batches = [
@@ -212,7 +215,7 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
             return scored
 
         names = (*COMPLETIONS, "sampling_log_probs")
-        batch = {name: drawn[name] for name in names}
+        batch = {name: drawn[name] for name in names if name in drawn}
         return self.run_stage(
             _stage_name("score_with_anchor", training), score, batch
         )
@@ -273,7 +276,7 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
             log_probs = self.reader.log_probs(inputs, hidden)
             return {"log_probs": log_probs, **self.more_outputs(inputs)}
 
-        inputs = {name: inputs[name] for name in COMPLETIONS}
+        inputs = {name: inputs[name] for name in COMPLETIONS if name in inputs}
         return self._in_parts(read, inputs)
 
     def more_outputs(self, inputs):

@@ -8,6 +8,7 @@ from keras_bond.arguments import check_count
 from keras_bond.backend import devices
 from keras_bond.data import lengths
 from keras_bond.data import prompts as prompts_lib
+from keras_bond.data.images import IMAGES
 from keras_bond.rewards.samples import DRAWN
 from keras_bond.rewards.samples import Samples
 from keras_bond.rollouts.random_numbers import Stream
@@ -152,6 +153,8 @@ class Completing:
             "mask": mask[:, None],
         }
 
+        has_images = IMAGES in samples.columns
+
         def read(inputs):
             hidden = self.reader.hidden(inputs)
             with self.weight_sets.using(weights):
@@ -163,10 +166,17 @@ class Completing:
         for start in range(0, len(samples), size):
             # The last row fills a last, smaller batch: nothing is recompiled.
             rows = np.arange(start, start + size).clip(max=len(samples) - 1)
+            batch = {name: array[rows] for name, array in inputs.items()}
+            if has_images:
+                batch |= self.encoder.image_reader.to_arrays(
+                    batch["prompt_ids"],
+                    [samples.columns[IMAGES][row] for row in rows],
+                )
             batch = {
-                name: devices.to_device(devices.own_rows(array[rows]))
-                for name, array in inputs.items()
+                name: devices.to_device(devices.own_rows(array))
+                for name, array in batch.items()
             }
+            batch = self.rollout.embed_images(batch, self.run_stage)
             kls = self.run_stage(f"kls {weights}", read, batch)
             found.append(devices.to_every_host(kls))
         return np.concatenate(found)[: len(samples)]
@@ -203,12 +213,15 @@ class Completing:
             first = i * batches.prompts_per_batch
             inputs["index_in_batch"] = first + inputs["index_in_batch"]
             inputs = {k: devices.to_device(v) for k, v in inputs.items()}
+            inputs = self.rollout.embed_images(
+                self.encoder.cut(inputs), self.run_stage
+            )
             arrays = self.run_stage(
                 f"draw {num_samples} {weights}",
                 lambda inputs, seed: self._draw(
                     inputs, num_samples, weights, seed
                 ),
-                self.encoder.cut(inputs),
+                inputs,
                 seed,
             )
             left = len(batches.order) - first

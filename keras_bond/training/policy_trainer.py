@@ -15,6 +15,7 @@ from keras_bond.callbacks.checks import as_list
 from keras_bond.callbacks.interface import TrainerInterface
 from keras_bond.callbacks.progress_bar import with_progress_bar
 from keras_bond.data import chat_templates
+from keras_bond.data import images
 from keras_bond.data import prompts
 from keras_bond.data.tokenizer import TextTokenizer
 from keras_bond.rollouts import network
@@ -111,7 +112,11 @@ class PolicyTrainer(
             stop_token_ids, self.tokenizer, size
         )
         self.encoder = prompts.PromptEncoder(
-            self.tokenizer, self.prompt_buckets, size, self.truncate
+            self.tokenizer,
+            self.prompt_buckets,
+            size,
+            self.truncate,
+            images.reader_of(self.policy),
         )
 
     def _set_up_network(self):

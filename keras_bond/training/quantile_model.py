@@ -7,6 +7,7 @@ from keras import ops
 from keras_bond.arguments import check_count
 from keras_bond.formulas import learned_quantiles
 from keras_bond.formulas import sequences
+from keras_bond.rewards.samples import IMAGES
 from keras_bond.rollouts import network
 from keras_bond.training import checks
 from keras_bond.training import round_trip
@@ -185,6 +186,9 @@ def check_trained(quantiles):
 def quantile_logits(model, inputs, stop_token_ids):
     """Computes the quantile logits of the completions of a batch.
 
+    Raises:
+        ValueError: if the prompts have images.
+
     Args:
         model: a Keras layer, see `QuantileModel`.
         inputs: dict of tensors, see `keras_bond.Bond`.
@@ -193,6 +197,7 @@ def quantile_logits(model, inputs, stop_token_ids):
     Returns:
         float32 tensor `(batch, samples, 2)`.
     """
+    _check_text_only(IMAGES in inputs)
     collated = sequences.collate(
         inputs["prompt_ids"],
         inputs["prompt_lengths"],
@@ -208,12 +213,22 @@ def quantile_logits(model, inputs, stop_token_ids):
     return ops.reshape(logits, (batch_size, num_samples, 2))
 
 
+def _check_text_only(has_images):
+    if has_images:
+        raise ValueError(
+            "A quantile model reads text, without the images of the prompts: "
+            'use another estimator, such as estimator="control_variate". '
+            f"Received: prompts with a column `{IMAGES}`"
+        )
+
+
 def draw_examples(bond, prompts, num_samples, batch_size):
     """Draws and scores anchor samples; see `Bond.quantile_examples`."""
     check_count("num_samples", num_samples, 2)
     samples, rewards = bond.draw_scored(
         prompts, num_samples, batch_size, "anchor"
     )
+    _check_text_only(IMAGES in samples.columns)
     scored = np.isfinite(rewards).all(axis=1)
     labels = learned_quantiles.quantile_labels(
         ops.convert_to_tensor(rewards[scored]), num_policy_samples=0

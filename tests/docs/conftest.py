@@ -12,6 +12,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import keras_bond
+from tests import pictures
 from tests.tiny import PROMPTS
 from tests.tiny import chat_vocabulary
 from tests.tiny import length_reward
@@ -51,7 +52,11 @@ def names(bond, tmp_path, monkeypatch):
         monkeypatch.setattr(
             model,
             "from_preset",
-            lambda name, dtype=None: make_chat_policy(dtype=dtype),
+            lambda name, dtype=None: (
+                pictures.make_policy("gemma3")
+                if name == "gemma3_instruct_4b"
+                else make_chat_policy(dtype=dtype)
+            ),
         )
     questions = {"question": PROMPTS, "answer": ["so #### 1"] * 8}
     monkeypatch.setattr(
