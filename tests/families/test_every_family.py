@@ -16,11 +16,11 @@ from tests.numeric import values_of
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_is_drawn_is_what_is_learned_from(family):
-    """1e-4 nats a completion; prompts and windows of several lengths."""
+    """1e-4 nats per completion; prompts and windows of several lengths."""
     policy = make_network(family)
     np.testing.assert_allclose(steps.differences(policy), 0.0, atol=1e-4)
-    ours, theirs = steps.greedy(policy)
-    np.testing.assert_array_equal(ours, theirs)
+    drawn, expected = steps.greedy(policy)
+    np.testing.assert_array_equal(drawn, expected)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

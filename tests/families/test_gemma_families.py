@@ -12,7 +12,7 @@ from tests.numeric import values_of
 
 @pytest.mark.parametrize("family", STEP_ON_ALL_BACKENDS)
 def test_text_trains_and_encoders_do_not(family):
-    """Drawing and learning agree to 1e-4 nats a token; no encoder is copied."""
+    """Drawing and learning agree to 1e-4 nats per token; no encoder is copied."""
     policy = make_network(family)
     layers = network.encoders(policy.backbone)
     frozen = {id(v): v for layer in layers for v in layer.variables}
@@ -33,7 +33,7 @@ def test_kerashub_generates_after_training():
     """Pins: an encoder that stays replaced by what text makes of it."""
     policy = make_network("Gemma 3, vision")
     steps.step(steps.trainer(policy))
-    ours, theirs = steps.greedy(policy)
-    np.testing.assert_array_equal(ours, theirs)
+    drawn, expected = steps.greedy(policy)
+    np.testing.assert_array_equal(drawn, expected)
     images = np.ones((1, 1, 16, 16, 3), "float32")
     assert policy.backbone.vision_encoder(images).shape == (1, 4, 16)
