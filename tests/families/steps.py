@@ -88,7 +88,7 @@ def differences(policy):
 
 
 def greedy(policy):
-    """The most likely completions: as drawn here, and as KerasHub draws them."""
+    """The most likely completions: drawn here, and by KerasHub."""
     drawn = draw(policy, 1e-4, stops=())["completion_ids"][:, 0]
     return ops.convert_to_numpy(drawn), generate(policy)
 

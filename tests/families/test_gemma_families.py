@@ -12,7 +12,7 @@ from tests.numeric import values_of
 
 @pytest.mark.parametrize("family", STEP_ON_ALL_BACKENDS)
 def test_text_trains_and_encoders_do_not(family):
-    """Drawing and learning agree to 1e-4 nats per token; no encoder is copied."""
+    """Both passes agree to 1e-4 nats per token; no encoder is copied."""
     policy = make_network(family)
     layers = network.encoders(policy.backbone)
     frozen = {id(v): v for layer in layers for v in layer.variables}
