@@ -56,7 +56,7 @@ def load_hugging_face(folder, *, dtype=None):
     ```python
     policy = keras_bond.load_hugging_face("SmolLM2-135M-Instruct")
     policy.backbone.enable_lora(8)
-    bond = keras_bond.Bond(policy, reward=reward)
+    bond = keras_bond.Bond(policy, reward, ...)
     ```
     """
     import keras_hub
