@@ -93,13 +93,18 @@ def _is_a(layer, *names):
 
 
 def _missing(part):
-    """Arguments that `get_config` leaves out, from attributes of their name."""
+    """Arguments that `get_config` leaves out, from attributes of their name.
+
+    Functions and classes do not count: they are left out where they are the
+    default, as in the vision encoder of Gemma 3n.
+    """
     config = part.get_config()
     found = {
         name: getattr(part, name)
         for name in inspect.signature(type(part)).parameters
         if name not in (*config, "vocabulary", "merges", "proto", "spec")
         and hasattr(part, name)
+        and not callable(getattr(part, name))
     }
     if type(part).__name__ == "Llama3Tokenizer" and "bos_token" not in config:
         found["bos_token"] = part.start_token
