@@ -57,7 +57,8 @@ class Settings:
     checked_pairs: int = 120
     max_prompt_length: int = 32
     policy: real_model.Settings = real_model.Settings(
-        steps=15,
+        steps=20,
+        learning_rate=2e-3,
         max_completion_length=32,
         held_out=32,
         pool_size=16,
