@@ -58,19 +58,19 @@ def gemma3_with_vision():
 
 
 def gemma3n(**arguments):
-    kinds = ["sliding_attention", "full_attention"]
+    sliding, full = "sliding_attention", "full_attention"
     return keras_hub.models.Gemma3nBackbone(
         text_vocab_size=VOCABULARY,
         text_hidden_size=WIDTH,
-        num_hidden_layers=4,
-        num_kv_shared_layers=2,
+        num_hidden_layers=3,
+        num_kv_shared_layers=1,
         pad_token_id=0,
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=8,
-        intermediate_size=[32] * 4,
+        intermediate_size=[32] * 3,
         hidden_activation="gelu_approximate",
-        layer_types=kinds * 2,
+        layer_types=[sliding, full, sliding],
         sliding_window=WINDOW,
         rope_theta=10000.0,
         max_position_embeddings=32,
@@ -127,8 +127,8 @@ def gemma4(**arguments):
 def gemma4_small(**arguments):
     """As 2B and 4B: per-layer embeddings, shared keys and values."""
     return gemma4(
-        num_layers=4,
-        num_kv_shared_layers=2,
+        num_layers=3,
+        num_kv_shared_layers=1,
         hidden_size_per_layer_input=4,
         global_head_dim=16,
         use_double_wide_mlp=True,
@@ -285,6 +285,16 @@ OTHERS = {
     "Falcon": ("Falcon", _backbone("Falcon", **SIZES, num_attention_heads=2)),
 }
 FAMILIES = {**GEMMAS, **OTHERS}
+# Those that take a step on all backends. Gemma and Gemma 3 do so in all other
+# tests; with audio, Gemma 4 is that of the per-layer embeddings.
+STEP_ON_ALL_BACKENDS = (
+    "Gemma 2",
+    "Gemma 3, vision",
+    "Gemma 3n",
+    "Gemma 4, experts",
+    "Gemma 4, vision and audio",
+)
+ON_ALL_BACKENDS = ("Gemma", "Gemma 3", *STEP_ON_ALL_BACKENDS)
 
 
 def make_network(family, seed=0):

@@ -33,7 +33,7 @@ PARTS = {
     ("training/test_bond.py", "training/test_[go]*.py"): (4, 3, 1),
     ("training/test_fit.py", "training/test_parts.py"): (4, 2, 1),
     ("training/test_anchor*.py", "training/test_resume.py"): (4, 1.5, 1),
-    ("export", "distribution"): (2, 3.5, 2),
+    ("export", "distribution"): (2, 3.5, 2.5),
     ("training/test_exact*.py", "training/test_binary*.py"): (2, 1, 1.5),
     ("training",): (4, 3, 1),
     ("formulas", "rollouts", "fuzz", "callbacks"): (2, 2.5, 1),
@@ -53,6 +53,7 @@ WITHOUT_KERAS = (
     "evaluation/test_bootstrap.py",
     "evaluation/test_effective_n.py",
     "docs/test_repository.py",
+    "export/test_graph_byte_pair.py",
     "test_words.py",
 )
 # What runs on the fastest only because it costs much, and no line of it depends

@@ -154,7 +154,7 @@ def _modules(backbone):
 
 
 def _biases(backbone):
-    """Biases of adapted layers, which Keras goes on training."""
+    """Biases of adapted layers, which Keras still trains."""
     return {
         f"base_model.model.{name}.base_layer.bias": ops.convert_to_numpy(
             layer.bias

@@ -189,7 +189,8 @@ def _examples(tokenizer, job, prompts):
     examples = [
         {"prompt": prompt, "prompt_ids": ids}
         for prompt, ids in zip(prompts, _encode(tokenizer, job, prompts))
-        if len(ids) <= limit
+        # Without a start token, nothing follows an empty prompt.
+        if 1 <= len(ids) <= limit
     ]
     checks.check_examples(examples, prompts, limit)
     return examples

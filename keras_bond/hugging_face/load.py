@@ -8,6 +8,7 @@ import pathlib
 import struct
 import tempfile
 
+from keras_bond.data import chat_templates
 from keras_bond.hugging_face import settings
 
 WEIGHTS = "model.safetensors"
@@ -55,7 +56,7 @@ def load_hugging_face(folder, *, dtype=None):
     ```python
     policy = keras_bond.load_hugging_face("SmolLM2-135M-Instruct")
     policy.backbone.enable_lora(8)
-    bond = keras_bond.Bond(policy, reward=reward)
+    bond = keras_bond.Bond(policy, reward, ...)
     ```
     """
     import keras_hub
@@ -80,6 +81,9 @@ def load_hugging_face(folder, *, dtype=None):
             **({} if tokenizer is None else {"tokenizer": tokenizer}),
         )
         _check_vocabulary(preprocessor.tokenizer, folder, backbone)
+        preprocessor.tokenizer.chat_template = (
+            chat_templates.read_chat_template(folder)
+        )
         return keras_hub.models.CausalLM.from_preset(
             readable, backbone=backbone, preprocessor=preprocessor
         )
@@ -109,6 +113,7 @@ def load_tokenizer(folder):
         start_token=_start_token(spec, tokens),
         end_tokens=_end_tokens(folder, spec, tokens),
         pad_token_id=_ids(spec).get(_content(tokens.get("pad_token")), 0),
+        chat_template=chat_templates.read_chat_template(folder),
     )
 
 

@@ -132,6 +132,8 @@ def _layer_types(period):
     """Sliding layers, every last one of a period sees everything."""
 
     def types(backbone):
+        if not backbone.use_sliding_window_attention:
+            return _full_attention(backbone)
         kinds = ["sliding_attention"] * (period - 1) + ["full_attention"]
         return [kinds[i % period] for i in range(backbone.num_layers)]
 
@@ -300,6 +302,8 @@ def _completed_text(config):
         found.update(_gemma(found, config))
     if found.get("layer_types") is None:
         found.pop("layer_types", None)
+    elif "sliding_attention" not in found["layer_types"]:
+        found["sliding_window"] = None
     return found
 
 

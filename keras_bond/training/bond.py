@@ -36,7 +36,8 @@ class Bond(AnchoredTrainer):
 
     Args:
         policy: a `keras_hub.models.CausalLM` with a key-value cache, such as
-            Gemma or Gemma 3. Call `policy.backbone.enable_lora(rank)` BEFORE.
+            Gemma 3 or Gemma 4. Call `policy.backbone.enable_lora(rank)` BEFORE.
+            Vision and audio encoders are frozen.
         reward: function `reward(prompts, completions, **columns)` that returns
             one number for each completion, where higher is better, or `None`
             if it cannot score a completion (the prompt is then masked out); or

@@ -27,8 +27,9 @@ def check_policy(policy):
     if not policy.trainable_variables:
         raise ValueError(
             "`policy` must have something to train: set "
-            "`policy.trainable = True` or call "
-            "`policy.backbone.enable_lora(rank)`. Received: a policy with 0 "
+            "`policy.trainable = True`, or call "
+            "`policy.backbone.enable_lora(rank)`, with `target_layer_names` "
+            "if its layers have other names. Received: a policy with 0 "
             f"trainable of {len(policy.variables)} variables"
         )
 

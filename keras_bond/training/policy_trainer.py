@@ -1,8 +1,6 @@
 """Base class of the trainers: a Keras model whose training data are prompts."""
 
-import contextlib
 import math
-import warnings
 
 import keras
 from keras import ops
@@ -367,7 +365,7 @@ class PolicyTrainer(
         self._initial_epoch = None
         with (
             placement.sharing_batches(train),
-            _short_epochs(steps_per_epoch),
+            progress.short_epochs(steps_per_epoch),
             self.restored_state(),
         ):
             return super().fit(
@@ -487,12 +485,3 @@ class PolicyTrainer(
     def complete_callbacks(self, callbacks):
         """Adds the callbacks that the trainer needs."""
         return callbacks
-
-
-@contextlib.contextmanager
-def _short_epochs(steps_per_epoch):
-    """Silences Keras's warning that a resumed epoch has fewer batches."""
-    with warnings.catch_warnings():
-        if steps_per_epoch is None:
-            warnings.filterwarnings("ignore", "Your input ran out of data")
-        yield

@@ -1,7 +1,9 @@
 """Position of a run in its data, saved with the weights."""
 
+import contextlib
 import json
 import pathlib
+import warnings
 
 import keras
 from keras import ops
@@ -151,6 +153,15 @@ class Resume(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.progress.expect_epoch(epoch)
+
+
+@contextlib.contextmanager
+def short_epochs(steps_per_epoch):
+    """Silences Keras's warning that a resumed epoch has fewer batches."""
+    with warnings.catch_warnings():
+        if steps_per_epoch is None:
+            warnings.filterwarnings("ignore", "Your input ran out of data")
+        yield
 
 
 def _remove_if_cut(backup):

@@ -58,6 +58,9 @@ def names(bond, tmp_path, monkeypatch):
                 else make_chat_policy(dtype=dtype)
             ),
         )
+    monkeypatch.setattr(
+        keras_bond, "load_hugging_face", lambda folder: make_chat_policy()
+    )
     questions = {"question": PROMPTS, "answer": ["so #### 1"] * 8}
     monkeypatch.setattr(
         tfds,

@@ -22,6 +22,7 @@ PYTHON = re.compile(r"^```python\n(.*?)^```", FENCE)
 # Blocks that contain one of these are not run here, and why.
 NOT_RUN = {
     "export_saved_model": "tests/export runs it in fresh processes",
+    "save_adapters": "tests/hugging_face runs it",
     "save_safetensors": "tests/export runs it",
     "import grpc": "tests/export/test_serving_page.py asks a server",
     "keras_bond.doctor(": "tests/diagnosis runs it",
@@ -155,7 +156,7 @@ def test_an_example_runs(name, names):
 def test_little_is_left_out():
     codes = [code for page in PAGES for code in blocks(page)]
     assert len(codes) >= 20 and len(EXAMPLES) >= 30
-    assert sum(not is_run(code) for code in codes) <= 8
-    assert sum(not is_run(code) for code in EXAMPLES.values()) <= 4
+    assert sum(not is_run(code) for code in codes) <= 9
+    assert sum(not is_run(code) for code in EXAMPLES.values()) <= 5
     for sign in NOT_RUN:
         assert any(sign in c for c in [*codes, *EXAMPLES.values()]), sign

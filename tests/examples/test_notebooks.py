@@ -45,10 +45,10 @@ EXPECTED = {
         "saved": (1, 1),
     },
     "gemma_270m": {
-        "before": (0.2, 1.9),
-        ("after", "before"): (0.05, 1.0),
-        "effective_n": (1.2, 4.0),
-        "kl": (0.1, 1.5),
+        "before": (1.2, 1.5),
+        ("after", "before"): (0.1, 0.5),
+        "effective_n": (1.3, 3.5),
+        "kl": (0.15, 1.2),
         "saved": (1, 1),
     },
     "export_and_serve": {

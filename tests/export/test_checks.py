@@ -7,6 +7,7 @@ import keras
 import pytest
 
 import keras_bond
+from keras_bond.export import checks
 from tests.export.conftest import LENGTHS
 from tests.tiny import length_reward
 from tests.tiny import make_policy
@@ -58,9 +59,12 @@ def test_what_is_no_language_model_is_refused(policy, tmp_path):
 
 
 def test_text_needs_a_tokenizer_that_runs_in_the_graph(policy, tmp_path):
+    """Without one, token ids are served, with a warning, but no `sample`."""
     policy.preprocessor.tokenizer.proto = None
-    with pytest.raises(ValueError, match="SentencePiece tokenizer"):
-        export(policy, tmp_path)
+    with pytest.raises(ValueError, match="`best_of_n` must be `None`"):
+        checks.serves_text(policy, best_of_n=2)
+    with pytest.warns(UserWarning, match="token ids only"):
+        assert not checks.serves_text(policy, best_of_n=None)
     policy.preprocessor = None
     with pytest.raises(ValueError, match="must have a preprocessor"):
         export(policy, tmp_path)

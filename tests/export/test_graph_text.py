@@ -8,6 +8,7 @@ import keras_bond
 from keras_bond.data.chat_formats import GEMMA
 from keras_bond.data.tokenizer import TextTokenizer
 from keras_bond.export.serving.text import GraphText
+from keras_bond.export.serving.text import graph_tokenizer
 from tests.tiny import length_reward
 from tests.tiny import make_policy
 
@@ -58,7 +59,7 @@ def tokenizer(policy):
 @pytest.fixture(scope="module")
 def text(tokenizer):
     return GraphText(
-        tokenizer.tokenizer.proto,
+        graph_tokenizer(tokenizer.tokenizer),
         {
             "prompt_template": "{prompt}",
             "start_token_ids": tokenizer.start,

@@ -88,9 +88,9 @@ def differences(policy):
 
 
 def greedy(policy):
-    """The most likely completions: ours, and those of KerasHub."""
-    ours = draw(policy, 1e-4, stops=())["completion_ids"][:, 0]
-    return ops.convert_to_numpy(ours), generate(policy)
+    """The most likely completions: drawn here, and by KerasHub."""
+    drawn = draw(policy, 1e-4, stops=())["completion_ids"][:, 0]
+    return ops.convert_to_numpy(drawn), generate(policy)
 
 
 def generate(policy):

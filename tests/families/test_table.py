@@ -5,14 +5,16 @@ import re
 
 from keras_bond.rollouts import supported
 from tests.networks import FAMILIES
-from tests.networks import GEMMAS
+from tests.networks import ON_ALL_BACKENDS
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "families.md"
 
 
 def rows(header):
     """The cells of a table, from the first cell of its header."""
-    table = PAGE.read_text().partition(f"| {header} |")[2].partition("\n\n")[0]
+    table = (
+        PAGE.read_text().partition(f"\n| {header} |")[2].partition("\n\n")[0]
+    )
     lines = table.splitlines()[2:]
     return [[cell.strip() for cell in x.strip("|").split("|")] for x in lines]
 
@@ -20,7 +22,8 @@ def rows(header):
 def test_the_table_names_what_is_tested():
     expected = []
     for family, (name, _) in FAMILIES.items():
-        backends = "JAX, TensorFlow, PyTorch" if family in GEMMAS else "PyTorch"
+        everywhere = family in ON_ALL_BACKENDS
+        backends = "JAX, TensorFlow, PyTorch" if everywhere else "PyTorch"
         expected.append([family, f"`{name}CausalLM`", backends])
     assert rows("family") == expected
 

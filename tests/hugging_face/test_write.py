@@ -20,6 +20,8 @@ from tests.hugging_face.test_load import logits_of
 from tests.tiny import COMPILED_QUICKLY
 from tests.tiny import length_reward
 
+TEMPLATE = "{% for turn in messages %}{{ turn['content'] }}{% endfor %}"
+
 
 def adapted(folder, rank=2, targets=None):
     """A policy of a folder whose adapters change what it says."""
@@ -33,7 +35,7 @@ def adapted(folder, rank=2, targets=None):
 
 @pytest.fixture
 def folder(tmp_path):
-    write_folder(tmp_path / "base")
+    write_folder(tmp_path / "base", tokens={"chat_template": TEMPLATE})
     return tmp_path / "base"
 
 
@@ -108,6 +110,8 @@ def test_safetensors_come_back_with_their_tokenizer(folder, tmp_path):
     assert list(policy.preprocessor.tokenizer(TEXT)) == list(
         again.preprocessor.tokenizer(TEXT)
     )
+    template = again.preprocessor.tokenizer.chat_template
+    assert template == policy.preprocessor.tokenizer.chat_template == TEMPLATE
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"]
     assert config["rms_norm_eps"] == 1e-2

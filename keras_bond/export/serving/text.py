@@ -44,7 +44,11 @@ class GraphText:
         rows = tf.shape(prompts)[0]
         start = tf.tile(tf.constant([self.start], tf.int32), [rows, 1])
         tokens = tf.concat([start, tokens], axis=1)
-        return _pad(tokens, "prompts", self.max_prompt_length)
+        some = tf.debugging.assert_positive(
+            tokens.row_lengths(), "`prompts` must have at least one token each."
+        )
+        with tf.control_dependencies([some]):
+            return _pad(tokens, "prompts", self.max_prompt_length)
 
     def _without_start(self, texts):
         """Removes a start token that is written out, like `TextTokenizer`."""
