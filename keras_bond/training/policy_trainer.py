@@ -109,12 +109,9 @@ class PolicyTrainer(
         self.stop_token_ids = standardize.stop_token_ids_of(
             stop_token_ids, self.tokenizer, size
         )
+        reader = images.reader_of(self.policy)
         self.encoder = prompts.PromptEncoder(
-            self.tokenizer,
-            self.prompt_buckets,
-            size,
-            self.truncate,
-            images.reader_of(self.policy),
+            self.tokenizer, self.prompt_buckets, size, self.truncate, reader
         )
 
     def _set_up_network(self):
