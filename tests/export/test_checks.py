@@ -76,7 +76,7 @@ def test_a_vocabulary_beyond_the_embedding_is_refused(tmp_path):
         export(policy, tmp_path)
 
 
-def test_a_policy_with_an_unknown_input_is_refused(policy, tmp_path, monkeypatch):
+def test_an_unknown_input_is_refused(policy, tmp_path, monkeypatch):
     inputs = {**policy.backbone.input, "depths": keras.Input((8, 8, 3))}
     backbone = type(policy.backbone)
     monkeypatch.setattr(backbone, "input", property(lambda self: inputs))
