@@ -73,6 +73,16 @@ class TextTokenizer:
         """str. How the start token is written, "" if there is none."""
         return getattr(self.tokenizer, "start_token", "") if self.start else ""
 
+    @property
+    def start_repeats(self):
+        """bool. Whether a prompt may hold further start tokens.
+
+        In GPT-2 the same token also stands between two texts, in SmolLM2
+        before every turn.
+        """
+        separates = getattr(self.tokenizer, "end_token_id", None) in self.start
+        return separates or self.start_text in chat_formats.OPENERS
+
     def encode(self, prompts, origin=MEMORY):
         """Returns one list of token ids for each of `prompts`.
 
@@ -95,11 +105,9 @@ class TextTokenizer:
         if not start or start not in text:
             return text
         rest = text.removeprefix(start)
-        # In GPT-2 the same token also stands between two texts, in SmolLM2
-        # before every turn.
-        separates = self.tokenizer.end_token_id in self.start
-        separates |= start in chat_formats.OPENERS
-        again = rest.startswith(start) if separates else text.count(start) > 1
+        again = text.count(start) > 1
+        if self.start_repeats:
+            again = rest.startswith(start)
         if again:
             raise ValueError(
                 f"A prompt must have one start token, {start!r}, which may be "

@@ -133,6 +133,7 @@ def export_saved_model(
         "prompt_template": prompt_template,
         "start_token_ids": tokenizer.start,
         "start_text": tokenizer.start_text,
+        "start_repeats": tokenizer.start_repeats,
         "stop_token_ids": checks.resolve_stops(stop_token_ids, tokenizer),
         "special_token_ids": sorted(tokenizer.special_token_ids()),
         "best_of_n": best_of_n,

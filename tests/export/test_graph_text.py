@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 import keras_bond
+from keras_bond.data import chat_formats
 from keras_bond.data.chat_formats import GEMMA
 from keras_bond.data.tokenizer import TextTokenizer
 from keras_bond.export.serving.text import GraphText
@@ -65,6 +66,7 @@ def text(tokenizer):
             "prompt_template": "{prompt}",
             "start_token_ids": tokenizer.start,
             "start_text": tokenizer.start_text,
+            "start_repeats": False,
             "special_token_ids": sorted(tokenizer.special_token_ids()),
             "max_prompt_length": 99,
             "max_new_tokens": 40,
@@ -108,6 +110,20 @@ def test_two_start_tokens_are_refused(text):
     for prompt in ("<bos><bos>fox", "<bos>a\n<bos>b"):
         with pytest.raises(tf.errors.InvalidArgumentError, match="one start"):
             text.encode_prompts(tf.constant(["fox", prompt]))
+
+
+def test_a_start_token_may_stand_before_every_turn(
+    tokenizer, text, monkeypatch
+):
+    """As in SmolLM2, where a turn begins with it."""
+    monkeypatch.setattr(text, "start_repeats", True)
+    monkeypatch.setattr(chat_formats, "OPENERS", {"<bos>"})
+    prompts = ["<bos>a\n<bos>b", "a<bos>b"]
+    ids, lengths = text.encode_prompts(tf.constant(prompts))
+    rows = [row[:n].tolist() for row, n in zip(ids.numpy(), lengths.numpy())]
+    assert tokenizer.start_repeats and rows == tokenizer.encode(prompts)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="one start"):
+        text.encode_prompts(tf.constant(["<bos><bos>fox"]))
 
 
 def test_a_prompt_has_the_same_ids_everywhere(policy, text):

@@ -33,6 +33,7 @@ class GraphText:
         self.before, self.after = job["prompt_template"].split("{prompt}")
         self.start = job["start_token_ids"]
         self.start_text = re.escape(job["start_text"])
+        self.start_repeats = job["start_repeats"]
         self.special_token_ids = job["special_token_ids"]
         self.max_prompt_length = job["max_prompt_length"]
         self.max_new_tokens = job["max_new_tokens"]
@@ -54,7 +55,8 @@ class GraphText:
         """Removes a start token that is written out, like `TextTokenizer`."""
         if not self.start_text:
             return texts
-        several = f"(?s).*{self.start_text}.*{self.start_text}.*"
+        between = "" if self.start_repeats else ".*"
+        several = f"(?s){between}{self.start_text}{between}{self.start_text}.*"
         one = tf.debugging.Assert(
             ~tf.reduce_any(tf.strings.regex_full_match(texts, several)),
             ["`prompts` must have one start token each."],
