@@ -57,8 +57,12 @@ WITHOUT_KERAS = (
     "test_words.py",
 )
 # What runs on the fastest only because it costs much, and no line of it depends
-# on the backend: families of networks, of which Gemma's run on all.
-ON_ONE_BACKEND = ("families/test_every_family.py",)
+# on the backend. Gemma's families run on all.
+ON_ONE_BACKEND = (
+    "families/test_every_family.py",
+    "hugging_face",
+    "training/test_chat.py",
+)
 PASSED, NOTHING_SELECTED = 0, 5
 
 
