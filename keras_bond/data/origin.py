@@ -36,7 +36,7 @@ MEMORY = Origin()
 
 
 class FileColumns(dict):
-    """Columns that remember the lines of the JSONL file they are from.
+    """Columns that remember where their rows are from, such as a file.
 
     Args:
         columns: dict of lists.

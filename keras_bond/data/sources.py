@@ -18,6 +18,8 @@ from keras_bond.data.table import check_same_length
 from keras_bond.data.table import to_list
 from keras_bond.data.turns import is_chat
 from keras_bond.rewards.samples import check_columns
+from keras_bond.rewards.scores import to_host
+from keras_bond.rewards.scores import to_python
 
 # Attributes of a tf.data, Hugging Face or tfds data set that no column has.
 SIGNS_OF_DATA_SETS = ("element_spec", "column_names", "dataset_info")
@@ -143,7 +145,7 @@ def read_all(data):
 
     Raises:
         TypeError: if the data do not consist of rows of columns.
-        ValueError: if the data are endless.
+        ValueError: if the data are endless, or not all have the same columns.
     """
     data = read_rows(data)
     if isinstance(data, dict):
@@ -161,16 +163,20 @@ def read_all(data):
             "and set `epochs`. Received: an endless data set"
         )
     table = {}
-    for element in data:
-        batch, _ = batch_of(element)
+    for i, element in enumerate(data):
+        batch, is_row = batch_of(element)
         if not isinstance(batch, dict):
             raise TypeError(
                 "`data` must consist of dicts, with a name for each column: "
                 "call `tfds.load` without `as_supervised`. Received: "
                 f"{element!r} of type {type(element).__name__}"
             )
-        for name, values in batch.items():
-            table.setdefault(name, []).extend(to_list(name, values))
+        kind = "row" if is_row else "batch"
+        _check_same_names(batch, table or batch, i, kind, MEMORY)
+        columns = {name: to_list(name, batch[name]) for name in batch}
+        check_same_length(columns)
+        for name, values in columns.items():
+            table.setdefault(name, []).extend(values)
     return table
 
 
@@ -225,11 +231,11 @@ def _plain(value, depth=0):
             f"Values must be nested at most {MAX_DEPTH} levels deep. "
             "Received: a deeper one"
         )
-    value = value.numpy() if hasattr(value, "numpy") else value
+    value = to_host(value) if hasattr(value, "numpy") else value
     if getattr(value, "ndim", 0) >= 3:
         # As lists, the numbers of an image would take seconds.
         return value
-    value = value.tolist() if hasattr(value, "tolist") else value
+    value = to_python(value) if hasattr(value, "tolist") else value
     if isinstance(value, list):
         return [_plain(entry, depth + 1) for entry in value]
     if isinstance(value, dict):
@@ -268,16 +274,20 @@ def _transpose(rows, origin=MEMORY):
                 f"Received: {row!r} of type {type(row).__name__} as "
                 f"{origin.name(i, 'row')}"
             )
-        if set(row) != set(names):
-            raise ValueError(
-                "All rows must have the same columns. Received: "
-                f"{list(row)} in {origin.name(i, 'row')}, {names} in "
-                f"{origin.name(0, 'row')}"
-            )
+        _check_same_names(row, names, i, "row", origin)
     return {
         name: _plain_column([row[name] for row in rows], origin)
         for name in names
     }
+
+
+def _check_same_names(row, names, i, kind, origin):
+    if set(row) != set(names):
+        raise ValueError(
+            "All rows must have the same columns. Received: "
+            f"{list(row)} in {origin.name(i, kind)}, {list(names)} in "
+            f"{origin.name(0, kind)}"
+        )
 
 
 def _transpose_file(path):

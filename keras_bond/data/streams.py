@@ -8,6 +8,7 @@ import keras
 
 from keras_bond.arguments import check_count
 from keras_bond.data import lengths
+from keras_bond.data.origin import FileColumns
 from keras_bond.data.origin import Origin
 from keras_bond.data.sources import batch_of
 from keras_bond.data.table import concatenate
@@ -19,9 +20,13 @@ STREAM_MEMORY = 64
 
 def tables_of(data):
     """Yields a `PromptTable` for each batch or row of a data set."""
+    count = 0
     for element in data:
         batch, _ = batch_of(element)
-        yield to_table(batch)
+        columns = batch if isinstance(batch, dict) else {"prompts": batch}
+        table = to_table(FileColumns(columns, Origin(first=count)))
+        count += len(table)
+        yield table
 
 
 def over_and_over(data, size):

@@ -15,6 +15,8 @@ from keras_bond.data.turns import is_chat
 from keras_bond.rewards.samples import IMAGES
 from keras_bond.rewards.samples import check_columns
 from keras_bond.rewards.samples import check_names
+from keras_bond.rewards.scores import to_host
+from keras_bond.rewards.scores import to_python
 
 PROMPT_NAMES = ("prompts", "prompt")
 
@@ -196,7 +198,7 @@ def check_unicode(text):
 
 
 def to_list(name, column):
-    """Turns a column of any kind into a list; bytes become str.
+    """Turns a column into a list; bytes become str, masked entries None.
 
     Raises:
         TypeError: if it is a single value, or does not hold values.
@@ -206,25 +208,29 @@ def to_list(name, column):
             f"`{name}` must be a list, with one entry for each prompt: "
             f"[{column!r}]. Received: {column!r}"
         )
-    for method in ("to_pylist", "to_list", "numpy"):
-        # Of pyarrow, of pandas and polars, of TensorFlow and PyTorch.
+    for method in ("to_pylist", "to_list"):
+        # Of pyarrow, of pandas and polars.
         if hasattr(column, method):
             column = getattr(column, method)()
+    column = to_host(column)
     if hasattr(column, "__array__"):
-        column = np.asarray(column)
+        # Keeps the mask of a masked array.
+        column = np.asanyarray(column)
         if column.ndim == 0:
             raise TypeError(
                 f"`{name}` must have a batch axis: call `.batch(batch_size)` "
                 f"on the data set. Received: {column!r}"
             )
-        column = list(column) if column.ndim > 1 else column.tolist()
+        column = list(column) if column.ndim > 1 else to_python(column)
     if not isinstance(column, (list, tuple)):
         raise TypeError(
             "Prompts must be a list or array of strings, a dict of columns, "
             "a tf.data or grain data set, or an iterable of batches. "
             f"Received: {column!r} of type {type(column).__name__}"
         )
-    return [as_text(value) for value in column]
+    return [
+        None if value is np.ma.masked else as_text(value) for value in column
+    ]
 
 
 def as_text(value):
@@ -277,7 +283,7 @@ def _strip_padding(padded, masks, origin):
 
 def _count_kept(mask):
     """Number of ones in a mask, `None` if it is not ones before zeros."""
-    values = np.asarray(mask, dtype=object).tolist()
+    values = np.asanyarray(mask, dtype=object).tolist()
     if not isinstance(values, list) or any(v not in (0, 1) for v in values):
         return None
     count = sum(values)

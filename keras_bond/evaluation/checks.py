@@ -29,7 +29,7 @@ def as_rewards(values, name="rewards"):
         ValueError: if it has another shape, is empty or is not finite.
     """
     try:
-        rewards = as_numpy(values).astype("float64")
+        rewards = _as_floats(values)
     except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(
             f"`{name}` must be numbers of shape `(prompts, samples)`, as many "
@@ -50,6 +50,21 @@ def as_rewards(values, name="rewards"):
             f"{len(wrong)} such prompts in all"
         )
     return rewards
+
+
+def _as_floats(values):
+    # Unlike `np.asarray`, keeps the masks of masked arrays in a list.
+    array = np.ma.asarray(
+        as_numpy(values) if keras.ops.is_tensor(values) else values
+    )
+    # An array of objects may hold strings, which NumPy reads as numbers.
+    kind = array.dtype.kind
+    has_text = kind == "O" and any(
+        isinstance(value, (str, bytes)) for value in array.data.flat
+    )
+    if kind in "cmMSU" or has_text:
+        raise TypeError(f"values of dtype {array.dtype}")
+    return array.astype("float64").filled(np.nan)
 
 
 def as_paired_rewards(rewards, other_rewards, other_name):
@@ -88,4 +103,4 @@ def as_paired_rewards(rewards, other_rewards, other_name):
 def _precision(values):
     """The dtype that rounded some rewards; float64 where nothing did."""
     dtype = as_numpy(values).dtype
-    return np.dtype("float64") if dtype.kind in "biuOUS" else dtype
+    return np.dtype("float64") if dtype.kind in "biuO" else dtype

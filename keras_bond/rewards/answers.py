@@ -1,13 +1,17 @@
 """Verifiable rewards: 1 for the right answer, 0 for a wrong one."""
 
 import decimal
+import numbers
 import re
 
 import keras
+import numpy as np
 
 from keras_bond.rewards.text import TextReward
+from keras_bond.rewards.text import entry_text
+from keras_bond.rewards.text import is_missing
 
-NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?|-?\$?\.\d+")
+NUMBER = re.compile(r"-?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 GSM8K_MARK = "####"
 
 
@@ -16,7 +20,8 @@ class ExactAnswer(TextReward):
     """1 if the completion is the answer, else 0.
 
     Args:
-        column: str. The column of the answers, str. Defaults to `"answer"`.
+        column: str. The column of the answers, str; `None` or NaN for "cannot
+            score". Defaults to `"answer"`.
         ignore_case: bool. Defaults to False. Leading and trailing
             spaces never count.
 
@@ -33,7 +38,9 @@ class ExactAnswer(TextReward):
         self.ignore_case = ignore_case
 
     def score(self, completion, entry):
-        completion, entry = completion.strip(), str(entry).strip()
+        if is_missing(entry):
+            return None
+        completion, entry = completion.strip(), entry_text(entry).strip()
         if self.ignore_case:
             completion, entry = completion.casefold(), entry.casefold()
         return float(completion == entry)
@@ -52,7 +59,8 @@ class RegexAnswer(TextReward):
     Args:
         pattern: str. A regular expression; its first group, or all of it
             without one, is the answer.
-        column: str. The column of the answers, str. Defaults to `"answer"`.
+        column: str. The column of the answers, str; `None` or NaN for "cannot
+            score". Defaults to `"answer"`.
 
     Raises:
         ValueError: if the pattern is not a regular expression.
@@ -77,8 +85,11 @@ class RegexAnswer(TextReward):
         self.column = column
 
     def score(self, completion, entry):
-        found, answer = self._last(completion), self._last(str(entry))
-        answer = str(entry).strip() if answer is None else answer
+        if is_missing(entry):
+            return None
+        text = entry_text(entry)
+        found, answer = self._last(completion), self._last(text)
+        answer = text.strip() if answer is None else answer
         return float(found is not None and found == answer)
 
     def _last(self, text):
@@ -98,7 +109,7 @@ class NumberAnswer(TextReward):
 
     For GSM8K and similar data: the number after the last `####`, or the last
     number if there is no such mark, in both completion and column. Commas,
-    dollar signs and trailing zeros do not count.
+    dollar signs and trailing zeros do not count, and 1e3 is 1000.
 
     Args:
         column: str. The column of the answers: numbers, or whole solutions.
@@ -117,13 +128,28 @@ class NumberAnswer(TextReward):
         self.column = column
 
     def score(self, completion, entry):
-        answer = find_number(str(entry))
+        answer = _as_decimal(entry)
         if answer is None:
             return None
         return float(find_number(completion) == answer)
 
     def get_config(self):
         return {"column": self.column}
+
+
+def _as_decimal(entry):
+    """The number that an entry is, or that its text ends with."""
+    if is_missing(entry) or isinstance(entry, (bool, np.bool_)):
+        return None
+    if isinstance(entry, numbers.Integral):
+        return decimal.Decimal(int(entry))
+    if isinstance(entry, numbers.Real):
+        # As it is written: 0.1 in float32 is not 0.1 in float64.
+        is_float = isinstance(entry, (float, np.floating))
+        entry = decimal.Decimal(str(entry if is_float else float(entry)))
+    if isinstance(entry, decimal.Decimal):
+        return entry if entry.is_finite() else None
+    return find_number(str(entry))
 
 
 def find_number(text):
@@ -140,4 +166,7 @@ def find_number(text):
     if not numbers:
         return None
     number = numbers[0] if mark else numbers[-1]
-    return decimal.Decimal(number.replace(",", "").replace("$", ""))
+    try:
+        return decimal.Decimal(number.replace(",", "").replace("$", ""))
+    except decimal.InvalidOperation:  # An exponent of twenty digits.
+        return None

@@ -1,8 +1,13 @@
 """Scores that are saved and returned again, in memory or in a file."""
 
+import dataclasses
+import datetime
 import hashlib
+import numbers
 import os
+import pathlib
 import re
+import uuid
 import warnings
 
 import keras
@@ -12,9 +17,24 @@ from keras_bond.rewards import threads
 from keras_bond.rewards.reward import Wrapper
 from keras_bond.rewards.scores import RewardTypeError
 from keras_bond.rewards.scores import RewardValueError
+from keras_bond.rewards.scores import show
+from keras_bond.rewards.scores import to_python
 from keras_bond.rewards.store import ScoreStore
+from keras_bond.rewards.text import is_missing
 
 PLAIN = (str, bytes, int, float, type(None))
+# Types whose text is their whole value; that of data frames is shortened.
+SHOWN = (
+    *PLAIN,
+    numbers.Number,
+    np.generic,
+    datetime.date,
+    datetime.time,
+    datetime.timedelta,
+    datetime.tzinfo,
+    pathlib.PurePath,
+    uuid.UUID,
+)
 ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
@@ -60,7 +80,8 @@ class Cached(Wrapper):
         FileNotFoundError: if `reward` is `None` and there is no such file, or
             if the folder of `path` does not exist.
         TypeError: if `path` is not a path; when scoring, if a column holds
-            objects that have no value to compare.
+            objects other than numbers, strings, dates, paths, arrays, lists,
+            dicts and data classes, whose text may not be their whole value.
         ValueError: if `reward` and `path` are both `None`, if `Cached` did not
             write the file or the file is damaged, or, when scoring with
             `reward=None`, for a completion that is not in the file.
@@ -261,28 +282,29 @@ def _digest(value):
 
 
 def _is_image(array):
-    return array.ndim >= 3 and array.dtype.kind in "uif"
+    is_masked = isinstance(array, np.ma.MaskedArray)
+    return array.ndim >= 3 and array.dtype.kind in "uif" and not is_masked
 
 
 def canonical_text(value):
     """Writes a value so that equal values give the same text in any process.
 
     Args:
-        value: number, string, array, or a list, tuple, set or dict of these;
-            or an object whose `repr` shows its value.
+        value: number, string, date, path, array, or a list, tuple, set, dict
+            or data class of these.
 
     Returns:
         str, ASCII only.
 
     Raises:
-        TypeError: for an object whose `repr` shows only its address.
+        TypeError: for other objects, whose text may not be their value.
     """
     if isinstance(value, np.ndarray) and _is_image(value):
         # An image: its numbers would be millions of characters.
         content = hashlib.sha256(np.ascontiguousarray(value)).hexdigest()
         return f"array({value.shape}, {value.dtype}, {content})"
     if hasattr(value, "tolist"):
-        value = value.tolist()
+        value = to_python(value)
     elif hasattr(value, "numpy"):
         return canonical_text(value.numpy())
     if isinstance(value, dict):
@@ -295,12 +317,18 @@ def canonical_text(value):
         return f"set({', '.join(sorted(map(canonical_text, value)))})"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(canonical_text, value))}]"
-    text = ascii(value)
-    if not isinstance(value, PLAIN) and ADDRESS.search(text):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [field.name for field in dataclasses.fields(value)]
+        fields = {name: getattr(value, name) for name in names}
+        return f"{type(value).__qualname__}({canonical_text(fields)})"
+    is_shown = isinstance(value, SHOWN) or is_missing(value)
+    text = ascii(value) if is_shown else ""
+    has_address = not isinstance(value, PLAIN) and ADDRESS.search(text)
+    if not is_shown or has_address:
         raise RewardTypeError(
             "The columns of a `Cached` reward must hold values that can be "
             "compared in another run, such as strings, numbers, lists and "
             "dicts: leave out other columns. "
-            f"Received: {value!r} of type {type(value).__name__}"
+            f"Received: {show(value)} of type {type(value).__name__}"
         )
     return text

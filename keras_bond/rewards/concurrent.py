@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import threading
 import warnings
 
 import keras
@@ -137,8 +138,10 @@ class ConcurrentReward(Wrapper):
         """
         for attempt in range(self.retries + 1):
             if attempt:
+                # Above 2 ** 1023, Python raises an OverflowError.
+                delay = self.retry_delay * 2.0 ** min(attempt - 1, 1000)
                 # Unlike a sleep, this ends as soon as another call has failed.
-                stopped.wait(self.retry_delay * 2 ** (attempt - 1))
+                stopped.wait(min(delay, threading.TIMEOUT_MAX))
             if stopped.is_set():
                 return None
             # A log of its own: what a failed attempt has logged is lost.

@@ -228,6 +228,13 @@ def _parameters_of(function, name):
             "knows: wrap it, as in lambda prompts, completions: ... "
             f"Received: {error}"
         ) from None
+    kinds = [parameter.kind for parameter in parameters.values()]
+    if inspect.Parameter.POSITIONAL_ONLY in kinds:
+        raise RewardValueError(
+            f"The reward `{name}` must take its arguments by name: leave out "
+            f"the `/` of its signature. Received: {name}"
+            f"{inspect.signature(function)}"
+        )
     if "trainer_state" in _required(parameters):
         raise RewardValueError(
             f"The reward `{name}` must not need `trainer_state`: a completion "

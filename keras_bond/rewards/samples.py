@@ -5,6 +5,8 @@ import copy
 import dataclasses
 import math
 
+import numpy as np
+
 from keras_bond.rewards.scores import RewardTypeError
 from keras_bond.rewards.scores import RewardValueError
 from keras_bond.rewards.scores import as_number
@@ -281,7 +283,8 @@ class Logger:
 
         Args:
             name: str.
-            value: float. What is logged is the mean over an epoch's steps.
+            value: float; NaN or masked for "no number". What is logged is the
+                mean over an epoch's steps.
 
         Raises:
             TypeError: if `value` is not a number.
@@ -339,7 +342,11 @@ class Logger:
 def _as_entry(value):
     """What a table and a line of JSON can hold of a value."""
     with contextlib.suppress(Exception):
-        value = value.item()
-    if value is None or isinstance(value, (str, bool, int, float)):
-        return value
-    return str(value)
+        value, is_masked = value.item(), np.ma.is_masked(value)
+        value = None if is_masked else value
+    try:
+        text = str(value)
+    except Exception:  # An integer of more than 4,300 digits.
+        return f"a value of type {type(value).__name__}"
+    is_plain = value is None or isinstance(value, (str, bool, int, float))
+    return value if is_plain else text

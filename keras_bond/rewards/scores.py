@@ -5,6 +5,7 @@ The host scores in float64, the device computes in float32. There, 1e6 and
 what the rounding of the rewards took away.
 """
 
+import contextlib
 import decimal
 import math
 import numbers
@@ -60,7 +61,7 @@ def check_scores(scores, name, expected):
     """Checks scores, which are NaN for "cannot score".
 
     Args:
-        scores: float array.
+        scores: as for `as_scores`, or NaN for "cannot score".
         name: str. Name of the reward, for messages.
         expected: int. Number of completions that were to be scored.
 
@@ -68,23 +69,15 @@ def check_scores(scores, name, expected):
         float64 array `(expected,)`.
 
     Raises:
-        ValueError: if the shape is another, or a score is infinite or above
-            `LARGEST`.
+        TypeError, ValueError: as `as_scores`, except for NaN.
     """
-    scores = np.asarray(scores, "float64")
-    if scores.shape != (expected,):
-        raise RewardValueError(
-            f"The reward `{name}` must return one number for each completion. "
-            f"Received: an array of shape {scores.shape} for {expected} "
-            "completions"
-        )
-    for i in np.flatnonzero(np.abs(scores) > LARGEST):
-        _check_finite(float(scores[i]), name, i)
-    return scores
+    values = _as_list(scores, name)
+    values = [None if _is_nan(value) else value for value in values]
+    return as_scores(values, name, expected)
 
 
 def as_number(value):
-    """Turns a number of any library into a float.
+    """Turns a number of any library into a float; a masked one is NaN.
 
     Raises:
         TypeError: if it is not a real number.
@@ -95,7 +88,9 @@ def as_number(value):
     if getattr(getattr(value, "dtype", None), "kind", None) in ("m", "M"):
         raise TypeError("a date or a duration")
     if hasattr(value, "item"):
-        value = value.item()
+        # Also refuses an array of several.
+        value, is_masked = value.item(), np.ma.is_masked(value)
+        value = math.nan if is_masked else value
     if not isinstance(value, (numbers.Real, decimal.Decimal)):
         raise TypeError(type(value).__name__)
     return float(value)
@@ -107,7 +102,9 @@ def to_host(values):
         values = values.value
     # Tensors of PyTorch: NumPy has no bfloat16, and reads no CUDA memory.
     if hasattr(values, "detach"):
-        return values.detach().cpu()
+        values = values.detach().cpu()
+        is_bfloat16 = str(values.dtype) == "torch.bfloat16"
+        return (values.float() if is_bfloat16 else values).numpy()
     # Tensors of TensorFlow: NumPy cannot read single numbers in bfloat16.
     if hasattr(values, "numpy"):
         values = values.numpy()
@@ -115,6 +112,24 @@ def to_host(values):
         # Keeps the mask of a masked array.
         values = np.asanyarray(values)
     return values
+
+
+def to_python(array):
+    """Turns an array into lists, but no date or duration into an integer."""
+    values = array.tolist()
+    kind = getattr(getattr(array, "dtype", None), "kind", None)
+    if kind not in ("m", "M"):
+        return values
+    # Those in nanoseconds, which Python's dates cannot hold.
+    if any(isinstance(v, int) for v in np.asarray(values, object).flat):
+        return list(array) if array.ndim else array
+    return values
+
+
+def _is_nan(value):
+    with contextlib.suppress(Exception):
+        return math.isnan(as_number(value))
+    return False
 
 
 def _as_list(values, name):
@@ -127,7 +142,7 @@ def _as_list(values, name):
         problem = f", {type(error).__name__}: {error}"
     raise RewardTypeError(
         f"The reward `{name}` must return a list or an array with one number "
-        f"for each completion. Received: {_show(values)} of type "
+        f"for each completion. Received: {show(values)} of type "
         f"{type(values).__name__}{problem}"
     )
 
@@ -143,7 +158,7 @@ def _as_score(value, name, i):
         raise RewardTypeError(
             f"The reward `{name}` must return numbers, or None for a "
             "completion that it cannot score. "
-            f"Received: {_show(value)} of type {type(value).__name__} for "
+            f"Received: {show(value)} of type {type(value).__name__} for "
             f"completion {i}"
         ) from error
     _check_finite(score, name, i, value)
@@ -159,11 +174,11 @@ def _check_finite(score, name, i, value=None):
             f"{LARGEST:g} in absolute value, because logged means are float32: "
             "scale it down, or lower its `reward_weights`; return None for a "
             "completion that it cannot score. "
-            f"Received: {_show(value)} for completion {i}"
+            f"Received: {show(value)} for completion {i}"
         )
 
 
-def _show(value):
+def show(value):
     """A short `repr`; Python refuses that of integers of 4,300 digits."""
     try:
         text = repr(value)

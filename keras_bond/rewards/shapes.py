@@ -8,6 +8,8 @@ import keras
 from keras_bond.arguments import check_count
 from keras_bond.arguments import is_number
 from keras_bond.rewards.text import TextReward
+from keras_bond.rewards.text import entry_text
+from keras_bond.rewards.text import is_missing
 
 
 @keras.saving.register_keras_serializable(package="keras_bond")
@@ -17,8 +19,10 @@ class SlotCoverage(TextReward):
     A string counts as found only as whole words: "7 km" is not in "17 km".
 
     Args:
-        column: str. The column of the required strings: a list of str, or a
-            dict of which the values are required. Defaults to `"slots"`.
+        column: str. The column of the required strings: a str, a list of str,
+            or a dict of which the values are required. `None`, NaN and empty
+            strings are left out, and without any other there is no score.
+            Defaults to `"slots"`.
         ignore_case: bool. Defaults to True.
 
     Example:
@@ -34,20 +38,27 @@ class SlotCoverage(TextReward):
         self.ignore_case = ignore_case
 
     def score(self, completion, entry):
-        slots = list(entry.values()) if isinstance(entry, dict) else entry
-        if len(slots) == 0:
+        slots = list(map(entry_text, _slots_of(entry)))
+        if not slots:
             return None
         flags = re.IGNORECASE if self.ignore_case else 0
         found = [
-            re.search(
-                rf"(?<!\w){re.escape(str(slot))}(?!\w)", completion, flags
-            )
+            re.search(rf"(?<!\w){re.escape(slot)}(?!\w)", completion, flags)
             for slot in slots
         ]
         return sum(match is not None for match in found) / len(slots)
 
     def get_config(self):
         return {"column": self.column, "ignore_case": self.ignore_case}
+
+
+def _slots_of(entry):
+    is_single = isinstance(entry, str) or not hasattr(entry, "__iter__")
+    if is_single or is_missing(entry):
+        entry = [entry]
+    if isinstance(entry, dict):
+        entry = entry.values()
+    return [slot for slot in entry if not is_missing(slot) and slot != ""]
 
 
 @keras.saving.register_keras_serializable(package="keras_bond")

@@ -1,5 +1,9 @@
 """The base class of rewards that are rules of text."""
 
+import decimal
+
+import numpy as np
+
 from keras_bond.rewards.samples import RESERVED
 from keras_bond.rewards.scores import RewardValueError
 
@@ -23,7 +27,8 @@ class TextReward:
     def __name__(self):
         return type(self).__name__
 
-    def __call__(self, prompts, completions, **columns):
+    # A column may be called `self`.
+    def __call__(self, /, prompts, completions, **columns):
         texts = as_texts(completions)
         if self.column is None:
             return [self.score(text) for text in texts]
@@ -35,6 +40,12 @@ class TextReward:
                 f"Received: columns {sorted(set(columns) - set(RESERVED))}"
             )
         entries = columns[self.column]
+        if len(entries) != len(texts):
+            raise RewardValueError(
+                f"The reward `{type(self).__name__}` must have one entry of "
+                f"the column `{self.column}` for each completion. Received: "
+                f"{len(entries)} entries for {len(texts)} completions"
+            )
         return [self.score(text, entry) for text, entry in zip(texts, entries)]
 
     def score(self, completion, entry=None):
@@ -58,3 +69,18 @@ def as_texts(completions):
         text if isinstance(text, str) else text[-1]["content"]
         for text in completions
     ]
+
+
+def is_missing(entry):
+    """Whether an entry of a column is None, masked, NaN or its like."""
+    # The missing value of pandas is neither equal nor unequal to itself.
+    if entry is None or type(entry).__name__ in ("NAType", "MaskedConstant"):
+        return True
+    unequal = entry != entry
+    return isinstance(unequal, (bool, np.bool_)) and bool(unequal)
+
+
+def entry_text(entry):
+    """An entry of a column as text."""
+    # Python does not write integers of more than 4,300 digits.
+    return str(decimal.Decimal(entry) if type(entry) is int else entry)

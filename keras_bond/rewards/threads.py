@@ -62,7 +62,7 @@ def call_within(timeout, function):
     if timeout is None:
         return function()
     future = start(function)
-    futures.wait([future], timeout)
+    futures.wait([future], min(timeout, threading.TIMEOUT_MAX))
     if not future.done():
         raise TimeoutError(f"no answer within {timeout} seconds")
     return future.result()

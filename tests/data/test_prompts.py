@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from keras_bond.data import prompts
+from keras_bond.data import table as table_lib
 from keras_bond.data.tokenizer import TextTokenizer
 from keras_bond.training import standardize
 from tests.tiny import make_policy
@@ -322,3 +323,31 @@ def test_unshuffled_prompts_keep_their_order_whatever_the_buckets():
     ]
     cut = [encoder.cut(batches[i][0])["prompt_ids"] for i in (0, 1)]
     assert [ids.shape[1] for ids in cut] == [6, 2]
+
+
+def test_columns_keep_their_gaps_dates_and_tensors():
+    """Pins: numbers under masks; dates as nanoseconds; bfloat16 refused."""
+    masked = np.ma.array([1, 2], mask=[0, 1])
+    days = np.array(["2024-01-02", "2024-01-03"], "datetime64[D]")
+    for column, expected in (
+        (masked, [1, None]),
+        ([1, np.ma.masked], [1, None]),
+        (days, days.tolist()),
+        (days.astype("datetime64[ns]"), list(days)),
+    ):
+        assert table_lib.to_list("column", column) == expected
+    torch = pytest.importorskip("torch")
+    for arguments in ({"dtype": torch.bfloat16}, {"requires_grad": True}):
+        tensor = torch.tensor([1.0, 2.0], **arguments)
+        assert table_lib.to_list("column", tensor) == [1, 2]
+
+
+def test_masked_prompts_are_refused():
+    ids = np.ma.array([[1, 2], [3, 4]], mask=[[0, 0], [0, 1]])
+    for data, text in (
+        (np.ma.array(["a", "b"], mask=[0, 1]), "prompt 1"),
+        ({"token_ids": ids}, "of prompt 1"),
+        ({"token_ids": [[1, 2], [3, 4]], "padding_mask": ids > 0}, "prompt 1"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=text):
+            table_lib.to_table(data)

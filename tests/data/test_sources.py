@@ -317,3 +317,23 @@ def iter_again(batches):
             return iter(batches)
 
     return Batches()
+
+
+@pytest.mark.parametrize(
+    "elements, text",
+    [
+        (
+            [{"q": "a", "answer": "1"}, {"q": "b"}, {"q": "c", "answer": "3"}],
+            r"same columns. Received: \['q'\] in row 1",
+        ),
+        ([{"q": ["a"]}, {"q": ["b"], "answer": [2]}], "in batch 1"),
+        (
+            [{"q": ["a", "b"], "answer": [1]}, {"q": ["c"], "answer": [2, 3]}],
+            "one entry for each prompt",
+        ),
+    ],
+)
+def test_ragged_iterables_are_refused(elements, text):
+    """Pins: the answers of other rows."""
+    with pytest.raises(ValueError, match=text):
+        data.prompts_from(iter(elements), "q")

@@ -9,6 +9,7 @@ import pytest
 import keras_bond
 from keras_bond import data
 from keras_bond.data import prompts
+from keras_bond.data import streams
 from keras_bond.data.tokenizer import TextTokenizer
 from tests.tiny import chat_vocabulary
 from tests.tiny import make_policy
@@ -254,3 +255,9 @@ def test_finite_data_sets_of_any_kind_get_completions(encoder):
         assert batches.table.prompts == TEXTS and batches.num_batches == 3
     batches = prompts.to_finite_batches(tf_batches(False), encoder, 4)
     assert batches.table.prompts == TEXTS
+
+
+def test_wrong_prompts_of_iterables_are_named_by_their_row():
+    for elements in ([["a"], "b", [3]], [["a", "b"], [3]]):
+        with pytest.raises(TypeError, match="3 of type int as prompt 2"):
+            list(streams.tables_of(iter(elements)))

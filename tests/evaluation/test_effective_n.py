@@ -1,5 +1,7 @@
 """Effective N against enumeration, simulation and its own intervals."""
 
+import decimal
+import fractions
 import itertools
 
 import numpy as np
@@ -172,3 +174,25 @@ def test_policies_that_always_win_or_lose_are_infinite_or_zero():
     """Pins: a division by zero at the ends of the scale."""
     assert n_from_harmonic(0.0, 4) == np.inf
     assert n_from_harmonic(-25 / 12, 4) < 1e-6
+
+
+def test_rewards_that_are_no_numbers_are_refused():
+    """Pins: numbers under masks, real parts, texts and dates as rewards."""
+    masked = np.ma.array(np.ones((2, 3)), mask=[[0, 0, 0], [0, 1, 0]])
+    for wrong in (masked, [masked[0], masked[1]]):
+        with pytest.raises(ValueError, match=r"finite numbers.*rewards\[1\]"):
+            effective_n(wrong, np.ones((2, 4)))
+    text = [["1", "2"]]
+    dates = np.array(text, dtype="datetime64[Y]")
+    objects = np.array([["1", 2]], dtype=object)
+    for wrong in (
+        np.ones((1, 2), complex),
+        text,
+        objects,
+        dates,
+        dates - dates,
+    ):
+        with pytest.raises(TypeError, match="`rewards` must be numbers"):
+            effective_n(wrong, np.ones((1, 4)))
+    decimals = [[decimal.Decimal(1), fractions.Fraction(2)]] * 2
+    assert effective_n(decimals, [[1, 2, 3]] * 2).value > 0

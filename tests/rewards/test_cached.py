@@ -1,6 +1,7 @@
 """Scores that are saved and returned again, in memory and in files."""
 
 import contextlib
+import dataclasses
 import datetime
 import decimal
 import json
@@ -362,12 +363,30 @@ def test_odd_text_is_saved_and_found(tmp_path):
     assert rewards.Cached(None, path)(samples(texts)).tolist() == [2, 1, 0]
 
 
+@dataclasses.dataclass
+class Row:
+    content: object
+
+
 def test_objects_without_a_value_are_named():
     """Their address is another one in the next run."""
-    for value in (object(), [object()], length_reward):
+    frame = pytest.importorskip("pandas").DataFrame({"a": range(500)})
+    for value in (object(), [object()], length_reward, frame, Row(frame)):
         part = samples(["a"], columns={"thing": [value]})
         with pytest.raises(TypeError, match="can be compared in another run"):
             rewards.Cached(length_reward)(part)
+
+
+def test_masks_are_part_of_the_value():
+    for shape in ((8,), (2, 2, 2)):
+        array = np.ma.zeros(shape)
+        texts = {cached_lib.canonical_text(array)}
+        array[0] = np.ma.masked
+        assert cached_lib.canonical_text(array) not in texts
+        texts.add(cached_lib.canonical_text(Row(array)))
+        assert cached_lib.canonical_text(Row(np.ma.zeros(shape))) not in texts
+    days = np.array(["2024-01-02", "NaT"], "datetime64[ns]")
+    assert "2024-01-02" in cached_lib.canonical_text(days)
 
 
 keras.saving.register_keras_serializable(package="tests")(length_reward)

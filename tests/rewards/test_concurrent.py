@@ -465,3 +465,28 @@ def test_a_run_that_ends_by_a_failure_leaves_the_weights_untouched():
         np.testing.assert_array_equal(a, b)
     bond.reward = length_reward
     bond.fit(PROMPTS[:4], batch_size=4, verbose=0)
+
+
+def test_times_of_centuries_are_waited_for():
+    """Pins: an OverflowError, because threads wait 292 years at most."""
+    failures = [ValueError()]
+
+    def judge(prompts, completions):
+        if failures:
+            raise failures.pop()
+        return [1.0] * len(prompts)
+
+    reward = ConcurrentReward(judge, timeout=1e10, retries=1, retry_delay=0.0)
+    assert reward(samples()).tolist() == [1.0] * len(samples())
+    stopped = threading.Event()
+    failing = ConcurrentReward(
+        lambda prompts, completions: 1 / 0, retries=1100, retry_delay=0.0
+    )
+    with pytest.raises(RuntimeError, match="attempt 1101 of 1101"):
+        failing._ask(samples(), stopped)
+    waits = []
+    stopped.wait = waits.append
+    failing.retry_delay = 1e10
+    with pytest.raises(RuntimeError, match="attempt 1101 of 1101"):
+        failing._ask(samples(), stopped)
+    assert waits == [threading.TIMEOUT_MAX] * 1100

@@ -1,5 +1,6 @@
 """Ready rewards: rules, classifiers and ranks."""
 
+import decimal
 import json
 
 import keras
@@ -47,6 +48,64 @@ def test_numbers_as_in_gsm8k():
     assert ask(reward, "1234", answer=1234) == [1]
     assert ask(reward, "1234", answer="no number") == [None]
     assert ask(reward, ".5", "0.50", "5", answer="0.5") == [1, 1, 0]
+
+
+def test_numbers_are_compared_as_numbers():
+    """Pins: a pattern on the text of a number, which read 1e16 as 16."""
+    reward = rewards.NumberAnswer()
+    for answer, right in (
+        (1e16, "10000000000000000"),
+        (1e-05, "0.00001"),
+        (np.float32(0.1), "0.1"),
+        (np.int64(7), "7"),
+        (decimal.Decimal("1E+3"), "1,000"),
+        (10**5000, "1" + "0" * 5000),
+        ("1e3", "1000"),
+        ("2.5e-3", "0.0025"),
+        (1000, "#### 1e3"),
+        ("-1.5E+2", "$-150"),
+    ):
+        texts = [right, "16", "05", "3", f"1e{'9' * 30}"]
+        assert ask(reward, *texts, answer=answer) == [1, 0, 0, 0, 0], answer
+    for answer in (float("nan"), float("inf"), True):
+        assert ask(reward, "1", answer=answer) == [None]
+
+
+MISSING = [None, float("nan"), np.float32("nan"), np.ma.masked]
+
+
+def test_missing_answers_are_unscored():
+    """Pins: None was the answer "None", and a slot of that name."""
+    pandas = pytest.importorskip("pandas")
+    for entry in (*MISSING, pandas.NA, pandas.NaT):
+        for reward in (
+            rewards.ExactAnswer(),
+            rewards.RegexAnswer(r"\w+"),
+            rewards.NumberAnswer(),
+            rewards.SlotCoverage("answer"),
+        ):
+            got = ask(reward, "None", "nan", "0", "--", answer=entry)
+            assert got == [None] * 4, (entry, reward)
+    assert ask(rewards.ExactAnswer(), "1", answer=10**5000) == [0]
+    slots = rewards.SlotCoverage()
+    assert ask(slots, "easy", "a", slots="easy") == [1, 0]
+    assert ask(slots, "easy", slots=[None, "", "easy", float("nan")]) == [1]
+    for nothing in ([None], [""], "", {"level": None}, []):
+        assert ask(slots, "None", slots=nothing) == [None]
+    assert ask(slots, "5 km", slots=5) == [1]
+
+
+def test_columns_of_any_name_and_of_the_right_length():
+    reward = rewards.get(rewards.ExactAnswer())
+    part = samples(["a", "b"], columns={"self": [1, 2], "answer": ["a", "a"]})
+    assert reward(part).tolist() == [1, 0]
+    with pytest.raises(ValueError, match="one entry of the column `answer`"):
+        rewards.ExactAnswer()(["q"] * 2, ["a", "b"], answer=["a"])
+
+
+def test_arguments_by_place_are_refused_early():
+    with pytest.raises(ValueError, match=r"leave out the `/`.*, /\)"):
+        rewards.get(eval("lambda prompts, completions, /: [0.0]"))
 
 
 def test_patterns_find_the_last_answer_in_both():

@@ -2,6 +2,7 @@
 
 import decimal
 import fractions
+import json
 
 import keras
 import numpy as np
@@ -242,9 +243,51 @@ class Subclass(rewards.Reward):
 def test_scores_of_subclasses_are_checked():
     part = rewards.get(Subclass(np.array([1, NAN, 3, 4], "float32")))
     np.testing.assert_array_equal(part(FOUR), [1, NAN, 3, 4])
-    for answer in (np.ones(3), np.ones((2, 2)), np.full(4, np.inf), 1.0):
-        with pytest.raises(ValueError, match="`Subclass` must return"):
+    masked = np.ma.array([1.0, 2, 3, 4], mask=[0, 1, 0, 0])
+    for answer in (masked, [1, np.ma.masked, 3, 4], [1, None, 3, 4]):
+        got = rewards.get(Subclass(answer))(FOUR)
+        np.testing.assert_array_equal(got, [1, NAN, 3, 4])
+    for kind, make in ONE_TO_FOUR.items():
+        if kind != "booleans":
+            got = rewards.get(Subclass(make()))(FOUR)
+            assert got.tolist() == [1, 2, 3, 4], kind
+    for answer in REFUSED_OF_SUBCLASSES:
+        with pytest.raises((TypeError, ValueError), match="`Subclass` must re"):
             rewards.get(Subclass(answer))(FOUR)
+
+
+REFUSED_OF_SUBCLASSES = [
+    np.ones(3),
+    np.ones((2, 2)),
+    np.full(4, np.inf),
+    1.0,
+    np.ones(4, "complex64"),
+    ["1", "2", "3", "4"],
+    [10**400] * 4,
+    np.arange(4).astype("datetime64[ns]"),
+]
+
+
+def test_what_is_logged_keeps_its_gaps_and_ends_no_training():
+    """Pins: numbers under masks; an integer that Python does not write."""
+    part = samples(["a", "bb", "ccc", "dddd"])
+    masked = np.ma.array([1.0, 2, 3, 4], mask=[0, 1, 0, 0])
+
+    def judge(prompts, completions, log_metric, log_extra):
+        for value in (np.ma.masked, masked[1:2], 2.0):
+            log_metric("m", value)
+        log_extra("row", masked)
+        log_extra("column", masked[:, None])
+        log_extra("large", [10**5000, [10**5000], 10**400, None])
+        return [0.0] * 4
+
+    rewards.get(judge)(part)
+    np.testing.assert_array_equal(part.log.metrics["m"], [NAN, NAN, 2.0])
+    assert part.log.columns["row"] == [1, None, 3, 4]
+    assert part.log.columns["column"] == [1, None, 3, 4]
+    large = part.log.columns["large"]
+    assert large[0] == "a value of type int" and large[2] == 10**400
+    assert json.dumps(large) and large[3] is None
 
 
 def test_classifiers_answer_numbers_of_every_library():
