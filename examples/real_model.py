@@ -164,7 +164,10 @@ def load_policy(arguments):
     # The adapters are drawn from Keras's random numbers.
     keras.utils.set_random_seed(arguments.seed)
     if arguments.policy:
-        return keras_hub.models.CausalLM.from_preset(arguments.policy)
+        # `CausalLM` may take the assistant of Gemma 4, which has its backbone.
+        is_gemma4 = "gemma4" in arguments.policy
+        name = "Gemma4CausalLM" if is_gemma4 else "CausalLM"
+        return getattr(keras_hub.models, name).from_preset(arguments.policy)
     if arguments.quick:
         return smollm2.tiny_policy()
     try:

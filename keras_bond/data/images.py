@@ -15,8 +15,10 @@ UNREAD = (
     "videos",
     "video",
     "audio",
+    "audios",
     "pixel_values",
     "audio_mel",
+    "input_features",
 )
 
 

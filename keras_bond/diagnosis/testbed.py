@@ -149,7 +149,11 @@ class Testbed:
             return log_probs, ops.cast(logits, "float32") / TEMPERATURE
 
         forward = backend.compile_forward(read, self.trainer.variables)
-        batch = {k: ops.convert_to_tensor(batch[k]) for k in COMPLETIONS}
+        batch = {
+            name: ops.convert_to_tensor(batch[name])
+            for name in COMPLETIONS
+            if name in batch
+        }
         return tuple(map(to_numpy, forward(batch)))
 
     def losses_along(self, batch, direction):

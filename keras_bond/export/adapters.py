@@ -54,7 +54,7 @@ def save_adapters(policy, path, *, base_model=None):
             `policy.backbone.enable_lora(rank)` makes them, of Gemma 1 and 3,
             Llama 3, Mistral, Mixtral and Qwen 2 and 3.
         path: str. Folder to create; it must not exist.
-        base_model: str. Folder or name of the base model of the adapters in
+        base_model: str or path. Folder or name of the adapters' base model in
             Transformers, which PEFT's `AutoPeftModelForCausalLM` loads.
 
     Raises:
@@ -97,7 +97,7 @@ def save_adapters(policy, path, *, base_model=None):
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_model,
+        "base_model_name_or_path": base_model and os.fspath(base_model),
         "r": rank,
         # The factors contain the scale of the adapters.
         "lora_alpha": rank,

@@ -16,7 +16,7 @@ def save_preset(policy, path):
     """Saves a policy as a KerasHub preset with merged LoRA adapters.
 
     This is `policy.save_to_preset(path)` as an atomic write: the folder exists
-    only when it is complete. `keras_hub.models.CausalLM.from_preset(path)`
+    only when it is complete. `from_preset(path)` of the policy's class
     loads a policy that generates the same greedy text but has no adapters,
     because they are merged into the kernels. To continue training the adapters,
     save the trainer instead.
@@ -34,7 +34,7 @@ def save_preset(policy, path):
 
     ```python
     keras_bond.export.save_preset(bond.policy, "trained")
-    policy = keras_hub.models.CausalLM.from_preset("trained")
+    policy = keras_hub.models.Gemma3CausalLM.from_preset("trained")
     ```
     """
     path = os.fspath(path)
@@ -91,8 +91,6 @@ def save_safetensors(policy, path):
 
 def _merged(policy, folder):
     """Returns a copy of the policy with merged adapters, through a preset."""
-    import keras_hub
-
     parts = {}
     with round_trip.complete(policy):
         policy.backbone.save_to_preset(folder)
@@ -101,7 +99,9 @@ def _merged(policy, folder):
         else:
             policy.preprocessor.save_to_preset(folder)
     dtype = policy.backbone.dtype_policy.name
-    return keras_hub.models.CausalLM.from_preset(folder, dtype=dtype, **parts)
+    # `CausalLM.from_preset` confuses Gemma 4 with its assistant by chance: it
+    # takes the first class of a set that has the backbone.
+    return type(policy).from_preset(folder, dtype=dtype, **parts)
 
 
 @contextlib.contextmanager

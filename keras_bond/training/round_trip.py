@@ -17,7 +17,13 @@ _checked = weakref.WeakSet()
 
 
 def serialize(saveable):
-    """Returns the config of a Keras object with all arguments of its parts."""
+    """Returns the config of a Keras object with all arguments of its parts.
+
+    Args:
+        saveable: a Keras object, or `None`, whose config is `None`.
+    """
+    if saveable is None:
+        return None
     with complete(saveable):
         return keras.saving.serialize_keras_object(saveable)
 

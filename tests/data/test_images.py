@@ -180,7 +180,7 @@ def test_prompts_with_images_are_not_truncated():
 
 def test_columns_that_a_policy_does_not_read_are_named(encoder):
     """Videos and audio by anyone, images by a policy without an encoder."""
-    for name in ("videos", "audio", "image"):
+    for name in ("videos", "audios", "image"):
         with pytest.raises(ValueError, match=f"not the column `{name}`"):
             read(encoder, prompts=["fox"], **{name: [[1]]})
     text_only = encoder_of(tiny.make_policy())

@@ -280,6 +280,13 @@ def test_a_saved_model_scores_and_learns_on_alike(tmp_path, lora):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+def test_a_model_of_token_ids_has_no_preprocessor_to_save():
+    backbone = make_policy(num_layers=1).backbone
+    config = keras_bond.RewardModel(backbone, max_length=12).get_config()
+    assert config["preprocessor"] is None
+    assert keras_bond.RewardModel.from_config(config).preprocessor is None
+
+
 def trained_model(**arguments):
     model = make_model(seed=3, **arguments)
     fit(model)

@@ -51,7 +51,11 @@ def load_policy(folder, job):
     """Returns the policy of `folder` on TensorFlow, in the job's dtype."""
     import keras_hub
 
-    policy = keras_hub.models.CausalLM.from_preset(
+    # Of a class of one's own there is the one that it is derived from.
+    causal_lm = getattr(
+        keras_hub.models, job["policy"], keras_hub.models.CausalLM
+    )
+    policy = causal_lm.from_preset(
         os.path.join(folder, "preset"), dtype=job["dtype"]
     )
     policy.trainable = False
