@@ -29,8 +29,17 @@ def check_count(name, value, least):
     if not is_count(value, least):
         raise ValueError(
             f"`{name}` must be an integer of at least {least}. "
-            f"Received: {name}={value!r}"
+            f"Received: {name}={shown(value)}"
         )
+
+
+def shown(value):
+    """How a message shows a number or a list of numbers, in a few digits."""
+    if isinstance(value, (list, tuple)):
+        return "(" + ", ".join(map(shown, value)) + ")"
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return f"{'-' * (value < 0)}2**{value.bit_length() - 1} or beyond"
+    return repr(value)
 
 
 def check_list(name, value, of):

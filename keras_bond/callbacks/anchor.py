@@ -4,6 +4,7 @@ import keras
 
 from keras_bond.arguments import is_count
 from keras_bond.arguments import is_number
+from keras_bond.arguments import shown
 from keras_bond.callbacks.checks import as_list
 from keras_bond.callbacks.interface import check_trainer
 
@@ -83,7 +84,7 @@ class AnchorRefresh(AnchorRule):
             The paper uses 50 with J-BOND and 1,000 with BOND.
 
     Raises:
-        ValueError: if `every` is not a positive integer.
+        ValueError: if `every` is not a positive integer below 2**31.
 
     Example:
 
@@ -93,10 +94,10 @@ class AnchorRefresh(AnchorRule):
     """
 
     def __init__(self, every):
-        if not is_count(every, 1):
+        if not is_count(every, 1) or every >= 2**31:
             raise ValueError(
-                "`every` must be a positive number of optimizer updates. "
-                f"Received: every={every!r}"
+                "`every` must be a positive number of optimizer updates, below "
+                f"2**31. Received: every={shown(every)}"
             )
         super().__init__(update_rate=1.0, every=every)
 

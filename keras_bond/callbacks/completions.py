@@ -1,11 +1,14 @@
 """Completions of held-out prompts, as records and as a table to read."""
 
 import typing
+import zlib
 
 import numpy as np
 import rich.console
 import rich.table
 import rich.text
+
+from keras_bond.rewards.samples import IMAGES
 
 # Entries of every record, besides those of the other weight set.
 KNOWN = ("step", "prompt", "completion", "reward", "quantile", "gold_reward")
@@ -79,6 +82,33 @@ def records(step, samples, rewards, other, gold=None):
     columns.update(extra)
     rows = zip(*columns.values())
     return [{"step": step, **dict(zip(columns, row))} for row in rows]
+
+
+def fingerprint(samples):
+    """What tells the prompts of samples from others, in their order.
+
+    Args:
+        samples: `keras_bond.rewards.Samples`.
+
+    Returns:
+        dict of int: `count`, and `crc32` of their texts, or of their token ids
+        without a tokenizer, and of their images.
+    """
+    rows = range(0, len(samples), samples.num_samples)
+    crc = 0
+    for row in rows:
+        crc = zlib.crc32(_prompt_bytes(samples, row), crc)
+        for image in samples.columns.get(IMAGES, [()] * len(samples))[row]:
+            # Of all pixels it would take seconds.
+            crc = zlib.crc32(image[::8, ::8].tobytes(), crc)
+    return {"count": len(rows), "crc32": crc}
+
+
+def _prompt_bytes(samples, row):
+    if samples.prompts is not None:
+        return repr(samples.prompts[row]).encode()
+    length = samples.padding_mask[row].sum() - len(samples.completion_ids[row])
+    return repr(samples.token_ids[row][:length].tolist()).encode()
 
 
 def _first_completions(samples):

@@ -1,10 +1,13 @@
 """A reward that training does not see, and the warning when it falls."""
 
+import dataclasses
+
 import numpy as np
 
 from keras_bond import evaluation
 from keras_bond import rewards as rewards_lib
 from keras_bond.evaluation.comparison import agreement
+from keras_bond.rewards.samples import RewardLog
 
 
 class GoldReward:
@@ -24,13 +27,28 @@ class GoldReward:
         self._reward = rewards_lib.get(reward)
 
     def score(self, samples, rewards):
-        """Gold rewards of samples, in the shape of their rewards."""
-        gold = np.asarray(self._reward(samples), "float64")
-        return gold.reshape(rewards.shape)
+        """Gold rewards of samples, in the shape of their rewards.
 
-    def forget_after(self, step):
-        """Forgets what was measured after a step, to which a run went back."""
-        self.records = [r for r in self.records if r["step"] <= step]
+        What it logs is added to what their reward has logged.
+
+        Raises:
+            ValueError: if both log a column of the same name.
+        """
+        log = RewardLog()
+        gold = self._reward(dataclasses.replace(samples, log=log))
+        taken = sorted(set(log.columns) & set(samples.log.columns))
+        if taken:
+            raise ValueError(
+                "`log_extra` in `gold_reward` of `HeldOut` must not be given "
+                "the name of a column that the trained reward logs: use "
+                f"another. Received: {taken}"
+            )
+        samples.log.add(log, range(len(samples)), len(samples))
+        return np.asarray(gold, "float64").reshape(rewards.shape)
+
+    def keep_before(self, step):
+        """Forgets what was measured from a step on, where a run continues."""
+        self.records = [r for r in self.records if r["step"] < step]
 
     def compare(self, step, gold, rewards):
         """Compares gold rewards `(prompts, samples)` with rewards.

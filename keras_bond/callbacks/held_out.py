@@ -8,6 +8,7 @@ import numpy as np
 from keras_bond import backend
 from keras_bond.arguments import check_count
 from keras_bond.arguments import check_list
+from keras_bond.arguments import shown
 from keras_bond.callbacks import completions
 from keras_bond.callbacks.gold_reward import GoldReward
 from keras_bond.callbacks.held_out_files import HeldOutFiles
@@ -63,7 +64,9 @@ class HeldOut(keras.callbacks.Callback):
     Put it before `CSVLogger`, `TensorBoard`, `ModelCheckpoint` and
     `EarlyStopping` in `callbacks`, so that they see the numbers. Draws depend
     on the seed of the model alone, and training is not disturbed. A resumed
-    run continues the files; a run that begins with step 0 replaces them.
+    run continues the files; a run that begins with step 0 replaces them. Where
+    the model, its reward or `prompts` are others than in the `fit` before, the
+    pool is drawn anew, and so are all points.
 
     Args:
         prompts: list of str, or a dict of columns as in `fit`: held out from
@@ -87,7 +90,8 @@ class HeldOut(keras.callbacks.Callback):
     Raises:
         TypeError, ValueError: if `gold_reward` is not a reward, a number is
             out of range, the model is not a `keras_bond` trainer or lacks the
-            reference that `ns` needs, or fewer than two prompts can be scored.
+            reference that `ns` needs, fewer than two prompts can be scored, or
+            a run is resumed with other prompts.
         ImportError: if the picture cannot be drawn, since matplotlib is
             missing.
 
@@ -136,6 +140,8 @@ class HeldOut(keras.callbacks.Callback):
     ):
         super().__init__()
         _check(gold_reward, every, ns, pool_size, num_samples, num_shown)
+        if batch_size is not None:
+            check_count("batch_size", batch_size, 1)
         self.prompts = prompts
         self.every = every
         self.ns = ns
@@ -148,6 +154,10 @@ class HeldOut(keras.callbacks.Callback):
         self._files = None if path is None else HeldOutFiles(path)
         self._gold = None if gold_reward is None else GoldReward(gold_reward)
         self._pool = None
+        # The model, reward and prompts that were measured, and how the files
+        # know the prompts.
+        self._measured = None
+        self._fingerprint = None
         self._is_starting = False
 
     @property
@@ -164,11 +174,11 @@ class HeldOut(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         # Other callbacks may load the weights of a run in `on_train_begin`.
         if self._is_starting:
-            self._is_starting = False
             self._resume(self.model.num_updates())
             if self._has_reference() and self._pool is None:
                 self._pool = ReferencePool(self.draw, self.ns, self.pool_size)
             self._measure()
+            self._is_starting = False
 
     def on_train_batch_end(self, batch, logs=None):
         if self.every is not None and (batch + 1) % self.every == 0:
@@ -211,6 +221,7 @@ class HeldOut(keras.callbacks.Callback):
         if self.points and self.points[-1]["step"] == step:
             return self.points[-1]
         samples, rewards = self.draw("policy")
+        self._check_prompts(completions.fingerprint(samples))
         point, gold = {"step": step}, None
         if self._pool is None:
             point["reward"] = _mean_of_scored(rewards)
@@ -234,6 +245,8 @@ class HeldOut(keras.callbacks.Callback):
 
     def _report(self, records, point):
         if self._files is not None:
+            if self._is_starting:
+                self._files.keep_before(point["step"])
             self._files.append(records)
             self._write(with_picture=False)
         if self.verbose and self.num_shown:
@@ -244,22 +257,49 @@ class HeldOut(keras.callbacks.Callback):
     def _write(self, with_picture):
         if self._files is not None:
             best = [] if self._gold is None else self._gold.records
-            self._files.write(self.frontier, self.points, best)
+            self._files.write(
+                self.frontier, self.points, best, self._fingerprint
+            )
             if with_picture:
                 self._files.draw(self.frontier, self.points)
 
     def _resume(self, step):
-        """Keeps what was measured up to a step, in memory and in the files."""
-        if step == 0 or (self._files is not None and not self.points):
-            points, best = self._files.read() if step > 0 else ([], [])
-            self.points = points
-            if self._gold is not None:
-                self._gold.records = best
-        self.points = [p for p in self.points if p["step"] <= step]
+        """Keeps what was measured before a step, which is measured anew.
+
+        What belongs to another model, reward or to other prompts goes.
+        """
+        measured = (self.model, self.model.scorer, self.prompts)
+        is_first = self._measured is None
+        is_other = not is_first and any(
+            now is not before for now, before in zip(measured, self._measured)
+        )
+        if is_other:
+            self._pool = None
+        if step == 0 or is_other:
+            self._set_past([], [], None)
+        elif is_first and self._files is not None:
+            self._set_past(*self._files.read())
+        self._measured = measured
+        self.points = [p for p in self.points if p["step"] < step]
         if self._gold is not None:
-            self._gold.forget_after(step)
-        if self._files is not None and self._is_first_process():
-            self._files.keep({point["step"] for point in self.points})
+            self._gold.keep_before(step)
+
+    def _set_past(self, points, best_gold, fingerprint):
+        self.points = points
+        self._fingerprint = fingerprint
+        if self._gold is not None:
+            self._gold.records = best_gold
+
+    def _check_prompts(self, fingerprint):
+        if self._fingerprint not in (None, fingerprint):
+            raise ValueError(
+                "`prompts` of `HeldOut` must stay the same in a run, whose "
+                "measurements are compared prompt by prompt: pass those of "
+                "before, or another `path` with a new `HeldOut`. Received: "
+                f"{fingerprint['count']} prompts, where the run so far has "
+                f"{self._fingerprint['count']} with other contents"
+            )
+        self._fingerprint = fingerprint
 
     def _kl(self, samples):
         kls = self.model.kls_of(samples, batch_size=self.batch_size)
@@ -295,8 +335,8 @@ def _check(gold_reward, every, ns, pool_size, num_samples, num_shown):
     if pool_size <= max(ns, default=0) or pool_size % num_samples:
         raise ValueError(
             "`pool_size` must be above the largest N in `ns` and a multiple "
-            f"of `num_samples`. Received: pool_size={pool_size}, "
-            f"ns={tuple(ns)}, num_samples={num_samples}"
+            f"of `num_samples`. Received: pool_size={shown(pool_size)}, "
+            f"ns={shown(tuple(ns))}, num_samples={shown(num_samples)}"
         )
 
 

@@ -1,6 +1,7 @@
 """Files of `HeldOut`: completions, numbers and a picture."""
 
 import json
+import math
 import pathlib
 
 from keras_bond import files
@@ -34,19 +35,23 @@ class HeldOutFiles:
         """Reads the numbers of the run so far.
 
         Returns:
-            `(points, best_gold)`: lists, see `HeldOut.points` and
-            `GoldReward.records`; empty if there is no file.
+            `(points, best_gold, fingerprint)`: two lists, see
+            `HeldOut.points` and `GoldReward.records`, empty if there is no
+            file; and the dict that `write` was given, or `None`.
 
         Raises:
             ValueError: if the file is damaged.
         """
         if not self.numbers.exists():
-            return [], []
+            return [], [], None
         try:
             found = json.loads(self.numbers.read_text(encoding="utf-8"))
             points = [{**p, "step": int(p["step"])} for p in found["points"]]
             best = [{**r, "step": int(r["step"])} for r in found["best_gold"]]
-            return points, best
+            fingerprint = found.get("prompts")
+            if fingerprint is not None:
+                fingerprint = {k: fingerprint[k] for k in ("count", "crc32")}
+            return points, best, fingerprint
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"`{self.numbers.name}` must hold what "
@@ -55,9 +60,10 @@ class HeldOutFiles:
                 f"{type(error).__name__}: {error}"
             ) from error
 
-    def write(self, frontier, points, best_gold):
+    def write(self, frontier, points, best_gold, fingerprint):
         """Writes the numbers of the run so far, with one atomic write."""
         numbers = {
+            "prompts": fingerprint,
             "frontier": frontier,
             "points": points,
             "best_gold": best_gold,
@@ -78,14 +84,14 @@ class HeldOutFiles:
         lines = [json.dumps(r, ensure_ascii=False) for r in records]
         files.append_lines(self.completions, lines)
 
-    def keep(self, steps):
-        """Keeps the completions of some steps only, with one atomic write.
+    def keep_before(self, step):
+        """Keeps the completions before a step only, with one atomic write.
 
-        The lines of a step that a killed run had not finished go, so that the
-        resumed run does not write them twice.
+        The lines of that step, and of later ones of a killed run, go, so that
+        the resumed run does not write them twice.
 
         Args:
-            steps: set of int; if it is empty, nothing is read.
+            step: int; if it is 0, nothing is read.
 
         Raises:
             ValueError: if the file is damaged.
@@ -93,19 +99,19 @@ class HeldOutFiles:
         if not self.completions.exists():
             return
         kept = b""
-        if steps:
+        if step > 0:
             lines = self.completions.read_bytes().splitlines(keepends=True)
-            kept = b"".join(x for x in lines if self._step(x) in steps)
+            kept = b"".join(x for x in lines if self._step(x) < step)
         with files.atomic_file(self.completions) as unfinished:
             unfinished.write_bytes(kept)
 
     def _step(self, line):
-        """The step of a line; `None` if a killed run left it incomplete."""
+        """The step of a line; infinity if a killed run left it incomplete."""
         try:
             return int(json.loads(line)["step"])
         except (KeyError, TypeError, ValueError) as error:
             if not line.endswith(b"\n"):
-                return None
+                return math.inf
             raise ValueError(
                 f"`{self.completions.name}` must hold a line of JSON with a "
                 "`step` for each completion, as "

@@ -11,6 +11,7 @@ class TrainerInterface(abc.ABC):
 
     Attributes:
         seed: int. Seed of the run.
+        scorer: what scores completions now, another object for another reward.
         optimizer: `keras.optimizers.Optimizer`.
     """
 

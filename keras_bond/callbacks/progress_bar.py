@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_bond.arguments import check_list
 from keras_bond.callbacks.checks import as_list
 
 # Shown if they are logged; and shown if they are not 0.
@@ -29,6 +30,9 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
             them. Defaults to reward, KL, win rate, what `HeldOut` measures,
             and prompts or steps that are skipped, if there are any.
 
+    Raises:
+        TypeError: if `names` is not a list.
+
     Example:
 
     ```python
@@ -39,6 +43,8 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
 
     def __init__(self, names=None):
         super().__init__()
+        if names is not None:
+            check_list("names", names, "logged names")
         self.names = names
 
     def on_train_batch_end(self, batch, logs=None):

@@ -2,6 +2,7 @@
 
 import math
 import os
+import string
 import sys
 
 import keras
@@ -98,9 +99,9 @@ def prompts_from(data, prompt=None, template=None, columns=None):
 
     Raises:
         TypeError: if the data do not consist of rows of columns.
-        ValueError: if a column does not exist or has a reserved name, the data
-            are empty or endless, or not exactly one of `prompt` and `template`
-            is given.
+        ValueError: if a column does not exist or has a reserved name, a row
+            has no value for `template`, the data are empty or endless, or not
+            exactly one of `prompt` and `template` is given.
 
     Example:
 
@@ -121,6 +122,7 @@ def prompts_from(data, prompt=None, template=None, columns=None):
             f"must be given. Received: prompt={prompt!r}, template={template!r}"
         )
     table = read_all(data)
+    origin = origin_of(table)
     count = len(next(iter(table.values()), []))
     if count == 0:
         raise ValueError(
@@ -135,9 +137,8 @@ def prompts_from(data, prompt=None, template=None, columns=None):
     if prompt is not None:
         prompts = _column(table, prompt)
     else:
-        rows = [{k: v[i] for k, v in table.items()} for i in range(count)]
-        prompts = [_fill(template, row) for row in rows]
-    return FileColumns({"prompts": prompts, **kept}, origin_of(table))
+        prompts = [_fill(template, table, i, origin) for i in range(count)]
+    return FileColumns({"prompts": prompts, **kept}, origin)
 
 
 def read_all(data):
@@ -252,16 +253,25 @@ def _column(table, name):
     return table[name]
 
 
-def _fill(template, row):
+class _Template(string.Formatter):
+    def get_field(self, field_name, args, kwargs):
+        value, first = super().get_field(field_name, args, kwargs)
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            raise ValueError(f"{field_name!r} has no value: leave the row out")
+        return value, first
+
+
+def _fill(template, table, i, origin):
+    row = {name: column[i] for name, column in table.items()}
     try:
-        return template.format_map(row)
-    except KeyError as error:
-        _column(row, error.args[0])
-        raise
-    except ValueError as error:
+        return _Template().vformat(template, (), row)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        if isinstance(error, KeyError) and error.args[0] not in row:
+            _column(row, error.args[0])
         raise ValueError(
             "`template` must be a text with columns in braces, and with {{ or "
-            f"}}}} for a brace. Received: template={template!r}, {error}"
+            f"}}}} for a brace. Received: template={template!r}, {error}, in "
+            f"{origin.name(i, 'row')}"
         ) from None
 
 

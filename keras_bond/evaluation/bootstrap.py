@@ -4,8 +4,13 @@ import dataclasses
 
 import numpy as np
 
+from keras_bond.arguments import check_count
 from keras_bond.arguments import is_count
 from keras_bond.arguments import is_number
+from keras_bond.arguments import shown
+
+# More would take hours and change no digit that is shown.
+MAX_RESAMPLES = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +43,8 @@ def bootstrap(statistic, per_prompt, confidence, num_resamples, seed):
             floats.
         per_prompt: float array `(prompts, quantities)`.
         confidence: float in (0, 1).
-        num_resamples: int, at least 1.
-        seed: int.
+        num_resamples: int, at least 1, at most `MAX_RESAMPLES`.
+        seed: int, at least 0.
 
     Returns:
         list of `Estimate`, one for each float of `statistic`.
@@ -49,6 +54,7 @@ def bootstrap(statistic, per_prompt, confidence, num_resamples, seed):
             range.
     """
     _check(len(per_prompt), confidence, num_resamples)
+    check_count("seed", seed, 0)
     generator = np.random.default_rng(seed)
     prompts = len(per_prompt)
     resamples = [
@@ -81,8 +87,9 @@ def _check(prompts, confidence, num_resamples):
             "`confidence` must be between 0 and 1, both excluded, such as "
             f"0.95. Received: confidence={confidence}"
         )
-    if not is_count(num_resamples, 1):
+    if not is_count(num_resamples, 1) or num_resamples > MAX_RESAMPLES:
         raise ValueError(
-            "`num_resamples` must be a positive integer, such as 1000. "
-            f"Received: num_resamples={num_resamples}"
+            "`num_resamples` must be a positive integer, such as 1000, and at "
+            f"most {MAX_RESAMPLES}. Received: "
+            f"num_resamples={shown(num_resamples)}"
         )

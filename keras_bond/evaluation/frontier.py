@@ -4,6 +4,7 @@ import numpy as np
 
 from keras_bond.arguments import check_count
 from keras_bond.arguments import check_list
+from keras_bond.arguments import shown
 from keras_bond.evaluation.checks import as_numpy
 from keras_bond.evaluation.checks import as_rewards
 from keras_bond.formulas import best_of_n
@@ -45,7 +46,7 @@ def best_of_n_frontier(rewards, ns=(1, 2, 4, 8)):
     if max(ns, default=0) >= pool:
         raise ValueError(
             "`rewards` must hold more samples per prompt than the largest N. "
-            f"Received: a pool of {pool} for ns={tuple(ns)}"
+            f"Received: a pool of {pool} for ns={shown(tuple(ns))}"
         )
     ranks = scores_lib.dense_ranks(rewards)
     return [_best_of_n(rewards, ranks, n) for n in ns]

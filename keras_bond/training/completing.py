@@ -1,5 +1,7 @@
 """Completions drawn, and optionally scored, outside of training."""
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -116,6 +118,11 @@ class Completing:
         )
         return samples, self.score_samples(samples).reshape(-1, num_samples)
 
+    @property
+    def scorer(self):
+        """What scores completions, another object for each `reward` set."""
+        return self._scorer
+
     def score_samples(self, samples):
         """Scores a `keras_bond.rewards.Samples`.
 
@@ -138,6 +145,7 @@ class Completing:
             tokens of each completion, exact over the vocabulary.
         """
         checks.check_one_of("weights", weights, self.weight_sets.others)
+        size = _batch_size(batch_size, len(samples))
         completions = lengths.pad(
             samples.completion_ids, self.max_completion_length
         )
@@ -161,7 +169,6 @@ class Completing:
                 other = self.reader.hidden(inputs)
             return self.reader.kls(inputs, hidden, other, weights)[:, 0]
 
-        size = lengths.shardable(32 if batch_size is None else batch_size)
         found = []
         for start in range(0, len(samples), size):
             # The last row fills a last, smaller batch: nothing is recompiled.
@@ -197,10 +204,10 @@ class Completing:
         """
         self.check_weights()
         check_count("num_samples", num_samples, 1)
+        size = _batch_size(batch_size)
         checks.check_one_of("weights", weights, self.weight_sets.names)
         seed = self.seed if seed is None else standardize.seed_of(seed)
         seed = ops.convert_to_tensor(seed, dtype="int32")
-        size = lengths.shardable(32 if batch_size is None else batch_size)
         batches = prompts_lib.to_finite_batches(prompts, self.encoder, size)
         bar = keras.utils.Progbar(
             batches.num_batches, verbose=int(shows_progress), unit_name="batch"
@@ -243,3 +250,10 @@ class Completing:
             missing = length - arrays[name].shape[-1]
             arrays[name] = np.pad(arrays[name], [(0, 0), (0, 0), (0, missing)])
         return arrays
+
+
+def _batch_size(batch_size, most=math.inf):
+    """The size of batches that can be sharded, of at most so many rows."""
+    size = 32 if batch_size is None else batch_size
+    check_count("batch_size", size, 1)
+    return lengths.shardable(min(size, most))

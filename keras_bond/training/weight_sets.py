@@ -13,6 +13,7 @@ from keras import ops
 from keras_bond import backend
 from keras_bond.arguments import check_count
 from keras_bond.arguments import is_number
+from keras_bond.arguments import shown
 
 
 class WeightSet(keras.Layer):
@@ -99,6 +100,11 @@ class Anchor(WeightSet):
                 f"Received: update_rate={update_rate!r}"
             )
         check_count("every", every, 1)
+        if every >= 2**31:
+            raise ValueError(
+                "`every` must be below 2**31; `AnchorFixed` leaves the anchor "
+                f"where it is. Received: every={shown(every)}"
+            )
         self.update_rate.assign(update_rate)
         self.every.assign(every)
 

@@ -5,6 +5,7 @@ import pytest
 
 from keras_bond import callbacks
 from keras_bond.callbacks.anchor import with_anchor_rule
+from keras_bond.training.weight_sets import Anchor
 
 
 def test_a_momentum_is_recognised():
@@ -18,10 +19,12 @@ def test_rates_out_of_range_are_refused(rate):
         callbacks.AnchorEMA(rate)
 
 
-@pytest.mark.parametrize("every", [0, -1, 2.5])
+@pytest.mark.parametrize("every", [0, -1, 2.5, 2**31, 10**12])
 def test_refresh_wants_a_positive_number(every):
     with pytest.raises(ValueError, match="positive number of optimizer"):
         callbacks.AnchorRefresh(every)
+    with pytest.raises(ValueError, match="`every` must be"):
+        Anchor([]).set_rule(1.0, every)
 
 
 def test_a_rule_belongs_to_a_jbond():

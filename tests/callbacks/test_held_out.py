@@ -11,6 +11,7 @@ import rich.console
 
 from keras_bond.callbacks import HeldOut
 from keras_bond.callbacks import completions
+from keras_bond.callbacks.gold_reward import GoldReward
 from keras_bond.callbacks.interface import TrainerInterface
 from keras_bond.evaluation.comparison import agreement
 from keras_bond.rewards import Samples
@@ -27,7 +28,7 @@ class Policy(TrainerInterface):
 
     def __init__(self, n=1, has_reference=True):
         self.n, self.drift, self.bias = n, 0.0, 0.0
-        self.seed, self.step = 7, 0
+        self.seed, self.step, self.scorer = 7, 0, object()
         self.has_reference = has_reference
         self.unscored = []
 
@@ -83,6 +84,10 @@ def gold(prompts, completions):
 def begin(policy, **arguments):
     """A callback when the first epoch of its training has begun."""
     held_out = HeldOut(PROMPTS, **{"num_shown": 0, **arguments})
+    return begin_again(held_out, policy)
+
+
+def begin_again(held_out, policy):
     held_out.set_model(policy)
     held_out.on_train_begin()
     held_out.on_epoch_begin(0)
@@ -181,9 +186,9 @@ def steps_of(path):
 def test_the_best_gold_reward_is_known_after_a_resume(tmp_path, capsys):
     policy = Policy(4)
     epoch(begin(policy, path=tmp_path, gold_reward=gold))
-    policy.drift = 1.5
     held_out = begin(policy, path=tmp_path, gold_reward=gold)
     assert "over-optimized" not in capsys.readouterr().out
+    policy.drift = 1.5
     epoch(held_out)
     assert held_out.points[-1]["is_overoptimized"]
     assert "over-optimized" in capsys.readouterr().out
@@ -200,6 +205,117 @@ def test_a_best_gold_reward_of_steps_that_are_run_again_is_forgotten(tmp_path):
     held_out = begin(policy, path=tmp_path, gold_reward=gold, verbose=0)
     epoch(held_out, steps=5)
     assert not held_out.points[-1]["is_overoptimized"]
+
+
+def test_another_reward_or_trainer_is_measured_from_the_start(tmp_path):
+    """Pins: win rates against the pool of the reward before."""
+    policy = Policy(2)
+    held_out = begin(policy, path=tmp_path, gold_reward=gold, verbose=0)
+    epoch(held_out, steps=5)
+    pool = held_out.frontier
+    policy.scorer = object()
+    policy.unscored = [3]
+    begin_again(held_out, policy)
+    assert [point["step"] for point in held_out.points] == [5]
+    assert held_out.frontier != pool
+    fresh = begin(policy, gold_reward=gold, verbose=0)
+    assert held_out.points == fresh.points
+    other = Policy(4)
+    other.step = 7
+    begin_again(held_out, other)
+    fresh = begin(other, gold_reward=gold, verbose=0)
+    assert held_out.points == fresh.points
+    assert held_out.frontier == fresh.frontier
+    held_out.prompts = PROMPTS[:50]
+    begin_again(held_out, other)
+    assert len(held_out.points) == 1
+    lines = (tmp_path / "completions.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert [steps.count(step) for step in (0, 5, 7)] == [200, 200, 50]
+
+
+def test_changed_weights_are_measured_again_at_the_same_step(tmp_path):
+    policy = Policy(2)
+    held_out = begin(policy, path=tmp_path, verbose=0)
+    epoch(held_out, steps=5)
+    frontier, before = held_out.frontier, held_out.points[-1]
+    policy.n = 8
+    begin_again(held_out, policy)
+    assert held_out.frontier is not None
+    assert [point["step"] for point in held_out.points] == [0, 5]
+    assert held_out.points[-1]["win_rate"] > before["win_rate"] + 0.1
+    assert held_out.frontier == frontier
+    epoch(held_out)
+    assert steps_of(tmp_path) == ([0, 5, 6], [0, 5, 6])
+
+
+def test_completions_stay_where_the_numbers_were_moved_away(tmp_path):
+    policy = Policy(2)
+    epoch(begin(policy, path=tmp_path, verbose=0), steps=5)
+    (tmp_path / "held_out.json").unlink()
+    epoch(begin(policy, path=tmp_path, verbose=0), steps=5)
+    assert steps_of(tmp_path) == ([5, 10], [0, 5, 10])
+
+
+def test_columns_of_both_rewards_have_names_of_their_own():
+    policy = Policy()
+    samples, rewards = policy.draw_scored(["p", "q"], num_samples=2)
+
+    def logs(column):
+        def judge(prompts, completions, log_extra):
+            log_extra(column, [column] * len(completions))
+            return [0.0] * len(completions)
+
+        return judge
+
+    get(logs("why"))(samples)
+    GoldReward(logs("gold_why")).score(samples, rewards)
+    assert set(samples.log.columns) == {"why", "gold_why"}
+    with pytest.raises(ValueError, match=r"`gold_reward` of .*: \['why'\]"):
+        GoldReward(logs("why")).score(samples, rewards)
+
+
+@pytest.mark.parametrize(
+    "prompts", [PROMPTS[:199], PROMPTS[:199] + ["another"]]
+)
+def test_other_prompts_in_one_run_are_refused(tmp_path, prompts):
+    """Pins: NumPy's words on shapes, and prompts paired with others."""
+    policy = Policy(2)
+    epoch(begin(policy, path=tmp_path, gold_reward=gold, verbose=0), steps=5)
+    files = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    other = HeldOut(prompts, tmp_path, gold, num_shown=0, verbose=0)
+    message = f"`prompts` of .*another `path`.*{len(prompts)} prompts, where"
+    with pytest.raises(ValueError, match=message):
+        begin_again(other, policy)
+    assert {p: p.read_bytes() for p in tmp_path.iterdir()} == files
+    # A run that begins with step 0 begins anew.
+    policy.step = 0
+    begin_again(other, policy)
+    assert len(other.points) == 1
+
+
+def test_fingerprints_know_number_order_token_ids_and_images():
+    images = [np.full((16, 16, 3), value) for value in (1, 2)]
+    kinds = [
+        {"prompts": ["a", "b"]},
+        {"prompts": ["b", "a"]},
+        {"prompts": ["a", "b"], "columns": {"images": [[i] for i in images]}},
+        {"prompts": None},
+        {"prompts": None, "token_ids": np.array([[1, 0], [2, 0]])},
+    ]
+    found = []
+    for kind in kinds:
+        defaults = {"columns": {}, "token_ids": np.array([[1, 0], [3, 0]])}
+        samples = Samples(
+            completions=None,
+            padding_mask=np.ones((2, 2), bool),
+            num_samples=1,
+            completion_ids=[[0], [0]],
+            **{**defaults, **kind},
+        )
+        found.append(completions.fingerprint(samples))
+    assert len({found["crc32"] for found in found}) == len(kinds)
+    assert found[0] == {"count": 2, "crc32": found[0]["crc32"]}
 
 
 def test_damaged_files_are_named(tmp_path):
@@ -311,6 +427,11 @@ def test_bad_arguments_are_named():
         HeldOut(PROMPTS, gold_reward=gold, num_samples=1)
     with pytest.raises(ValueError, match="`every` must .* Received: every=0"):
         HeldOut(PROMPTS, every=0)
+    for size in ("a", 2.5, True, 0, np.int64(4)):
+        with pytest.raises(ValueError, match="`batch_size` must be an"):
+            HeldOut(PROMPTS, batch_size=size)
+    with pytest.raises(ValueError, match=r"ns=\(1, 2\*\*16609 or beyond\)"):
+        HeldOut(PROMPTS, ns=(1, 10**5000))
     with pytest.raises(TypeError, match="`reward` must be a function"):
         HeldOut(PROMPTS, gold_reward=3)
 

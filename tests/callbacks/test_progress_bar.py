@@ -1,6 +1,7 @@
 """What the progress bar shows."""
 
 import keras
+import pytest
 
 from keras_bond.callbacks import ProgressBar
 from keras_bond.callbacks.progress_bar import with_progress_bar
@@ -39,3 +40,9 @@ def test_skipped_steps_are_shown_once_there_are_some(capsys):
     bar.on_epoch_begin(0)
     bar.on_train_batch_end(0, {"reward": 1.0, "train/skipped_steps": 2})
     assert "train/skipped_steps: 2" in capsys.readouterr().out
+
+
+def test_one_name_is_no_list():
+    """Pins: "kl" and "ref" shown for "kl_ref"."""
+    with pytest.raises(TypeError, match="`names` must be a list.*kl_ref"):
+        ProgressBar("kl_ref")

@@ -276,6 +276,30 @@ BAD_SOURCES = {
         ValueError,
         "`template` must be a text",
     ),
+    "attribute": (
+        str,
+        {"prompt": None, "template": "{question.zz}"},
+        ValueError,
+        "`template` must .* 'zz', in row 0",
+    ),
+    "index": (
+        lambda path: [{"q": ["a", "b"]}, {"q": ["a"]}],
+        {"prompt": None, "template": "{q[1]}"},
+        ValueError,
+        "`template` must .* in row 1",
+    ),
+    "position": (
+        str,
+        {"prompt": None, "template": "{}"},
+        ValueError,
+        "`template` must .* in row 0",
+    ),
+    "value": (
+        lambda path: [{"q": "a"}, {"q": None}],
+        {"prompt": None, "template": "Q {q}"},
+        ValueError,
+        "'q' has no value: leave the row out, in row 1",
+    ),
 }
 
 

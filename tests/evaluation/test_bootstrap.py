@@ -70,9 +70,16 @@ def test_an_estimate_prints_as_in_a_report():
         (9, 1.0, 100, "`confidence` must be .*Received: confidence=1.0"),
         (9, 0.95, 0, "`num_resamples` must be .*num_resamples=0"),
         (9, 0.95, 1e3, "`num_resamples` must be .*num_resamples=1000.0"),
+        (9, 0.95, 10**18, "`num_resamples` must be .*=1000000000000000000"),
     ],
 )
 def test_bad_arguments_are_refused(prompts, confidence, num_resamples, message):
     """Pins: an interval of one prompt, [x, x], and 95 taken for 0.95."""
     with pytest.raises(ValueError, match=message):
         bootstrap(mean, np.ones((prompts, 1)), confidence, num_resamples, 0)
+
+
+@pytest.mark.parametrize("seed", [-1, "a", 1.5, None])
+def test_bad_seeds_are_refused(seed):
+    with pytest.raises(ValueError, match="`seed` must be an integer of at"):
+        bootstrap(mean, np.ones((9, 1)), 0.95, 10, seed)

@@ -123,6 +123,9 @@ def test_a_pool_that_cannot_serve_is_refused():
         best_of_n_frontier(np.ones((2, 8)), ns=(8,))
     with pytest.raises(ValueError, match="`rewards` must be finite"):
         best_of_n_frontier([[1.0, np.nan, 2.0]], ns=(1,))
+    for digits in (400, 5000):
+        with pytest.raises(ValueError, match=r"ns=\(1, 2\*\*.* or beyond\)$"):
+            best_of_n_frontier(np.ones((2, 8)), ns=(1, 10**digits))
 
 
 @pytest.mark.parametrize("name", ["comparison", "frontier", "log_quantile"])

@@ -71,6 +71,13 @@ def test_evaluate_reports_the_exact_kl_over_the_vocabulary(bond):
     samples, _ = bond.draw_scored(PROMPTS, 2)
     given = bond.kls_of(samples, "anchor", batch_size=5)
     assert given.shape == (16,)
+    every = bond.kls_of(samples, "anchor", batch_size=10**30)
+    np.testing.assert_allclose(every, given, rtol=1e-3, atol=1e-6)
+    for size in ("a", 2.5, True, 0, -1, np.int64(4)):
+        with pytest.raises(ValueError, match="`batch_size` must be an integer"):
+            bond.kls_of(samples, "anchor", batch_size=size)
+        with pytest.raises(ValueError, match="`batch_size` must be an integer"):
+            bond.generate(PROMPTS, batch_size=size)
     for row in (0, 15):
         kept = samples.padding_mask[row]
         first = kept.sum() - len(samples.completion_ids[row]) - 1
