@@ -28,7 +28,8 @@ def render_chat(turns, policy, chat_template="auto"):
     Raises:
         ImportError: if a template in Jinja is given and Jinja is not
             installed.
-        TypeError: if `turns` are not turns, or a content is not a string.
+        TypeError: if `turns` are not turns, a content is not a string, or
+            `policy` has no tokenizer.
         ValueError: if the vocabulary does not have the tokens of the format,
             for turns that the format does not have, or for a system turn of
             Gemma 1 to 3n without a user turn after it.
@@ -41,8 +42,17 @@ def render_chat(turns, policy, chat_template="auto"):
     # '<start_of_turn>user\\nHello<end_of_turn>\\n<start_of_turn>model\\n'
     ```
     """
+    preprocessor = getattr(policy, "preprocessor", policy)
+    found = getattr(preprocessor, "tokenizer", preprocessor)
+    if not hasattr(found, "get_vocabulary"):
+        raise TypeError(
+            "`policy` must be a KerasHub `CausalLM` with a preprocessor, a "
+            "preprocessor or a tokenizer: for a trainer pass `bond.policy`. "
+            f"Received: policy of type {type(policy).__name__}, without a "
+            "tokenizer"
+        )
     tokenizer = TextTokenizer(
-        getattr(policy, "preprocessor", policy),
+        preprocessor,
         chat_template,
         getattr(policy, "backbone", None),
     )

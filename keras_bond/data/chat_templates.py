@@ -31,6 +31,10 @@ def read_chat_template(folder):
     Returns:
         str, the template in Jinja; `None` if the folder has none.
 
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if the file cannot be read.
+
     Example:
 
     ```python
@@ -38,16 +42,36 @@ def read_chat_template(folder):
     bond = keras_bond.Bond(policy, reward, chat_template=template, ...)
     ```
     """
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(
+            "`folder` must be a local folder of a Hugging Face model. "
+            f"Received: folder={os.fspath(folder)!r}, which is not a folder"
+        )
     paths = [pathlib.Path(folder) / name for name in FILES]
     templates = (_read_file(path) for path in paths if path.is_file())
     return next((text for text in templates if text is not None), None)
 
 
 def _read_file(path):
-    text = path.read_text(encoding="utf-8")
-    if path.suffix != ".json":
-        return text
-    template = json.loads(text).get("chat_template")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        template = text if path.suffix != ".json" else _in_json(text)
+        if not isinstance(template, (str, type(None))):
+            raise TypeError(f"chat_template={template!r}")
+    except (LookupError, OSError, TypeError, ValueError) as error:
+        raise ValueError(
+            "The file of a chat template must be Jinja in UTF-8, or JSON with "
+            "the template as its `chat_template`. Received: "
+            f"{os.fspath(path)!r}, {type(error).__name__}: {error}"
+        ) from error
+    return template
+
+
+def _in_json(text):
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise TypeError(f"a {type(content).__name__}, not an object")
+    template = content.get("chat_template")
     if isinstance(template, list):
         named = {entry["name"]: entry["template"] for entry in template}
         return named.get("default")
@@ -81,11 +105,12 @@ def standardize(chat_template):
         if chat_template == "auto" or _is_jinja(chat_template):
             return chat_template
     path = pathlib.Path(chat_template)
-    if not path.exists():
+    # Of a text that is too long for a path, `path.exists` raises an error.
+    if chat_template == "" or not os.path.exists(path):
         raise ValueError(
             '`chat_template` must be "auto", a Jinja template, which has {{ '
             "or {% in it, or the path of a file or folder that exists. "
-            f"Received: chat_template={chat_template!r}"
+            f"Received: chat_template={_shortened(chat_template)!r}"
         )
     read = read_chat_template if path.is_dir() else _read_file
     template = read(path)
@@ -96,6 +121,11 @@ def standardize(chat_template):
             f"Received: chat_template={os.fspath(chat_template)!r}, which has "
             "no chat template"
         )
+    if not _is_jinja(template):
+        raise ValueError(
+            "`chat_template` must be a Jinja template, which has {{ or {% in "
+            f"it. Received: {template[:60]!r} in {os.fspath(chat_template)!r}"
+        )
     return template
 
 
@@ -105,6 +135,11 @@ def of_tokenizer(tokenizer, chat_template):
     if chat_template != "auto":
         return chat_template
     return getattr(tokenizer, "chat_template", None) or "auto"
+
+
+def _shortened(path):
+    text = os.fspath(path)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _is_jinja(text):
@@ -163,18 +198,7 @@ class JinjaTemplate:
             turn["role"] = "assistant" if is_answer(turn) else turn["role"]
         if turns[-1]["role"] != "assistant":
             return self._render(turns, add_generation_prompt=True)
-        check_content(turns[-1])
-        begun = turns[-1]["content"]
-        turns[-1]["content"] = f"{begun}{PROBE} "
-        head, probe, rest = self._render(turns).rpartition(PROBE)
-        if not probe:
-            raise ValueError(
-                "`chat_template` must write the answer that has begun. "
-                f"Received: a template without the turn {turns[-1]!r}"
-            )
-        if rest.startswith(" ") or not begun.strip():
-            return head
-        return head.removesuffix(begun[len(begun.rstrip()) :])
+        return _left_open(self._render, turns)
 
     def _render(self, turns, add_generation_prompt=False):
         try:
@@ -197,6 +221,9 @@ class JinjaTemplate:
 class FunctionTemplate:
     """A user's function from turns to the text of a prompt.
 
+    An answer that has begun is left open, whether the function closes it or
+    not.
+
     Args:
         function: `function(turns)` that returns a str.
     """
@@ -212,15 +239,40 @@ class FunctionTemplate:
         """Writes a conversation up to where the model's answer continues.
 
         Raises:
-            TypeError: if the function does not return a str.
+            TypeError: if the function does not return a str, or an answer
+                that has begun is not a text.
+            ValueError: if an answer that has begun is not written.
         """
-        text = self._function([dict(turn) for turn in turns])
+        turns = [dict(turn) for turn in turns]
+        if is_answer(turns[-1]):
+            return _left_open(self._write, turns)
+        return self._write(turns)
+
+    def _write(self, turns):
+        text = self._function(turns)
         if not isinstance(text, str):
             raise TypeError(
                 "`chat_template` must be a function that returns a str. "
                 f"Received: {text!r} of type {type(text).__name__}"
             )
         return text
+
+
+def _left_open(write, turns):
+    """Writes turns up to where an answer that has begun continues."""
+    check_content(turns[-1])
+    begun = turns[-1]
+    probed = {**begun, "content": f"{begun['content']}{PROBE} "}
+    head, probe, rest = write([*turns[:-1], probed]).rpartition(PROBE)
+    if not probe:
+        raise ValueError(
+            "`chat_template` must write the answer that has begun. "
+            f"Received: a template without the turn {begun!r}"
+        )
+    text = begun["content"]
+    if rest.startswith(" ") or not text.strip():
+        return head
+    return head.removesuffix(text[len(text.rstrip()) :])
 
 
 def check_jinja():

@@ -24,6 +24,7 @@ from keras_bond.data.streams import tables_of
 from keras_bond.data.table import check_unicode
 from keras_bond.data.table import concatenate
 from keras_bond.data.table import to_table
+from keras_bond.data.turns import check_several
 from keras_bond.data.turns import is_answer
 
 
@@ -102,7 +103,7 @@ class PromptEncoder:
                 check_unicode(text)
             except (TypeError, ValueError) as error:
                 raise origin.error(error, i) from None
-            read.append(_as_read(turns, text))
+            read.append(_as_read(turns, text, self.tokenizer.chat.strips))
             texts.append(text)
         return read, texts
 
@@ -210,10 +211,14 @@ class PromptEncoder:
         return ({k: backend.devices.own_rows(v) for k, v in inputs.items()},)
 
 
-def _as_read(turns, text):
+def _as_read(turns, text, strips):
     """The turns, an answer that has begun without spaces that are not read."""
     begun = turns[-1]
-    if not is_answer(begun) or text.endswith(begun["content"]):
+    if not is_answer(begun):
+        return turns
+    # The header of an answer may end in such spaces, too.
+    is_header = strips and begun["content"].isspace()
+    if text.endswith(begun["content"]) and not is_header:
         return turns
     return [*turns[:-1], {**begun, "content": begun["content"].strip()}]
 
@@ -363,6 +368,7 @@ def to_batches(
     """
     if isinstance(data, (PromptBatches, PromptStream)):
         return data
+    check_several(data)
     data = read_rows(data)
     if _is_in_memory(data):
         table = encoder.add_token_ids(to_table(data))
@@ -408,6 +414,7 @@ def to_finite_batches(data, encoder, batch_size):
     Raises:
         TypeError, ValueError: see `to_batches`; also if the data are endless.
     """
+    check_several(data)
     data = read_rows(data)
     if isinstance(data, PromptBatches):
         table = data.table

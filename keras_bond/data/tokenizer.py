@@ -175,7 +175,7 @@ class TextTokenizer:
         return chat_templates.JinjaTemplate(
             self.chat_template,
             {
-                "bos_token": self.start_text,
+                "bos_token": self._text_of("bos_token") or self.start_text,
                 "eos_token": self._text_of("end_token"),
                 "pad_token": self._text_of("pad_token"),
                 "unk_token": "",
@@ -222,19 +222,27 @@ class TextTokenizer:
 
     @functools.cached_property
     def _split_markers(self):
-        """Markers of the chat format that the tokenizer reads in pieces."""
+        """Markers of the chat format that the tokenizer reads in pieces.
+
+        Others that the vocabulary lacks are plain text, as Llama 2's `[INST]`.
+        """
         vocabulary = self.tokenizer.get_vocabulary()
         markers = [m for m in self.chat.markers if m in vocabulary]
         read = self.encode_bare(markers)
-        return [m for m, ids in zip(markers, read) if self._id_of(m) not in ids]
+        known = {m for f in chat_formats.FORMATS for m in f.markers}
+        return [
+            *(m for m, ids in zip(markers, read) if self._id_of(m) not in ids),
+            *sorted(known.intersection(self.chat.markers) - set(vocabulary)),
+        ]
 
     def stop_token_ids(self):
         """The ids that end a completion, as in `CausalLM.generate`.
 
-        The end token, the second one of Llama 3, and what ends a turn in the
-        chat format.
+        The end token, the second one of Llama 3, all of a Hugging Face folder,
+        and what ends a turn in the chat format.
         """
         stops = {self.tokenizer.end_token_id}
+        stops.update(getattr(self.tokenizer, "end_token_ids", ()))
         stops.add(getattr(self.tokenizer, "end_token2_id", None))
         stops.add(self.end_of_turn_token_id())
         return tuple(sorted(stop for stop in stops if stop is not None))
@@ -242,21 +250,43 @@ class TextTokenizer:
     def end_of_turn_token_id(self):
         """The id of what ends a turn in the chat format, `None` if unknown.
 
+        A template that came with the tokenizer may fail: prompts that are
+        strings do not need it.
+
         Raises:
-            ValueError: if the chat template ends turns with what is not a
-                token of the vocabulary.
+            ImportError, ValueError: see `check_template`.
         """
-        if self.chat is None or not self.chat.end_of_turn:
+        try:
+            chat = self.chat
+        except (ImportError, ValueError):
+            own = getattr(self.tokenizer, "chat_template", None)
+            if self.chat_template != own:
+                raise
             return self._known_end
-        if self.chat.end_of_turn not in self.tokenizer.get_vocabulary():
+        if chat is None or not chat.end_of_turn:
+            return self._known_end
+        if chat.end_of_turn not in self.tokenizer.get_vocabulary():
             raise ValueError(
                 "`chat_template` must end turns with a token of the model's "
                 "vocabulary: pass the template that this model was trained "
                 "with, or one that ends turns with its `eos_token`. Received: "
-                f"a template that ends turns with {self.chat.end_of_turn!r}, "
+                f"a template that ends turns with {chat.end_of_turn!r}, "
                 f"tokenizer of type {type(self.tokenizer).__name__}"
             )
-        return self._id_of(self.chat.end_of_turn)
+        return self._id_of(chat.end_of_turn)
+
+    def check_template(self):
+        """Raises an error if the chat template is wrong.
+
+        The tokenizer of a model that is being loaded has no vocabulary yet.
+
+        Raises:
+            ImportError: if it is in Jinja, which is not installed.
+            ValueError: if it is not valid, or ends turns with what is not a
+                token of the vocabulary.
+        """
+        if getattr(self.tokenizer, "end_token_id", None) is not None:
+            self.end_of_turn_token_id()
 
     @functools.cached_property
     def _known_end(self):

@@ -21,6 +21,20 @@ def is_chat(value):
     )
 
 
+def check_several(data):
+    """Raises an error if data are one conversation instead of a list of them.
+
+    Raises:
+        TypeError: saying what to pass.
+    """
+    # Rows may have a column `role`, but also have a prompt.
+    if is_chat(data) and all(set(t) <= {"role", "content"} for t in data):
+        raise TypeError(
+            "Conversations must be in a list: to pass a single one, put it in "
+            f"a list, [conversation]. Received: one conversation, {data!r}"
+        )
+
+
 def is_answer(turn):
     """Whether a turn is the model's."""
     return turn["role"] in ("assistant", "model")

@@ -31,6 +31,8 @@ class FolderTokenizer(keras_hub.tokenizers.BytePairTokenizer):
         end_tokens: list of str. Tokens that end a completion.
         pad_token_id: int. Token id of padding. Defaults to 0.
         chat_template: str. Jinja template of conversations, or `None`.
+        bos_token: str. What the template knows by this name, also where it is
+            not put before every prompt, or `None`.
         **kwargs: arguments of `keras_hub.tokenizers.BytePairTokenizer`.
 
     Raises:
@@ -44,12 +46,14 @@ class FolderTokenizer(keras_hub.tokenizers.BytePairTokenizer):
         end_tokens=(),
         pad_token_id=0,
         chat_template=None,
+        bos_token=None,
         **kwargs,
     ):
         self.start_token = start_token
         self.end_tokens = list(end_tokens)
         self.pad_token_id = pad_token_id
         self.chat_template = chat_template
+        self.bos_token = bos_token
         kwargs.pop("unsplittable_tokens", None)
         super().__init__(unsplittable_tokens=[], **kwargs)
         self.file_assets = [ASSET]
@@ -148,6 +152,7 @@ class FolderTokenizer(keras_hub.tokenizers.BytePairTokenizer):
             "end_tokens": self.end_tokens,
             "pad_token_id": self.pad_token_id,
             "chat_template": self.chat_template,
+            "bos_token": self.bos_token,
         }
 
 

@@ -114,6 +114,7 @@ def load_tokenizer(folder):
         end_tokens=_end_tokens(folder, spec, tokens),
         pad_token_id=_ids(spec).get(_content(tokens.get("pad_token")), 0),
         chat_template=chat_templates.read_chat_template(folder),
+        bos_token=_content(tokens.get("bos_token")),
     )
 
 

@@ -54,7 +54,7 @@ def _write_tokenizer(folder, tokenizer):
     _write(folder / "tokenizer.json", spec)
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": start,
+        "bos_token": tokenizer.bos_token or start,
         "eos_token": ends[0],
         "pad_token": pads[tokenizer.pad_token_id],
         "clean_up_tokenization_spaces": False,

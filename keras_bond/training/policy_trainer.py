@@ -105,6 +105,8 @@ class PolicyTrainer(
         self.tokenizer = preprocessor and TextTokenizer(
             preprocessor, self.chat_template, self.policy.backbone
         )
+        if self.tokenizer is not None:
+            self.tokenizer.check_template()
         size = network.vocabulary_size(self.policy.backbone)
         self.stop_token_ids = standardize.stop_token_ids_of(
             stop_token_ids, self.tokenizer, size

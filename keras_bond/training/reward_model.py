@@ -12,6 +12,7 @@ from keras_bond.data import lengths
 from keras_bond.data import preferences
 from keras_bond.data import sources
 from keras_bond.data import tokenizer as tokenizer_lib
+from keras_bond.data.turns import check_several
 from keras_bond.formulas import bradley_terry
 from keras_bond.formulas import sequences
 from keras_bond.rollouts import network
@@ -280,6 +281,7 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
         Returns:
             float32 array, one number for each completion.
         """
+        check_several(x)
         if completions is None and isinstance(x, (list, tuple)):
             x, completions = [""] * len(x), x
         if completions is not None:

@@ -9,9 +9,15 @@ import json
 import keras_hub
 import pytest
 
+import keras_bond
 from keras_bond import data
+from keras_bond.data.prompts import PromptEncoder
+from keras_bond.data.prompts import to_batches
 from keras_bond.data.tokenizer import TextTokenizer
+from keras_bond.hugging_face import load
+from tests.hugging_face.folders import write_tokenizer
 from tests.tiny import chat_vocabulary
+from tests.tiny import make_policy
 
 BYTES = [chr(i) for i in [*range(33, 127), *range(161, 173), *range(174, 324)]]
 
@@ -384,3 +390,127 @@ def test_without_jinja_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     fails(ImportError, r"keras-bond\[chat\]", CHATS[0], qwen(), CHATML)
     assert data.render_chat(CHATS[0], qwen())
+
+
+def test_markers_that_the_vocabulary_lacks_are_not_read_in_pieces():
+    """Only those of known formats: `[INST]` of Llama 2 is plain text."""
+    ended = CHATML.replace("<|im_end|>", "' + eos_token + '")
+    fails(ValueError, "'<|im_start|>', which a Ll", CHATS[0], llama_3(), ended)
+    plain = "{{ '[INST] ' + messages[0].content + ' [/INST]' + eos_token }}"
+    assert "[INST] Hi" in data.render_chat(CHATS[0], llama_3(), plain)
+
+
+@pytest.mark.parametrize(
+    "template, text", [(CHATML, "<|im_end|>"), ("{{ bad", "valid Jinja")]
+)
+def test_a_wrong_template_is_refused_when_a_trainer_is_made(template, text):
+    with pytest.raises(ValueError, match=text.replace("|", r"\|")):
+        keras_bond.Bond(
+            make_policy(num_layers=1, proto=chat_vocabulary()),
+            lambda prompts, completions: [0.0] * len(prompts),
+            max_prompt_length=8,
+            max_completion_length=4,
+            chat_template=template,
+            stop_token_ids=(1,),
+        )
+
+
+def test_a_function_that_closes_every_turn_leaves_a_begun_answer_open():
+    def closing(turns):
+        return "".join(f"{t['role']}: {t['content']};" for t in turns)
+
+    assert data.render_chat(CHATS[3], qwen(), closing) == (
+        "user: Hi;assistant: Once upon"
+    )
+    assert data.render_chat(CHATS[0], qwen(), closing) == "user: Hi;"
+    fails(ValueError, "must write the", CHATS[3], qwen(), lambda turns: "a")
+
+
+def folder_tokenizer(path, **tokens):
+    write_tokenizer(path, **tokens)
+    (path / "config.json").write_text('{"eos_token_id": [2, 3, 0]}')
+    return load.load_tokenizer(path)
+
+
+def test_a_folders_tokens(tmp_path):
+    """All of its end tokens stop; its template may write a start token."""
+    tokenizer = folder_tokenizer(tmp_path, add_bos_token=False)
+    assert TextTokenizer(tokenizer).stop_token_ids() == (0, 2, 3)
+    copy = type(tokenizer).from_config(tokenizer.get_config())
+    assert copy.bos_token == "<s>"
+    text = TextTokenizer(tokenizer, "{{ bos_token + messages[0].content }}")
+    assert text.start == []
+    assert text.render(CHATS[0]) == "<s>Hi"
+
+
+@pytest.mark.parametrize("template", ["{{ bad", "{{ raise_exception('no') }}"])
+def test_plain_strings_do_not_need_the_tokenizers_own_template(template):
+    tokenizer = qwen()
+    tokenizer.chat_template = template
+    text = TextTokenizer(tokenizer)
+    assert text.stop_token_ids() == (0, 2)
+    assert text.decode(text.encode(["Hi"])) == ["Hi"]
+    fails(ValueError, "template", CHATS[0], tokenizer)
+    with pytest.raises(ValueError, match="template"):
+        TextTokenizer(qwen(), template).stop_token_ids()
+
+
+def test_plain_strings_do_not_need_jinja(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    tokenizer = qwen()
+    tokenizer.chat_template = CHATML
+    assert TextTokenizer(tokenizer).stop_token_ids() == (0, 2)
+    fails(ImportError, "jinja2", CHATS[0], tokenizer)
+
+
+@pytest.mark.parametrize(
+    "name, content, text",
+    [
+        ("a.json", b"{", "a.json', JSONDecodeError"),
+        ("a.json", b"[1]", "a.json', TypeError: a list"),
+        ("a.json", b'{"chat_template": 5}', "a.json', .*chat_template=5"),
+        ("a.json", b'{"chat_template": [5]}', "a.json', TypeError"),
+        ("a.jinja", "{{ 'é' }}".encode("latin-1"), "a.jinja', UnicodeDecode"),
+        ("a.jinja", b"", "must be a Jinja template.*a.jinja"),
+        ("a.jinja", b"constant", "must be a Jinja template.*a.jinja"),
+    ],
+)
+def test_files_without_a_template_are_named(tmp_path, name, content, text):
+    (tmp_path / name).write_bytes(content)
+    fails(ValueError, text, CHATS[0], qwen(), tmp_path / name)
+
+
+def test_paths_of_templates(tmp_path):
+    for path in ("", "a" * 300, "a" * 9999):
+        fails(ValueError, "path of a file or folder", CHATS[0], qwen(), path)
+    file = tmp_path / "a.jinja"
+    file.write_text("{{ messages[0].content }}", encoding="utf-8-sig")
+    assert data.render_chat(CHATS[0], qwen(), file) == "Hi"
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        data.read_chat_template(tmp_path / "nowhere")
+
+
+def test_what_has_no_tokenizer_is_named():
+    class WithoutPreprocessor:
+        preprocessor = None
+
+    class Trainer:
+        tokenizer = TextTokenizer(qwen())
+
+    for value in (None, "Hi", WithoutPreprocessor(), Trainer()):
+        fails(TypeError, "for a trainer pass `bond.policy`", CHATS[0], value)
+
+
+def test_one_conversation_is_not_a_list_of_them():
+    encoder = PromptEncoder(TextTokenizer(gemma()), (64,), 999)
+    with pytest.raises(TypeError, match="put it in a list"):
+        to_batches(CHATS[1], encoder)
+    rows = [{"role": "a", "prompt": "Hi"}] * 2
+    assert to_batches(rows, encoder).table.columns == {"role": ["a", "a"]}
+
+
+def test_spaces_before_an_answer_are_not_scored_with_it():
+    """The header of Gemma's answers ends in a new line of its own."""
+    encoder = PromptEncoder(TextTokenizer(gemma()), (64,), 999)
+    (read,) = to_batches([turns("Hi", "\n")], encoder).table.conversations
+    assert read[-1]["content"] == ""

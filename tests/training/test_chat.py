@@ -20,8 +20,8 @@ BEGUN = [*ASKED, {"role": "assistant", "content": "the "}]
 
 
 @keras.saving.register_keras_serializable(package="tests")
-def first_words(turns):
-    return turns[0]["content"]
+def last_words(turns):
+    return turns[-1]["content"]
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -47,7 +47,7 @@ def prompt_of(bond, chat):
     return text
 
 
-@pytest.mark.parametrize("template", ["auto", TEMPLATE, first_words])
+@pytest.mark.parametrize("template", ["auto", TEMPLATE, last_words])
 def test_a_saved_trainer_keeps_its_template(tmp_path, template):
     bond = make_bond(chat_template=template)
     text = prompt_of(bond, ASKED)
@@ -57,7 +57,7 @@ def test_a_saved_trainer_keeps_its_template(tmp_path, template):
             "auto": "<start_of_turn>user\na fox<end_of_turn>\n"
             "<start_of_turn>model\n",
             TEMPLATE: "user: a fox<end_of_turn>assistant: ",
-            first_words: "a fox",
+            last_words: "a fox",
         }[template]
     )
     bond.save(tmp_path / "bond.keras")
