@@ -21,6 +21,8 @@ from keras_hub.src.models.mobilenetv5.mobilenetv5_builder import (
     convert_arch_def_to_stackwise,
 )
 
+from tests.pictures import VISION
+
 VOCABULARY, WIDTH, WINDOW = 64, 16, 4
 SIZES = dict(
     vocabulary_size=VOCABULARY,
@@ -31,16 +33,6 @@ SIZES = dict(
 GROUPED = dict(**SIZES, num_query_heads=2, num_key_value_heads=1)
 GEMMA = dict(**GROUPED, head_dim=8)
 EXPERTS = dict(num_experts=4, top_k=2)
-VISION = dict(
-    image_size=16,
-    patch_size=4,
-    num_heads=2,
-    hidden_dim=8,
-    num_layers=1,
-    intermediate_dim=16,
-    output_dim=WIDTH,
-    pool_size=2,
-)
 
 
 def gemma3(**arguments):

@@ -17,6 +17,16 @@ SYMBOLS = {
 }
 # Bounds and factors of Gemma 4, which random numbers would make absurd.
 FIXED = ("input_min", "input_max", "output_min", "output_max", "layer_scalar")
+VISION = dict(
+    image_size=SIZE,
+    patch_size=4,
+    pool_size=2,
+    num_layers=1,
+    num_heads=2,
+    hidden_dim=8,
+    intermediate_dim=16,
+    output_dim=16,
+)
 # Image tokens of a picture: patches, pooled over 2 x 2.
 TOKENS = (SIZE // 4 // 2) ** 2
 
@@ -58,16 +68,7 @@ def make_policy(family, seed=0, scale=2.0, **backbone):
 def _gemma3(backbone):
     models = keras_hub.models
     tokenizer = models.Gemma3Tokenizer(proto=vocabulary("gemma3"))
-    encoder = models.Gemma3VisionEncoder(
-        image_size=SIZE,
-        patch_size=4,
-        pool_size=2,
-        num_layers=1,
-        num_heads=2,
-        hidden_dim=8,
-        intermediate_dim=16,
-        output_dim=16,
-    )
+    encoder = models.Gemma3VisionEncoder(**VISION)
     arguments = dict(image_size=SIZE, sliding_window_size=8)
     preprocessor = models.Gemma3CausalLMPreprocessor(
         tokenizer=tokenizer,
@@ -89,16 +90,7 @@ def _gemma4(backbone):
     models = keras_hub.models
     tokenizer = models.Gemma4Tokenizer(proto=vocabulary("gemma4"))
     encoder = models.Gemma4VisionEncoder(
-        image_size=SIZE,
-        patch_size=4,
-        pool_size=2,
-        num_layers=1,
-        num_heads=2,
-        head_dim=4,
-        hidden_dim=8,
-        intermediate_dim=16,
-        output_dim=16,
-        position_embedding_size=16,
+        **VISION, head_dim=4, position_embedding_size=16
     )
     arguments = dict(
         image_size=SIZE,

@@ -15,6 +15,7 @@ FLOORS = (
     "version",
     "arguments",
     "files",
+    "turns",
     "formulas",
     "backend",
     "distribution",

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from keras_bond.data.turns import check_turns
-from keras_bond.data.turns import is_answer
+from keras_bond.turns import check_turns
+from keras_bond.turns import is_answer
 
 # Of Gemma 4: what the system turn begins with if the model shall think, and
 # what begins an answer without thoughts.

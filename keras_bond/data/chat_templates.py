@@ -7,8 +7,8 @@ import os
 import pathlib
 import re
 
-from keras_bond.data.turns import check_content
-from keras_bond.data.turns import is_answer
+from keras_bond.turns import check_content
+from keras_bond.turns import is_answer
 
 # A text that no conversation holds, which shows where an answer is written.
 # The space after it shows whether the template strips contents.

@@ -12,9 +12,9 @@ from keras_bond.data.sources import read_rows
 from keras_bond.data.table import PROMPT_NAMES
 from keras_bond.data.table import check_unicode
 from keras_bond.data.table import to_list
-from keras_bond.data.turns import check_content
-from keras_bond.data.turns import is_answer
-from keras_bond.data.turns import is_chat
+from keras_bond.turns import check_content
+from keras_bond.turns import is_answer
+from keras_bond.turns import is_chat
 
 COLUMNS = (*PROMPT_NAMES, "chosen", "rejected", "margin")
 

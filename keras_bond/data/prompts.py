@@ -24,8 +24,8 @@ from keras_bond.data.streams import tables_of
 from keras_bond.data.table import check_unicode
 from keras_bond.data.table import concatenate
 from keras_bond.data.table import to_table
-from keras_bond.data.turns import check_several
-from keras_bond.data.turns import is_answer
+from keras_bond.turns import check_several
+from keras_bond.turns import is_answer
 
 
 class PromptEncoder:

@@ -17,10 +17,10 @@ from keras_bond.data.table import PROMPT_NAMES
 from keras_bond.data.table import as_text
 from keras_bond.data.table import check_same_length
 from keras_bond.data.table import to_list
-from keras_bond.data.turns import is_chat
 from keras_bond.rewards.samples import check_columns
 from keras_bond.rewards.scores import to_host
 from keras_bond.rewards.scores import to_python
+from keras_bond.turns import is_chat
 
 # Attributes of a tf.data, Hugging Face or tfds data set that no column has.
 SIGNS_OF_DATA_SETS = ("element_spec", "column_names", "dataset_info")

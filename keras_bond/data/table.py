@@ -11,12 +11,13 @@ import numpy as np
 from keras_bond.data.origin import MEMORY
 from keras_bond.data.origin import Origin
 from keras_bond.data.origin import origin_of
-from keras_bond.data.turns import is_chat
 from keras_bond.rewards.samples import IMAGES
 from keras_bond.rewards.samples import check_columns
 from keras_bond.rewards.samples import check_names
+from keras_bond.rewards.samples import crc32_of_images
 from keras_bond.rewards.scores import to_host
 from keras_bond.rewards.scores import to_python
+from keras_bond.turns import is_chat
 
 PROMPT_NAMES = ("prompts", "prompt")
 
@@ -51,9 +52,7 @@ class PromptTable:
         for ids in self.token_ids:
             crc = zlib.crc32(array.array("i", ids), crc)
         for images in self.columns.get(IMAGES, []):
-            for image in images:
-                # Of all pixels it would take seconds.
-                crc = zlib.crc32(image[::8, ::8].tobytes(), crc)
+            crc = crc32_of_images(images, crc)
         return crc % 2**31
 
     def take(self, indices):

@@ -9,7 +9,7 @@ import numpy as np
 from keras_bond.data import chat_formats
 from keras_bond.data import chat_templates
 from keras_bond.data.origin import MEMORY
-from keras_bond.data.turns import check_chat
+from keras_bond.turns import check_chat
 
 
 @functools.lru_cache(maxsize=16)

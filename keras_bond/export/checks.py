@@ -8,7 +8,7 @@ import keras
 
 from keras_bond.export.byte_pair import graph_spec
 from keras_bond.files import check_free_space
-from keras_bond.rollouts import network
+from keras_bond.rollouts import supported
 from keras_bond.training import standardize
 from keras_bond.training.whole_files import bytes_of
 
@@ -50,15 +50,7 @@ def check_servable(policy):
             "with it: build it with `preprocessor=...`. Received: a policy "
             "with preprocessor=None"
         )
-    tokenizer = policy.preprocessor.tokenizer
-    vocabulary_size = network.vocabulary_size(policy.backbone)
-    if tokenizer.vocabulary_size() > vocabulary_size:
-        raise ValueError(
-            "The vocabulary of the tokenizer must not be larger than the "
-            "embedding of the backbone: set `vocabulary_size` of the backbone "
-            f"to that of the tokenizer. Received: {tokenizer.vocabulary_size()}"
-            f" tokens, an embedding of {vocabulary_size}"
-        )
+    supported.check_vocabulary(policy.preprocessor.tokenizer, policy.backbone)
 
 
 def serves_text(policy, best_of_n):

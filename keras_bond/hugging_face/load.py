@@ -10,6 +10,7 @@ import tempfile
 
 from keras_bond.data import chat_templates
 from keras_bond.hugging_face import settings
+from keras_bond.rollouts import supported
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -81,9 +82,10 @@ def load_hugging_face(folder, *, dtype=None):
             **({} if tokenizer is None else {"tokenizer": tokenizer}),
         )
         _check_vocabulary(preprocessor.tokenizer, folder, backbone)
-        preprocessor.tokenizer.chat_template = (
-            chat_templates.read_chat_template(folder)
-        )
+        if tokenizer is None:
+            preprocessor.tokenizer.chat_template = (
+                chat_templates.read_chat_template(folder)
+            )
         return keras_hub.models.CausalLM.from_preset(
             readable, backbone=backbone, preprocessor=preprocessor
         )
@@ -245,14 +247,7 @@ def _check_vocabulary(tokenizer, folder, backbone):
         ValueError: if it has ids that the embedding lacks, or other ids for a
             text than `tokenizer.json`.
     """
-    size = tokenizer.vocabulary_size()
-    if size > backbone.vocabulary_size:
-        raise ValueError(
-            "The tokenizer of a folder must not have more tokens than the "
-            "model's embedding: use the tokenizer that the model was trained "
-            f"with. Received: {size} tokens, an embedding of "
-            f"{backbone.vocabulary_size}"
-        )
+    supported.check_vocabulary(tokenizer, backbone)
     if not (folder / "tokenizer.json").exists():
         return
     import tokenizers

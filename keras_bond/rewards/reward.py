@@ -17,6 +17,7 @@ from keras_bond.rewards.samples import Logger
 from keras_bond.rewards.scores import RewardValueError
 from keras_bond.rewards.scores import as_scores
 from keras_bond.rewards.scores import check_scores
+from keras_bond.turns import is_answer
 
 
 def get(reward, reward_weights=None):
@@ -209,7 +210,7 @@ class FunctionReward(Reward):
 
 def _split_begun(turns):
     """Splits a conversation into its turns and the answer that has begun."""
-    if turns[-1]["role"] in ("assistant", "model"):
+    if is_answer(turns[-1]):
         return turns[:-1], turns[-1]["content"]
     return turns, ""
 

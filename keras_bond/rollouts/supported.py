@@ -92,6 +92,22 @@ def check_inputs(name, backbone):
         )
 
 
+def check_vocabulary(tokenizer, backbone):
+    """Raises an error if a tokenizer has ids that the embedding lacks.
+
+    Raises:
+        ValueError: naming both sizes.
+    """
+    size, known = tokenizer.vocabulary_size(), network.vocabulary_size(backbone)
+    if size > known:
+        raise ValueError(
+            "The tokenizer must not have more tokens than the model's "
+            "embedding: use the tokenizer that the model was trained with, or "
+            "a backbone of the tokenizer's `vocabulary_size`. "
+            f"Received: {size} tokens, an embedding of {known}"
+        )
+
+
 def is_quantized(policy):
     """Whether a policy has layers with int8 or similar kernels."""
     return any(map(is_quantized_layer, policy._flatten_layers()))

@@ -12,7 +12,6 @@ from keras_bond.data import lengths
 from keras_bond.data import preferences
 from keras_bond.data import sources
 from keras_bond.data import tokenizer as tokenizer_lib
-from keras_bond.data.turns import check_several
 from keras_bond.formulas import bradley_terry
 from keras_bond.formulas import sequences
 from keras_bond.rollouts import network
@@ -20,6 +19,7 @@ from keras_bond.training import checks
 from keras_bond.training import round_trip
 from keras_bond.training import saving
 from keras_bond.training.whole_files import WholeFiles
+from keras_bond.turns import check_several
 
 
 @keras.saving.register_keras_serializable(package="keras_bond")
@@ -365,10 +365,12 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
             return False
         if samples.conversations is None:
             return True
-        # Another chat template writes other tokens.
+        # Another chat template writes other tokens; one sample of a prompt
+        # tells.
+        one = slice(None, None, samples.num_samples)
+        pairs = zip(samples.conversations[one], samples.prompts[one])
         return all(
-            self._tokenizer.render(turns) == text
-            for turns, text in zip(samples.conversations, samples.prompts)
+            self._tokenizer.render(turns) == text for turns, text in pairs
         )
 
     @functools.cached_property

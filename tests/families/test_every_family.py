@@ -10,6 +10,8 @@ import pytest
 from keras_bond.rollouts import supported
 from tests.families import steps
 from tests.networks import FAMILIES
+from tests.networks import GEMMA
+from tests.networks import HEADS
 from tests.networks import make_network
 from tests.numeric import values_of
 
@@ -81,13 +83,7 @@ def test_a_class_without_a_test_is_refused_by_name(name):
 
 
 HYBRID = dict(
-    vocabulary_size=64,
-    num_layers=2,
-    num_query_heads=2,
-    num_key_value_heads=1,
-    head_dim=8,
-    hidden_dim=16,
-    intermediate_dim=32,
+    **GEMMA,
     linear_num_key_heads=2,
     linear_num_value_heads=2,
     linear_key_head_dim=8,
@@ -100,15 +96,7 @@ RECURRENT = dict(
     vocabulary_size=64,
     intermediate_dim=32,
 )
-NEO_X = dict(
-    vocabulary_size=64,
-    num_layers=2,
-    num_heads=2,
-    hidden_dim=16,
-    intermediate_dim=32,
-    rotary_percentage=0.5,
-    max_sequence_length=32,
-)
+NEO_X = dict(**HEADS, rotary_percentage=0.5, max_sequence_length=32)
 
 
 def build(name, arguments):
