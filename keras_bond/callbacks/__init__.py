@@ -1,10 +1,11 @@
-"""Keras callbacks: anchor rules, held-out measurements and a progress bar."""
+"""Keras callbacks: anchor rules, held-out measurements, a bar and a stop."""
 
 from keras_bond.callbacks.anchor import AnchorEMA
 from keras_bond.callbacks.anchor import AnchorFixed
 from keras_bond.callbacks.anchor import AnchorRefresh
 from keras_bond.callbacks.held_out import HeldOut
 from keras_bond.callbacks.progress_bar import ProgressBar
+from keras_bond.callbacks.stop_at import StopAt
 
 __all__ = [
     "AnchorEMA",
@@ -12,4 +13,5 @@ __all__ = [
     "AnchorRefresh",
     "HeldOut",
     "ProgressBar",
+    "StopAt",
 ]
