@@ -1,5 +1,6 @@
 """The front of weights against exact enumeration, and what it chooses."""
 
+import itertools
 import math
 
 import numpy as np
@@ -10,6 +11,7 @@ from examples import enumerable
 from keras_bond.evaluation import WeightFront
 from keras_bond.evaluation import plot_weight_front
 from keras_bond.evaluation import weight_front
+from keras_bond.evaluation.interpolation import _weighted_means
 from keras_bond.evaluation.log_quantile import n_from_harmonic
 from tests.numeric import values_of
 from tests.training.test_interpolating import disturb
@@ -31,7 +33,7 @@ def make_bond(reward=None, **arguments):
         seed=0,
         **{"reference": True, **arguments},
     )
-    disturb(bond.policy.trainable_variables, 7)
+    disturb(bond.policy.trainable_variables, 8)
     return bond
 
 
@@ -70,7 +72,12 @@ def test_the_numbers_are_those_of_enumeration(bond):
     """
     before = values_of(bond.variables)
     front = weight_front(
-        bond, WORLD.prompts(COPIES), WEIGHTS, SAMPLES, batch_size=COPIES
+        bond,
+        WORLD.prompts(COPIES),
+        WEIGHTS,
+        SAMPLES,
+        batch_size=COPIES,
+        min_effective_samples=11.0,
     )
     for a, b in zip(values_of(bond.variables), before):
         np.testing.assert_array_equal(a, b)
@@ -90,9 +97,23 @@ def test_the_numbers_are_those_of_enumeration(bond):
     bond.interpolate(1.0)
     # What is measured is worth measuring.
     assert expected["kl"] > 0.5 > front.rows[2]["kl"] > 0.05
-    assert abs(front.rows[2]["win_rate"] - 0.5) > 0.03
+    assert front.rows[2]["win_rate"] < 0.45
     table = str(front).splitlines()
     assert table[-1].endswith(f"{SAMPLES} (direct)") and len(table) == 6
+
+
+def test_the_mean_over_all_draws_is_nearly_that_of_the_policy():
+    """Exact over 4^6 draws: the ratio is off by 0.22, jackknifed by 0.05."""
+    ratios, values = np.array([0.1, 0.4, 1.0, 2.5]), np.array([0.0, 1, 2, 4])
+    draws = np.array(list(itertools.product(range(4), repeat=6)))
+    r, x = ratios[draws], values[draws]
+    plain = ((r * x).sum(axis=1) / r.sum(axis=1)).mean()
+    truth = (ratios * values).mean()
+    assert abs(plain - truth) > 0.2
+    assert abs(_weighted_means(r, x).mean() - truth) < 0.06
+    # One sample has all the weight.
+    lone = _weighted_means(np.array([[1.0, 1e-30]]), np.array([[2.0, 5.0]]))
+    np.testing.assert_allclose(lone, [2.0], atol=1e-6)
 
 
 class Stop(Exception):
