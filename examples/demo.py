@@ -13,7 +13,10 @@ import sys
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
-POOL_SIZE = 64
+# Samples per prompt, of the initial policy and in the final table.
+POOL_SIZE = SAMPLES = 64
+# Another one than that of the pool, whose draws would be the same.
+MEASURE_SEED = 1_000_000
 SEQUENCES_PER_STEP = 192
 CURVE = (1, 2, 3, 4, 5, 6, 7, 8)
 SHOWN = (1, 2, 4, 8)
@@ -138,24 +141,26 @@ def run(task, arguments):
         list of dicts: Best-of-N of the initial policy for each N, and the
         policy after training.
     """
-    import keras_bond
-
     started = time.time()
     epochs = arguments.epochs or task.epochs
     bond = build(task, arguments.seed, epochs)
     held_out = task.world.held_out_prompts(arguments.held_out, seed=1)
 
     print(f"Best-of-N before: {POOL_SIZE} samples for each prompt ...")
+    measuring = -time.process_time()
     pool = sample(bond, task, held_out, POOL_SIZE)
-    frontier = keras_bond.evaluation.best_of_n_frontier(pool.rewards, CURVE)
+    frontier = best_of_n(pool.rewards)
+    measuring += time.process_time()
 
     name = task.trainer.name
     print(f"{name}: {epochs} epochs of {task.steps_per_epoch} steps ...")
     path = train(bond, task, arguments.seed, epochs)
 
-    print("The policy after training, single samples ...")
-    after = sample(bond, task, held_out, 16)
-    rows = tabulate(bond, frontier, held_out, pool, after)
+    print(f"After training: {SAMPLES} single samples for each prompt ...")
+    measuring -= time.process_time()
+    after = measure(bond, held_out, SAMPLES)
+    rows = [*frontier, compare(after, pool)]
+    measuring += time.process_time()
 
     arguments.output.mkdir(parents=True, exist_ok=True)
     show_samples(held_out, pool, after)
@@ -165,7 +170,8 @@ def run(task, arguments):
     bond.policy.save_to_preset(str(arguments.output / "policy"))
     print(
         f"\nWrote reward_kl.png, table.md and the trained policy to "
-        f"{arguments.output} after {time.time() - started:.0f} s."
+        f"{arguments.output} after {time.time() - started:.0f} s, with "
+        f"{measuring:.0f} CPU seconds for measuring."
     )
     return rows
 
@@ -205,10 +211,13 @@ class Samples:
     Attributes:
         completions: list of lists of str.
         rewards: float array `(prompts, samples)`.
+        kls: float array `(prompts, samples)`, exact KL per token to the
+            initial policy, summed over each completion; or `None`.
     """
 
     completions: list
     rewards: object
+    kls: object = None
 
 
 def sample(bond, task, prompts, num_samples, **options):
@@ -242,39 +251,89 @@ def train(bond, task, seed, epochs):
     return list(zip(history["kl_ref"], history["reward"]))
 
 
-def tabulate(bond, frontier, held_out, pool, after):
-    """Rows of the initial policy, its Best-of-N and the trained policy."""
-    import keras_bond
+def measure(bond, prompts, num_samples):
+    """Draws, scores and compares with the initial policy, as `Samples`."""
+    drawn, rewards = bond.draw_scored(
+        prompts, num_samples, batch_size=16, seed=MEASURE_SEED
+    )
+    kls = bond.kls_of(drawn, batch_size=64).reshape(rewards.shape)
+    starts = range(0, len(drawn), num_samples)
+    texts = [drawn.completions[i : i + num_samples] for i in starts]
+    return Samples(texts, rewards, kls)
 
+
+def best_of_n(rewards):
+    """Rows of the initial policy and its Best-of-N, for each N of `CURVE`.
+
+    Args:
+        rewards: float array `(prompts, samples)`, of the initial policy.
+    """
+    from keras_bond.evaluation import best_of_n_frontier
+
+    by_prompt = [best_of_n_frontier(own[None], CURVE) for own in rewards]
     rows = [
-        {"name": f"best of {row['n']} of the initial policy", **row}
-        for row in frontier
+        {
+            "name": f"best of {n} of the initial policy",
+            "n": n,
+            **means_and_errors(
+                {key: [rows[i][key] for rows in by_prompt] for key in COLUMNS}
+            ),
+        }
+        for i, n in enumerate(CURVE)
     ]
     rows[0]["name"] = "before: one sample"
-    # Several draws per prompt: the KL is a mean over completions.
-    repeats = max(1, 8 // bond.num_policy_samples)
-    logs = bond.evaluate(
-        held_out * repeats, batch_size=64, return_dict=True, verbose=0
-    )
-    rows.append(
-        {
-            "name": "after: one sample",
-            "n": 1,
-            "reward": float(after.rewards.mean()),
-            "win_rate": keras_bond.evaluation.win_rate(
-                after.rewards, pool.rewards
-            ),
-            "kl": logs["kl_ref"],
-        }
-    )
     return rows
 
 
-def format_table(rows, columns=COLUMNS):
-    """Writes the rows as a Markdown table.
+def compare(after, pool):
+    """The row of the trained policy.
 
     Args:
-        rows: list of dicts with `name`, `n` and the keys of `columns`.
+        after: what `measure` returned.
+        pool: `Samples` of the initial policy.
+    """
+    from keras_bond.evaluation import win_rate
+
+    pairs = zip(after.rewards, pool.rewards)
+    by_prompt = {
+        "reward": after.rewards.mean(axis=1),
+        "win_rate": [
+            win_rate(own[None], others[None]) for own, others in pairs
+        ],
+        "kl": after.kls.mean(axis=1),
+    }
+    return {
+        "name": "after: one sample",
+        "n": 1,
+        **means_and_errors(by_prompt),
+    }
+
+
+def means_and_errors(by_prompt):
+    """The mean of each number, and as `..._error` its standard error.
+
+    Prompts are the independent units: samples of one resemble each other.
+
+    Args:
+        by_prompt: dict of arrays `(prompts,)`.
+    """
+    import numpy as np
+
+    found = {}
+    for name, values in by_prompt.items():
+        values = np.asarray(values, "float64")
+        found[name] = float(values.mean())
+        error = values.std(ddof=1) / len(values) ** 0.5
+        found[f"{name}_error"] = float(error)
+    return found
+
+
+def format_table(rows, columns=COLUMNS):
+    """Writes the rows as a Markdown table, with standard errors over prompts.
+
+    Args:
+        rows: list of dicts with `name`, `n` and the keys of `columns`, perhaps
+            with their `..._error`.
         columns: dict. The heading of each number in a row.
     """
     headings = ["policy", "samples per answer", *columns.values()]
@@ -282,9 +341,15 @@ def format_table(rows, columns=COLUMNS):
     for row in rows:
         if row["n"] not in SHOWN:
             continue
-        numbers = " | ".join(f"{row[key]:.3f}" for key in columns)
+        numbers = " | ".join(cell(row, key) for key in columns)
         lines.append(f"| {row['name']} | {row['n']} | {numbers} |")
     return "\n".join(lines) + "\n"
+
+
+def cell(row, key):
+    """A number with its error, where it has one that can be seen."""
+    error = row.get(f"{key}_error", 0.0)
+    return f"{row[key]:.3f}" + f" ± {error:.3f}" * (error >= 5e-4)
 
 
 def show_samples(held_out, pool, after, count=3):

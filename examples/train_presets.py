@@ -37,8 +37,8 @@ BATCH_SIZE = 64
 LEARNING_RATE = 3e-3
 WARMUP_STEPS = 50
 
-NUM_PROMPTS = 256
-SAMPLES_PER_PROMPT = 16
+NUM_PROMPTS = 128
+SAMPLES_PER_PROMPT = 64
 BEST_OF = (1, 2, 4, 8)
 
 
@@ -207,7 +207,8 @@ def report(policy, world):
         f"\n{NUM_PROMPTS} held-out prompts, {SAMPLES_PER_PROMPT} samples each"
     )
     for n in BEST_OF:
-        print(f"reward, best of {n}: {best_of_n(rewards, n):.3f}")
+        mean, error = best_of_n(rewards, n)
+        print(f"reward, best of {n}: {mean:.3f} ± {error:.3f}")
     print(f"completions with the full reward: {np.mean(rewards == 1.0):.3f}")
     distinct = (
         np.mean([len(set(texts)) for texts in samples]) / SAMPLES_PER_PROMPT
@@ -244,11 +245,13 @@ def best_of_n(rewards, n):
         n: int. The number of samples to choose from, at most M.
 
     Returns:
-        float.
+        `(mean, error)`, floats. The standard error is over prompts.
     """
     total = rewards.shape[1]
     weights = [math.comb(i, n - 1) / math.comb(total, n) for i in range(total)]
-    return float(np.mean(np.sort(rewards, axis=1) @ np.array(weights)))
+    by_prompt = np.sort(rewards, axis=1) @ np.array(weights)
+    error = by_prompt.std(ddof=1) / math.sqrt(len(by_prompt))
+    return float(by_prompt.mean()), float(error)
 
 
 def save(policy, folder):

@@ -23,9 +23,6 @@ import demo
 import restaurant_world
 
 HERE = pathlib.Path(__file__).resolve().parent
-# Another one than that of the pool, whose draws would be the same; and one for
-# all measurements, so that they differ by the weights alone.
-MEASURE_SEED = 1_000_000
 KL_SAMPLES = 8
 
 
@@ -50,7 +47,11 @@ def parse_arguments(argv=None):
     parser.add_argument("--measure-every", type=int, default=25, help="steps")
     parser.add_argument("--held-out", type=int, default=128, help="prompts")
     parser.add_argument("--pool", type=int, default=demo.POOL_SIZE)
-    parser.add_argument("--samples", type=int, default=16, help="a prompt")
+    parser.add_argument("--samples", type=int, default=16, help="on the way")
+    help = "for each prompt of the table"
+    parser.add_argument(
+        "--final-samples", type=int, default=demo.SAMPLES, help=help
+    )
     parser.add_argument("--runs", type=pathlib.Path, default=HERE / "runs")
     arguments = parser.parse_args(argv)
     demo.set_backend(arguments.backend)
@@ -136,9 +137,12 @@ def run(task, arguments):
 
     name = task.trainer.name
     print(f"{name}: {task.epochs} times {task.steps_per_epoch} steps ...")
-    path, after = train(bond, task, prompts, pool, arguments)
+    path = train(bond, task, prompts, pool, arguments)
+    after = demo.measure(bond, prompts, arguments.final_samples)
+    perfect = {"perfect": (after.rewards == 1.0).mean(axis=1)}
+    row = demo.compare(after, pool) | demo.means_and_errors(perfect)
 
-    rows = [*frontier, {"name": "after: one sample", "n": 1, **path[-1]}]
+    rows = [*frontier, {**row, "sequences": path[-1]["sequences"]}]
     output = arguments.runs / f"{arguments.trainer}-seed{arguments.seed}"
     output.mkdir(parents=True, exist_ok=True)
     write(output, rows, path, name)
@@ -150,15 +154,11 @@ def run(task, arguments):
 
 def measure_start(pool):
     """Best-of-N of the initial policy for each N of `demo.CURVE`."""
-    from keras_bond.evaluation import best_of_n_frontier
-
-    rows = best_of_n_frontier(pool.rewards, demo.CURVE)
+    rows = demo.best_of_n(pool.rewards)
     # The best of N is perfect where one of the N is.
-    perfect = best_of_n_frontier(pool.rewards == 1.0, demo.CURVE)
-    for row, perfect_row in zip(rows, perfect):
-        row["name"] = f"best of {row['n']} of the initial policy"
-        row["perfect"] = perfect_row["reward"]
-    rows[0]["name"] = "before: one sample"
+    for row, perfect in zip(rows, demo.best_of_n(pool.rewards == 1.0)):
+        row["perfect"] = perfect["reward"]
+        row["perfect_error"] = perfect["reward_error"]
     return rows
 
 
@@ -166,20 +166,20 @@ def train(bond, task, prompts, pool, arguments):
     """Fits the policy and measures it before and after each epoch.
 
     Returns:
-        list of dicts with the keys of `PROGRESS`; and the last samples.
+        list of dicts with the keys of `PROGRESS`.
     """
     import keras
 
     import keras_bond
 
     trainer, batch_size = task.trainer, task.batch_size
-    path, samples = [], []
+    path = []
 
     def measure(epoch, logs=None):
         steps = (epoch + 1) * task.steps_per_epoch
-        options = {"seed": MEASURE_SEED, "verbose": 0}
+        # One for all measurements, which then differ by the weights alone.
+        options = {"seed": demo.MEASURE_SEED, "verbose": 0}
         last = demo.sample(bond, task, prompts, arguments.samples, **options)
-        samples[:] = [last]
         path.append(
             {
                 "sequences": steps * batch_size * trainer.sequences,
@@ -203,7 +203,7 @@ def train(bond, task, prompts, pool, arguments):
             keras.callbacks.LambdaCallback(on_epoch_end=measure),
         ],
     )
-    return path, samples[0]
+    return path
 
 
 def describe(samples, pool):

@@ -53,6 +53,24 @@ class TrainerInterface(abc.ABC):
         """Exact KL of the policy to a weight set, in nats per sequence."""
 
     @abc.abstractmethod
+    def log_probs_and_kls_of(
+        self, samples, weights="reference", batch_size=None
+    ):
+        """`log π` of given completions, and `kls_of` them, in one pass.
+
+        Returns:
+            `(log_probs, kls)`: float32 arrays `(rows,)`, in nats.
+        """
+
+    @abc.abstractmethod
+    def interpolate(self, weight):
+        """Moves the policy to `initial + weight · (trained - initial)`.
+
+        Returns:
+            float. The weight at which it was.
+        """
+
+    @abc.abstractmethod
     def num_updates(self):
         """Optimizer updates so far, an int."""
 

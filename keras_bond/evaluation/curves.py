@@ -28,6 +28,7 @@ CURVES = (
             "accuracy",
         ),
     ),
+    ("Rank correlation", "", ("bond/rank_correlation",)),
     ("Effective N", "N", ("held_out/effective_n",)),
     (
         "Losses",

@@ -84,10 +84,6 @@ def effective_n(
 def mean_harmonic(rewards, reference_rewards):
     """Mean of `H_c - H_k` over the samples of each prompt.
 
-    A sample that ties with t samples of the initial policy is equally likely
-    to take each of the `t + 1` places among them. (Half a win for each tie
-    would give the initial policy with a constant reward an N of up to 1.44.)
-
     Args:
         rewards: float64 array `(prompts, samples)`.
         reference_rewards: float64 array `(prompts, k)`.
@@ -95,13 +91,31 @@ def mean_harmonic(rewards, reference_rewards):
     Returns:
         float64 array `(prompts,)`.
     """
-    k = reference_rewards.shape[1]
     beaten, tied = count_beaten(rewards, reference_rewards)
+    k = reference_rewards.shape[1]
+    return harmonic(beaten, tied, k).mean(axis=1)
+
+
+def harmonic(beaten, tied, k):
+    """`H_c - H_k` of samples, a mean over the places of those that tie.
+
+    A sample that ties with t samples of the initial policy is equally likely
+    to take each of the `t + 1` places among them. (Half a win for each tie
+    would give the initial policy with a constant reward an N of up to 1.44.)
+
+    Args:
+        beaten: int array. How many of k samples of the initial policy have a
+            lower reward.
+        tied: int array of the same shape. How many have the same.
+        k: int, at least 1.
+
+    Returns:
+        float64 array of the same shape.
+    """
     # Summed from the top, where the table is 0: the best of all gets exactly 0.
     table = np.append(-np.cumsum(1.0 / np.arange(k, 0, -1))[::-1], 0.0)
     tails = np.append(np.cumsum(table[::-1])[::-1], 0.0)
-    mean = (tails[beaten] - tails[beaten + tied + 1]) / (tied + 1)
-    return mean.mean(axis=1)
+    return (tails[beaten] - tails[beaten + tied + 1]) / (tied + 1)
 
 
 def expected_harmonic(n, k):

@@ -1,4 +1,4 @@
-"""The policy against Best-of-N, as a figure."""
+"""Policies against Best-of-N, as figures."""
 
 import math
 
@@ -27,7 +27,73 @@ def plot_best_of_n(frontier, points):
     return figure
 
 
+def plot_weight_front(front):
+    """Draws reward against KL, and effective N, for each weight.
+
+    Bars and band are one standard error to each side.
+
+    Args:
+        front: a `keras_bond.evaluation.WeightFront`.
+
+    Returns:
+        `matplotlib.figure.Figure`; `figure.savefig(path)` writes it.
+
+    Raises:
+        ImportError: if matplotlib is missing.
+    """
+    figure = new_figure(figsize=(11, 4.2), layout="constrained")
+    _draw_weights(figure.add_subplot(1, 2, 1), front)
+    _draw_n_of_weights(figure.add_subplot(1, 2, 2), front.rows)
+    for axes in figure.axes:
+        axes.margins(0.1)
+        finish(axes)
+    return figure
+
+
+def _draw_weights(axes, front):
+    _draw_best_of_n(axes, front.frontier)
+    axes.errorbar(
+        [row["kl"] for row in front.rows],
+        [row["reward"] for row in front.rows],
+        xerr=[row["kl_error"] for row in front.rows],
+        yerr=[row["reward_error"] for row in front.rows],
+        fmt=".--",
+        color="tab:orange",
+        label="initial + weight (trained - initial)",
+    )
+    for row in front.rows:
+        axes.annotate(
+            f"{row['weight']:g}",
+            (row["kl"], row["reward"]),
+            textcoords="offset points",
+            xytext=(6, -10),
+            color="tab:orange",
+        )
+
+
+def _draw_n_of_weights(axes, rows):
+    weights = [row["weight"] for row in rows]
+    n = _finite(row["effective_n"] for row in rows)
+    errors = _finite(row["effective_n_error"] for row in rows)
+    low, high = ([x + sign * e for x, e in zip(n, errors)] for sign in (-1, 1))
+    axes.fill_between(weights, low, high, color="tab:orange", alpha=0.2, lw=0)
+    label = "N of the Best-of-N that one sample is worth"
+    axes.plot(weights, n, ".-", color="tab:orange", label=label)
+    axes.axhline(1.0, color="0.45", lw=1, label="initial policy")
+    axes.set(xlabel="weight of the trained weights", ylabel="effective N")
+
+
 def _draw_frontier(axes, frontier, points):
+    _draw_best_of_n(axes, frontier)
+    # The KL is measured after each epoch only.
+    path = [(p["kl"], p["reward"]) for p in points if math.isfinite(p["kl"])]
+    if path:
+        label, color = "policy (one sample per answer)", "tab:orange"
+        axes.plot(*zip(*path), ".--", color=color, alpha=0.7)
+        axes.plot(*path[-1], "*", markersize=15, color=color, label=label)
+
+
+def _draw_best_of_n(axes, frontier):
     kls, rewards = ([row[key] for row in frontier] for key in ("kl", "reward"))
     label = "best of N of the initial policy (N samples per answer)"
     axes.plot(kls, rewards, "o-", color="0.45", label=label)
@@ -40,12 +106,6 @@ def _draw_frontier(axes, frontier, points):
             ha="right",
             color="0.35",
         )
-    # The KL is measured after each epoch only.
-    path = [(p["kl"], p["reward"]) for p in points if math.isfinite(p["kl"])]
-    if path:
-        label, color = "policy (one sample per answer)", "tab:orange"
-        axes.plot(*zip(*path), ".--", color=color, alpha=0.7)
-        axes.plot(*path[-1], "*", markersize=15, color=color, label=label)
     axes.set(xlabel="KL to the initial policy (nats per sequence)")
     axes.set(ylabel="reward")
 

@@ -89,7 +89,8 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
         self.trackers = metrics.make_trackers(
             logged_names,
             self.weight_sets.reference is not None,
-            num_anchor_samples > 0,
+            num_policy_samples,
+            num_anchor_samples,
         )
         self.reward_metrics = metrics.RewardMetrics()
         self._default_rule_announced = False

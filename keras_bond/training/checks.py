@@ -10,6 +10,7 @@ from keras_bond.arguments import is_number
 from keras_bond.backend import parts
 from keras_bond.rollouts import network
 from keras_bond.rollouts import supported
+from keras_bond.training.whole_files import lora_factors
 
 PAPER_LEARNING_RATE = 3e-6
 # A constant learning rate of at least this value can damage a policy.
@@ -237,5 +238,32 @@ def warn_high_learning_rate(
             "instance with "
             "`keras.optimizers.schedules.CosineDecay(0.0, decay_steps, "
             f"warmup_target={rate:g}, warmup_steps=100)`, or lower it.",
+            stacklevel=3,
+        )
+
+
+def warn_weight_decay(optimizer, policy):
+    """Warns if weight decay pulls trained weights away from the reference.
+
+    Decay pulls weights to 0. For LoRA adapters 0 is the reference policy.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`.
+        policy: a `keras_hub.models.CausalLM`.
+    """
+    if any(lora_factors(policy)):
+        return
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    # Muon has two: its Adam, for some of the variables, has one of its own.
+    names = ("weight_decay", "adam_weight_decay")
+    decays = {name: getattr(optimizer, name, None) for name in names}
+    found = [f"{name}={value:g}" for name, value in decays.items() if value]
+    if found:
+        warnings.warn(
+            "Weight decay pulls the weights of the policy to 0, away from the "
+            "reference policy, and spends KL on it: turn it off with "
+            f"`keras.optimizers.{type(optimizer).__name__}(weight_decay=0.0, "
+            "...)`, or train LoRA adapters, for which 0 is the reference. "
+            f"Received: {', '.join(found)}",
             stacklevel=3,
         )

@@ -144,6 +144,47 @@ class Completing:
             float32 array `(rows,)`, in nats per sequence: summed over the
             tokens of each completion, exact over the vocabulary.
         """
+
+        def read(inputs, hidden, other):
+            return self.reader.kls(inputs, hidden, other, weights)[:, 0]
+
+        return self._read_samples("kls", read, samples, weights, batch_size)
+
+    def log_probs_and_kls_of(
+        self, samples, weights="reference", batch_size=None
+    ):
+        """`log π` of given completions, and their `kls_of`, in one pass.
+
+        Args:
+            samples, weights, batch_size: see `kls_of`; any completions of
+                prompts, whoever has drawn them.
+
+        Returns:
+            `(log_probs, kls)`: float32 arrays `(rows,)`, in nats per sequence.
+        """
+
+        def read(inputs, hidden, other):
+            kls = self.reader.kls(inputs, hidden, other, weights)
+            log_probs = self.reader.log_probs(inputs, hidden)
+            return ops.stack([log_probs[:, 0], kls[:, 0]], axis=1)
+
+        found = self._read_samples(
+            "log_probs and kls", read, samples, weights, batch_size
+        )
+        return found[:, 0], found[:, 1]
+
+    def _read_samples(self, name, read, samples, weights, batch_size):
+        """Reads completions with the policy and another weight set.
+
+        Args:
+            name: str. Name of the stage.
+            read: function of inputs, and of the hidden states of the policy
+                and of the other weight set, that returns a tensor over rows.
+            samples, weights, batch_size: see `kls_of`.
+
+        Returns:
+            array `(rows, ...)`.
+        """
         checks.check_one_of("weights", weights, self.weight_sets.others)
         size = _batch_size(batch_size, len(samples))
         completions = lengths.pad(
@@ -163,11 +204,11 @@ class Completing:
 
         has_images = IMAGES in samples.columns
 
-        def read(inputs):
+        def read_both(inputs):
             hidden = self.reader.hidden(inputs)
             with self.weight_sets.using(weights):
                 other = self.reader.hidden(inputs)
-            return self.reader.kls(inputs, hidden, other, weights)[:, 0]
+            return read(inputs, hidden, other)
 
         found = []
         for start in range(0, len(samples), size):
@@ -184,8 +225,8 @@ class Completing:
                 for name, array in batch.items()
             }
             batch = self.rollout.embed_images(batch, self.run_stage)
-            kls = self.run_stage(f"kls {weights}", read, batch)
-            found.append(devices.to_every_host(kls))
+            values = self.run_stage(f"{name} {weights}", read_both, batch)
+            found.append(devices.to_every_host(values))
         return np.concatenate(found)[: len(samples)]
 
     def _draw_all(

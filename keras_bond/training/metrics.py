@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_bond.formulas import rank_correlations
 from keras_bond.training import sampling_check
 
 # `frac_prompts_unscored` is a mean over all prompts, not only the scored ones.
@@ -26,6 +27,8 @@ NAMES = (
 )
 ANCHOR_NAMES = ("anchor/reward", "bond/win_rate")
 REFERENCE_NAMES = ("kl_ref",)
+# Compares samples of the policy with each other.
+RANK_CORRELATION = "bond/rank_correlation"
 
 
 class Mean(keras.metrics.Mean):
@@ -97,20 +100,22 @@ def _norm(values):
     return largest * ops.sqrt(ops.sum(ops.square(scaled)))
 
 
-def make_trackers(names, has_reference, has_anchor_samples):
+def make_trackers(names, has_reference, num_policy_samples, num_anchor_samples):
     """Makes one metric for each logged name.
 
     Args:
         names: list of str. Names that a trainer logs in addition to `NAMES`.
         has_reference: bool. Whether the reference is kept.
-        has_anchor_samples: bool. Whether samples are drawn from the anchor.
+        num_policy_samples, num_anchor_samples: int. Samples per prompt.
 
     Returns:
         dict that maps names to `keras.metrics.Metric`.
     """
     names = [*names, *NAMES]
-    if has_anchor_samples:
+    if num_anchor_samples:
         names += ANCHOR_NAMES
+    if num_policy_samples > 1:
+        names.append(RANK_CORRELATION)
     if has_reference:
         names += REFERENCE_NAMES
     trackers = {name: Mean(name) for name in names}
@@ -146,6 +151,13 @@ def update(trackers, batch, log_probs, terms, is_good=True):
     trackers["reward_std"].update_state(
         rewards, residuals, sample_weight=_weights(scored, rewards)
     )
+    if RANK_CORRELATION in trackers:
+        found = _rank_correlation(batch, log_probs, scored)
+        is_known = ops.logical_not(ops.isnan(found))
+        trackers[RANK_CORRELATION].update_state(
+            ops.where(is_known, found, 0.0),
+            sample_weight=ops.cast(is_known, "float32"),
+        )
 
 
 def _weights(counts, values):
@@ -221,6 +233,20 @@ def _win_rate(policy, anchor):
     wins = ops.cast(policy > anchor, "float32")
     ties = ops.cast(ops.equal(policy, anchor), "float32")
     return ops.mean(wins + 0.5 * ties, axis=(1, 2))
+
+
+def _rank_correlation(batch, log_probs, scored):
+    """How well the policy has learned the order of a prompt's answers."""
+    p, ranks = log_probs.shape[1], batch["ranks"]
+    anchor, sampling = (
+        batch[f"{name}_log_probs"][:, :p] for name in ("anchor", "sampling")
+    )
+    return rank_correlations.rank_correlation(
+        rank_correlations.mid_ranks(ranks)[:, :p],
+        log_probs - anchor,
+        log_probs - sampling,
+        scored,
+    )
 
 
 def watch(variables, num_rows=8):

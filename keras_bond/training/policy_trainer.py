@@ -23,12 +23,14 @@ from keras_bond.training import progress
 from keras_bond.training import saving
 from keras_bond.training import standardize
 from keras_bond.training.completing import Completing
+from keras_bond.training.interpolating import Interpolating
 from keras_bond.training.sampling_check import SamplingCheck
 from keras_bond.training.weight_sets import WeightSets
 
 
 class PolicyTrainer(
     Completing,
+    Interpolating,
     saving.Saving,
     saving.CompileConfig,
     TrainerInterface,
@@ -38,7 +40,8 @@ class PolicyTrainer(
     """Holds a policy, its tokenizer, its reward and its position in the data.
 
     The mixins add what a trainer does besides training: `Completing` draws
-    completions on request, and `Saving` writes and loads the whole trainer.
+    completions on request, `Interpolating` moves the policy between initial
+    and trained weights, and `Saving` writes and loads the whole trainer.
     The training step itself is defined in `AnchoredTrainer`.
 
     The arguments are those of `keras_bond.JBond`.
@@ -246,6 +249,7 @@ class PolicyTrainer(
         optimizer = keras.optimizers.get(optimizer)
         checks.check_optimizer(optimizer, self.policy.trainable_variables)
         checks.warn_high_learning_rate(optimizer)
+        checks.warn_weight_decay(optimizer, self.policy)
         if rollout_batch_size is not None:
             check_count("rollout_batch_size", rollout_batch_size, 1)
         check_count(

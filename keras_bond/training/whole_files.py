@@ -134,6 +134,25 @@ def lora_layers(policy):
     return [layer for layer in layers if hasattr(layer, "lora_kernel_a")]
 
 
+def lora_factors(policy):
+    """Returns the factors of the policy's LoRA adapters.
+
+    Returns:
+        `(firsts, seconds)`: lists of `keras.Variable`. The second factors are
+        zero until they are trained.
+    """
+    layers = policy._flatten_layers()
+    return tuple(
+        [
+            getattr(layer, f"lora_{kind}_{factor}")
+            for layer in layers
+            for kind in ("kernel", "embeddings")
+            if hasattr(layer, f"lora_{kind}_{factor}")
+        ]
+        for factor in "ab"
+    )
+
+
 @contextlib.contextmanager
 def unmerged(policy):
     """Returns a context in which layers save kernels without adapters.

@@ -42,6 +42,12 @@ class Policy(TrainerInterface):
     def score_samples(self, samples):
         raise AssertionError("draw_scored has scored them")
 
+    def log_probs_and_kls_of(self, samples, weights, batch_size):
+        raise AssertionError("HeldOut needs the KLs only")
+
+    def interpolate(self, weight):
+        raise AssertionError("HeldOut measures the policy as it is")
+
     def num_updates(self):
         return self.step
 

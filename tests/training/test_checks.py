@@ -136,3 +136,37 @@ def test_a_high_learning_rate_without_warm_up_is_warned_about(policy):
         warnings.simplefilter("error", UserWarning)
         bond.compile(keras.optimizers.Adam(schedule))
         bond.compile(keras.optimizers.Adam(3e-6))
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "received"),
+    [
+        (keras.optimizers.AdamW(1e-5), "weight_decay=0.004"),
+        (keras.optimizers.SGD(1e-5, weight_decay=0.1), "weight_decay=0.1"),
+        (
+            keras.optimizers.Muon(1e-5, weight_decay=None),
+            "adam_weight_decay=0.004",
+        ),
+        (
+            keras.optimizers.LossScaleOptimizer(keras.optimizers.AdamW(1e-5)),
+            "weight_decay=0.004",
+        ),
+    ],
+)
+def test_weight_decay_is_warned_about_without_adapters(
+    policy, optimizer, received
+):
+    bond = keras_bond.JBond(policy, length_reward, **GOOD)
+    with pytest.warns(UserWarning, match=f"pulls the .*Received: {received}"):
+        bond.compile(optimizer)
+
+
+def test_weight_decay_of_adapters_pulls_to_the_reference(policy):
+    without = keras.optimizers.AdamW(1e-5, weight_decay=0.0)
+    bond = keras_bond.JBond(policy, length_reward, **GOOD)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        bond.compile(without)
+        policy.backbone.enable_lora(2)
+        bond = keras_bond.JBond(policy, length_reward, **GOOD)
+        bond.compile(keras.optimizers.AdamW(1e-5))
