@@ -18,6 +18,8 @@ if __name__ == "__main__":
 
     import word_problems
 
+    import keras_bond
+
     task = demo.Task(
         world=word_problems,
         reward=word_problems.is_correct,
@@ -25,7 +27,7 @@ if __name__ == "__main__":
         max_prompt_length=24,
         max_completion_length=17,
         learning_rate=3e-4,
-        update_rate=0.02,
+        anchor=keras_bond.callbacks.AnchorEMA(0.02),
         kl_weight=0.0,
         epochs=5,
         trainer=demo.TRAINERS[arguments.trainer],

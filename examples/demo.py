@@ -103,7 +103,8 @@ class Task:
         max_prompt_length: int. Tokens.
         max_completion_length: int. Tokens.
         learning_rate: float. Highest of the schedule.
-        update_rate: float. How fast the anchor follows.
+        anchor: a callback that moves the anchor, such as
+            `keras_bond.callbacks.AnchorRefresh(32)`.
         kl_weight: float. See `keras_bond.JBond`.
         epochs: int.
         steps_per_epoch: int.
@@ -117,7 +118,7 @@ class Task:
     max_prompt_length: int
     max_completion_length: int
     learning_rate: float
-    update_rate: float
+    anchor: object
     kl_weight: float
     epochs: int
     steps_per_epoch: int
@@ -154,7 +155,7 @@ def run(task, arguments):
 
     name = task.trainer.name
     print(f"{name}: {epochs} epochs of {task.steps_per_epoch} steps ...")
-    path = train(bond, task, arguments.seed, epochs)
+    train(bond, task, arguments.seed, epochs)
 
     print(f"After training: {SAMPLES} single samples for each prompt ...")
     measuring -= time.process_time()
@@ -166,10 +167,11 @@ def run(task, arguments):
     show_samples(held_out, pool, after)
     print(format_table(rows))
     (arguments.output / "table.md").write_text(format_table(rows))
-    plot(rows, path, arguments.output / "reward_kl.png", name=name)
+    print(say_result(rows))
+    plot(rows, arguments.output / "best_of_n.png")
     bond.policy.save_to_preset(str(arguments.output / "policy"))
     print(
-        f"\nWrote reward_kl.png, table.md and the trained policy to "
+        f"\nWrote best_of_n.png, table.md and the trained policy to "
         f"{arguments.output} after {time.time() - started:.0f} s, with "
         f"{measuring:.0f} CPU seconds for measuring."
     )
@@ -237,18 +239,15 @@ def sample(bond, task, prompts, num_samples, **options):
 
 
 def train(bond, task, seed, epochs):
-    """Fits the policy and returns the mean KL and reward of each epoch."""
-    import keras_bond
-
+    """Fits the policy."""
     count = task.steps_per_epoch * task.batch_size
     prompts = task.world.make_examples(count, seed=100 + seed)["prompts"]
-    history = bond.fit(
+    bond.fit(
         prompts,
         batch_size=task.batch_size,
         epochs=epochs,
-        callbacks=[keras_bond.callbacks.AnchorEMA(task.update_rate)],
-    ).history
-    return list(zip(history["kl_ref"], history["reward"]))
+        callbacks=[task.anchor],
+    )
 
 
 def measure(bond, prompts, num_samples):
@@ -353,30 +352,32 @@ def cell(row, key):
 
 
 def show_samples(held_out, pool, after, count=3):
-    """Prints a few prompts with a sample from before and from after."""
-    for i in range(min(count, len(held_out))):
+    """Prints typical prompts with a typical sample from before and after.
+
+    Those are the prompts whose mean reward has changed by about the median,
+    and of each the sample whose reward is nearest to the prompt's mean.
+    """
+    import numpy as np
+
+    means = [samples.rewards.mean(axis=1) for samples in (pool, after)]
+    order = np.argsort(means[1] - means[0], kind="stable")
+    first = max(0, (len(order) - count) // 2)
+    for i in order[first : first + count]:
         # Control characters of a text could change the terminal.
         print(f"\n{held_out[i]!r}")
         for name, samples in (("before", pool), ("after ", after)):
-            reward = samples.rewards[i, 0]
-            print(f"  {name} [{reward:.2f}] {samples.completions[i][0]!r}")
+            rewards = samples.rewards[i]
+            typical = np.argmin(np.abs(rewards - rewards.mean()))
+            text = samples.completions[i][typical]
+            print(f"  {name} [{rewards[typical]:.2f}] {text!r}")
 
 
-def plot(
-    rows,
-    path,
-    file,
-    name="J-BOND",
-    measured="mean of each epoch (training prompts)",
-):
-    """Draws reward against KL: the Best-of-N curve and the policy's way.
+def plot(rows, file):
+    """Draws reward against samples per answer, and what one sample is worth.
 
     Args:
         rows: list of dicts, Best-of-N of the initial policy, the policy last.
-        path: list of pairs of KL and reward, the policy on its way.
         file: path of the picture.
-        name: str. The method.
-        measured: str. What the points of `path` are.
     """
     import matplotlib
 
@@ -384,42 +385,72 @@ def plot(
     import matplotlib.pyplot as plt
 
     *start, after = rows
-    marked = [row for row in start if row["n"] in SHOWN]
-    figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+    numbers, rewards = ([row[key] for row in start] for key in ("n", "reward"))
+    figure, axes = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     axes.plot(
-        [row["kl"] for row in start],
-        [row["reward"] for row in start],
+        numbers,
+        rewards,
+        "o-",
         color="0.45",
-        label="Best-of-N of the initial policy (N samples per answer)",
+        label="before training: the best of N answers",
     )
-    for row in marked:
-        axes.plot(row["kl"], row["reward"], "o", color="0.45")
-        axes.annotate(
-            f"N = {row['n']}",
-            (row["kl"], row["reward"]),
-            textcoords="offset points",
-            xytext=(8, -10),
-            color="0.35",
-        )
-    way = [(start[0]["kl"], start[0]["reward"]), *path]
+    worth = min(equal_n(rows), numbers[-1])
+    axes.plot((1, worth), (after["reward"],) * 2, ":", color="tab:orange")
     axes.plot(
-        *zip(*way),
-        ".--",
-        color="tab:orange",
-        alpha=0.6,
-        label=f"{name}, {measured}",
-    )
-    axes.plot(
-        after["kl"],
+        1,
         after["reward"],
         "*",
         markersize=16,
         color="tab:orange",
-        label=f"{name}, trained (1 sample per answer)",
+        label="after training: one answer",
     )
-    axes.set_xlabel("KL to the initial policy (nats)")
-    axes.set_ylabel("mean reward on held-out prompts")
+    axes.annotate(
+        f"1 answer = best of {say_n(rows)}",
+        (1, after["reward"]),
+        textcoords="offset points",
+        xytext=(12, 8),
+        color="tab:orange",
+    )
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(numbers, [str(n) for n in numbers])
+    axes.minorticks_off()
+    axes.margins(y=0.15)
+    axes.set_xlabel("answers drawn for each prompt")
+    axes.set_ylabel("mean reward on new prompts")
     axes.legend(loc="lower right", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=150)
     plt.close(figure)
+
+
+def equal_n(rows):
+    """The N whose Best-of-N has the reward of the policy after training.
+
+    It lies between two N where the logarithm of N does; it is infinite beyond
+    the last, and 1 where training has lowered the reward.
+    """
+    import numpy as np
+
+    *start, after = rows
+    rewards = [row["reward"] for row in start]
+    logs = np.log([row["n"] for row in start])
+    beyond = float("inf")
+    return float(
+        np.exp(np.interp(after["reward"], rewards, logs, right=beyond))
+    )
+
+
+def say_n(rows):
+    """`equal_n` as a text."""
+    n = equal_n(rows)
+    return f"{n:.1f}" if n < float("inf") else f"more than {CURVE[-1]}"
+
+
+def say_result(rows):
+    """What training has reached, in a sentence."""
+    before, after = rows[0], rows[-1]
+    return (
+        f"One answer is now as good as the best of {say_n(rows)} before: "
+        f"reward {after['reward']:.2f}, up from {before['reward']:.2f}, for "
+        f"{after['kl']:.2f} nats of KL to the initial policy."
+    )

@@ -17,17 +17,22 @@ if __name__ == "__main__":
 
     import data_to_text
 
+    from keras_bond import callbacks
+
+    is_paper = arguments.trainer == "jbond"
+    ema, copies = callbacks.AnchorEMA(0.02), callbacks.AnchorRefresh(32)
     task = demo.Task(
         world=data_to_text,
         reward=data_to_text.fact_coverage,
         preset="data_to_text",
         max_prompt_length=32,
         max_completion_length=50,
-        learning_rate=1.5e-4,
-        update_rate=0.02,
-        kl_weight=0.5,
+        learning_rate=1.5e-4 if is_paper else 2e-4,
+        anchor=ema if is_paper else copies,
+        kl_weight=0.5 if is_paper else 0.0,
         epochs=6,
         trainer=demo.TRAINERS[arguments.trainer],
-        steps_per_epoch=15,
+        steps_per_epoch=16,
+        sequences_per_step=160,
     )
     demo.run(task, arguments)

@@ -109,6 +109,8 @@ def make_task(world, preset, arguments):
 
     Steps that do not fill the last epoch are left out.
     """
+    import keras_bond
+
     every = min(arguments.measure_every, arguments.steps)
     return demo.Task(
         world=world,
@@ -117,7 +119,7 @@ def make_task(world, preset, arguments):
         max_prompt_length=48,
         max_completion_length=48,
         learning_rate=arguments.learning_rate,
-        update_rate=arguments.update_rate,
+        anchor=keras_bond.callbacks.AnchorEMA(arguments.update_rate),
         kl_weight=arguments.kl_weight,
         epochs=arguments.steps // every,
         steps_per_epoch=every,
@@ -170,8 +172,6 @@ def train(bond, task, prompts, pool, arguments):
     """
     import keras
 
-    import keras_bond
-
     trainer, batch_size = task.trainer, task.batch_size
     path = []
 
@@ -199,7 +199,7 @@ def train(bond, task, prompts, pool, arguments):
         steps_per_epoch=task.steps_per_epoch,
         verbose=0,
         callbacks=[
-            keras_bond.callbacks.AnchorEMA(task.update_rate),
+            task.anchor,
             keras.callbacks.LambdaCallback(on_epoch_end=measure),
         ],
     )
@@ -238,13 +238,73 @@ def write(output, rows, path, name):
         writer = csv.DictWriter(file, PROGRESS)
         writer.writeheader()
         writer.writerows(path)
-    demo.plot(
+    plot(
         rows,
         [(row["kl"], row["reward"]) for row in path[1:]],
         output / "reward_kl.png",
-        name=name,
-        measured="on its way (the same prompts)",
+        name,
     )
+
+
+def plot(
+    rows,
+    path,
+    file,
+    name,
+):
+    """Draws reward against KL: the Best-of-N curve and the policy's way.
+
+    Args:
+        rows: list of dicts, Best-of-N of the initial policy, the policy last.
+        path: list of pairs of KL and reward, the policy on its way.
+        file: path of the picture.
+        name: str. The method.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    *start, after = rows
+    marked = [row for row in start if row["n"] in demo.SHOWN]
+    figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+    axes.plot(
+        [row["kl"] for row in start],
+        [row["reward"] for row in start],
+        color="0.45",
+        label="Best-of-N of the initial policy (N samples per answer)",
+    )
+    for row in marked:
+        axes.plot(row["kl"], row["reward"], "o", color="0.45")
+        axes.annotate(
+            f"N = {row['n']}",
+            (row["kl"], row["reward"]),
+            textcoords="offset points",
+            xytext=(8, -10),
+            color="0.35",
+        )
+    way = [(start[0]["kl"], start[0]["reward"]), *path]
+    axes.plot(
+        *zip(*way),
+        ".--",
+        color="tab:orange",
+        alpha=0.6,
+        label=f"{name}, on its way (the same prompts)",
+    )
+    axes.plot(
+        after["kl"],
+        after["reward"],
+        "*",
+        markersize=16,
+        color="tab:orange",
+        label=f"{name}, trained (1 sample per answer)",
+    )
+    axes.set_xlabel("KL to the initial policy (nats)")
+    axes.set_ylabel("mean reward on held-out prompts")
+    axes.legend(loc="lower right", frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file, dpi=150)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ class StopAt(keras.callbacks.Callback):
     The number is looked at after each epoch, for the values that `fit` logs are
     means over the epoch: pass `steps_per_epoch` for short epochs. Put `StopAt`
     behind the callback that logs the number, such as `HeldOut`. Where it is
-    NaN, as the reward of an epoch that could not be scored, training goes on.
+    NaN, as the reward of an epoch that could not be scored, training continues.
 
     Raises:
         TypeError, ValueError: if an argument is out of range; and after the
