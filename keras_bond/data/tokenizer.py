@@ -15,9 +15,12 @@ from keras_bond.turns import check_chat
 @functools.lru_cache(maxsize=16)
 def same_tokens(tokenizer, other):
     """Whether two tokenizers give the same ids the same meaning."""
+    # That of a Hugging Face folder may be of a subclass.
+    is_one_kind = isinstance(tokenizer, type(other)) or isinstance(
+        other, type(tokenizer)
+    )
     return tokenizer is other or (
-        type(tokenizer) is type(other)
-        and tokenizer.get_vocabulary() == other.get_vocabulary()
+        is_one_kind and tokenizer.get_vocabulary() == other.get_vocabulary()
     )
 
 
