@@ -133,9 +133,15 @@ class TextTokenizer:
             for ids in token_ids
         ]
 
-    def decode(self, token_ids):
-        """Turns lists of token ids into strings without special tokens."""
-        special, size = self.special_token_ids(), math.inf
+    def decode(self, token_ids, special=None):
+        """Turns lists of token ids into strings without special tokens.
+
+        Args:
+            token_ids: lists of int.
+            special: the ids to leave out. Defaults to `special_token_ids`.
+        """
+        special = set(self.special_token_ids() if special is None else special)
+        size = math.inf
         if hasattr(self.tokenizer, "proto"):
             # An embedding padded to a round size has ids without a token, and
             # unlike other tokenizers SentencePiece does not skip them.
