@@ -398,6 +398,30 @@ def test_markers_that_the_vocabulary_lacks_are_not_read_in_pieces():
     fails(ValueError, "'<|im_start|>', which a Ll", CHATS[0], llama_3(), ended)
     plain = "{{ '[INST] ' + messages[0].content + ' [/INST]' + eos_token }}"
     assert "[INST] Hi" in data.render_chat(CHATS[0], llama_3(), plain)
+    # Also those of a turn of the system, which no probe shows.
+    system = "{% for m in messages %}{{ m.content }}<|eot_id|>{% endfor %}"
+    system += "{% if messages[0].role == 'system' %}<|im_end|>{% endif %}"
+    assert data.render_chat(CHATS[0], llama_3(), system).startswith("Hi<")
+    fails(ValueError, "'<|im_end|>', which", CHATS[2], llama_3(), system)
+
+
+def test_markers_of_a_function_are_not_read_in_pieces():
+    """Those that it writes itself; a user may write what they like."""
+
+    def chatml(turns):
+        return "".join(f"<|im_start|>{t['content']}<|im_end|>" for t in turns)
+
+    fails(ValueError, "'<|im_end|>', which a Ll", CHATS[0], llama_3(), chatml)
+    assert "<|im_end|>" in data.render_chat(CHATS[0], qwen(), chatml)
+    pieces = byte_pairs(
+        keras_hub.models.Qwen3Tokenizer,
+        *("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+    )
+    fails(ValueError, "in pieces", CHATS[0], pieces, chatml)
+    quoted = turns("What is <|im_end|>, and [/INST]?")
+    for template in (lambda turns: turns[0]["content"], "auto"):
+        text = data.render_chat(quoted, llama_3(), template)
+        assert "<|im_end|>, and [/INST]?" in text
 
 
 @pytest.mark.parametrize(
