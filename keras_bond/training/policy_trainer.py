@@ -335,6 +335,7 @@ class PolicyTrainer(
                 required format. The weights are then those of the last
                 complete step.
         """
+        checks.check_compiled(self)
         self.check_ready()
         order_seed = self._order_seed if shuffle else None
         train = self._to_batches(
@@ -407,6 +408,7 @@ class PolicyTrainer(
         Returns:
             the logged values: a list or, with `return_dict=True`, a dict.
         """
+        checks.check_compiled(self)
         self.check_ready()
         test = self._to_batches(x, y, batch_size, steps=steps)
         self._check_endless(test, steps, "steps")

@@ -234,6 +234,7 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
         Raises:
             TypeError, ValueError: if the pairs do not have this format.
         """
+        checks.check_compiled(self)
         x, y = self._standardize(x, y)
         if validation_data is not None and not isinstance(
             validation_data, tuple
@@ -262,6 +263,7 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
             x, y: as in `fit`.
             batch_size, kwargs: see `keras.Model.evaluate`.
         """
+        checks.check_compiled(self)
         x, y = self._standardize(x, y)
         return super().evaluate(x, y, batch_size=batch_size, **kwargs)
 
