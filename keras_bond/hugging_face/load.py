@@ -40,7 +40,8 @@ def load_hugging_face(folder, *, dtype=None):
     rotary embeddings, sliding windows, how the tokenizer splits text, and which
     tokens start and end it. This function uses the same conversion of weights,
     gives the model what was dropped, and refuses a folder for which KerasHub
-    has no equal model. Its byte-pair tokenizer is that of `tokenizer.json`.
+    has no equal model. Its byte-pair tokenizer is that of `tokenizer.json`. The
+    chat template of the folder is that of the tokenizer.
 
     The model can be trained, saved and exported like a preset of KerasHub.
 
@@ -49,15 +50,18 @@ def load_hugging_face(folder, *, dtype=None):
             `*.safetensors`, and `tokenizer.json` or `tokenizer.model`, of a
             Llama 3 (or SmolLM2), Mistral, Mixtral, Qwen 2 or 3, Gemma 1 to 3 or
             GPT-2 model.
-        dtype: str or `keras.DTypePolicy`. Defaults to that of Keras.
+        dtype: str, such as `"bfloat16"` or `"mixed_bfloat16"`, or
+            `keras.DTypePolicy`. Defaults to that of Keras.
 
     Returns:
         `keras_hub.models.CausalLM` with a preprocessor.
 
     Raises:
+        TypeError: if `folder` is not a path.
         FileNotFoundError: if `folder`, or a file that is needed, is missing.
-        ValueError: if KerasHub's model would not compute what the folder says,
-            naming the settings, weights or tokens that differ.
+        ValueError: if a file cannot be read, `dtype` is not known, or KerasHub's
+            model would not compute what the folder says, naming the settings,
+            weights or tokens that differ.
 
     Example:
 
