@@ -59,9 +59,9 @@ def load_hugging_face(folder, *, dtype=None):
     Raises:
         TypeError: if `folder` is not a path.
         FileNotFoundError: if `folder`, or a file that is needed, is missing.
-        ValueError: if a file cannot be read, `dtype` is not known, or KerasHub's
-            model would not compute what the folder says, naming the settings,
-            weights or tokens that differ.
+        ValueError: if a file cannot be read, if `dtype` is not known, or if
+            KerasHub's model would not compute what the folder says, naming the
+            settings, weights or tokens that differ.
 
     Example:
 
