@@ -158,22 +158,47 @@ def main(argv=None):
 def load_policy(arguments):
     """SmolLM2, the preset that the user names, or a tiny random network."""
     import keras
-    import keras_hub
     import smollm2
 
     # The adapters are drawn from Keras's random numbers.
     keras.utils.set_random_seed(arguments.seed)
     if arguments.policy:
-        # `CausalLM` may take the assistant of Gemma 4, which has its backbone.
-        is_gemma4 = "gemma4" in arguments.policy
-        name = "Gemma4CausalLM" if is_gemma4 else "CausalLM"
-        return getattr(keras_hub.models, name).from_preset(arguments.policy)
+        return load_preset(arguments.policy)
     if arguments.quick:
         return smollm2.tiny_policy()
     try:
         return smollm2.load_policy()
     except ImportError as error:
         sys.exit(str(error))
+
+
+def load_preset(preset):
+    """A preset of KerasHub, as the class of its backbone's name.
+
+    `CausalLM.from_preset` may take another: the assistant of Gemma 4 has its
+    backbone.
+    """
+    import keras_hub
+
+    import keras_bond
+
+    backbone = keras_hub.models.Backbone.from_preset(preset)
+    name = type(backbone).__name__.replace("Backbone", "CausalLM")
+    task = getattr(keras_hub.models, name, None)
+    if task is None:
+        sys.exit(
+            "--policy must be a preset of a language model that continues a "
+            f"prompt. Received: {preset}, a {type(backbone).__name__}"
+        )
+    preprocessor = task.preprocessor_cls.from_preset(preset)
+    try:
+        keras_bond.data.render_chat(ask(TOPICS)[0], preprocessor)
+    except ValueError as error:
+        sys.exit(
+            "--policy must be a preset that was trained on conversations, such "
+            f"as gemma3_instruct_1b. {error}"
+        )
+    return task(backbone=backbone, preprocessor=preprocessor)
 
 
 def build(policy, settings, seed):
@@ -186,8 +211,17 @@ def build(policy, settings, seed):
     ]
     # And a start token, where the tokenizer has one.
     length = 1 + max(len(tokenizer(text)) for text in texts)
-    policy.backbone.enable_lora(settings.lora_rank)
+    add_adapters(policy, settings.lora_rank)
     return make_bond(policy, reward, length, settings, seed)
+
+
+def add_adapters(policy, rank):
+    """Adapters on queries and values, whatever a family calls them."""
+    policy.backbone.enable_lora(rank)
+    if not policy.trainable_variables:
+        # Gemma 3n and SmolLM3.
+        names = ["q_proj", "v_proj"]
+        policy.backbone.enable_lora(rank, target_layer_names=names)
 
 
 def make_bond(policy, reward, max_prompt_length, settings, seed):

@@ -242,7 +242,7 @@ def train_reward_model(pairs, settings, arguments):
     import keras_bond
 
     model = real_model.load_policy(arguments)
-    model.backbone.enable_lora(settings.policy.lora_rank)
+    real_model.add_adapters(model, settings.policy.lora_rank)
     reward_model = keras_bond.RewardModel(
         model,
         max_length=settings.max_pair_length,
@@ -268,7 +268,7 @@ def accuracy(reward_model, pairs):
 
 def build(policy, reward_model, settings, seed):
     """A trainer with the default settings."""
-    policy.backbone.enable_lora(settings.policy.lora_rank)
+    real_model.add_adapters(policy, settings.policy.lora_rank)
     return real_model.make_bond(
         policy,
         reward_model,

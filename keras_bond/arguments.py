@@ -20,23 +20,37 @@ def is_count(value, least):
     return is_integer and value >= least
 
 
-def check_count(name, value, least):
+def check_count(name, value, least, bits=None):
     """Raises an error if a value is not an integer of at least `least`.
+
+    Args:
+        bits: int, or `None`. The value must be below `2**bits`.
 
     Raises:
         ValueError: naming the argument.
     """
-    if not is_count(value, least):
+    if not is_count(value, least) or (bits and value >= 2**bits):
+        limit = f" and below 2**{bits}" if bits else ""
         raise ValueError(
-            f"`{name}` must be an integer of at least {least}. "
+            f"`{name}` must be an integer of at least {least}{limit}. "
             f"Received: {name}={shown(value)}"
         )
 
 
 def shown(value):
-    """How a message shows a number or a list of numbers, in a few digits."""
-    if isinstance(value, (list, tuple)):
-        return "(" + ", ".join(map(shown, value)) + ")"
+    """A short `repr`; Python refuses that of integers of 4,300 digits."""
+    try:
+        text = _shown(value)
+    except Exception:
+        return f"a {type(value).__name__}"
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _shown(value):
+    if isinstance(value, list):
+        return f"[{', '.join(map(_shown, value))}]"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_shown, value))})"
     if isinstance(value, int) and abs(value) >= 2**63:
         return f"{'-' * (value < 0)}2**{value.bit_length() - 1} or beyond"
     return repr(value)

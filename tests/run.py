@@ -50,6 +50,7 @@ QUICK_PARTS = {
 # What neither calls Keras nor asks for its backend runs on the fastest only.
 WITHOUT_KERAS = (
     "data/test_chat.py",
+    "data/test_chat_templates.py",
     "evaluation/test_bootstrap.py",
     "evaluation/test_effective_n.py",
     "docs/test_repository.py",

@@ -2,9 +2,8 @@
 
 import keras
 
-from keras_bond.arguments import is_count
+from keras_bond.arguments import check_count
 from keras_bond.arguments import is_number
-from keras_bond.arguments import shown
 from keras_bond.callbacks.checks import as_list
 from keras_bond.callbacks.interface import check_trainer
 
@@ -94,11 +93,7 @@ class AnchorRefresh(AnchorRule):
     """
 
     def __init__(self, every):
-        if not is_count(every, 1) or every >= 2**31:
-            raise ValueError(
-                "`every` must be a positive number of optimizer updates, below "
-                f"2**31. Received: every={shown(every)}"
-            )
+        check_count("every", every, 1, bits=31)
         super().__init__(update_rate=1.0, every=every)
 
 

@@ -157,7 +157,6 @@ class JinjaTemplate:
         tokens: dict of str, such as `bos_token`.
 
     Attributes:
-        markers: list of str. What looks like a token in what it writes.
         end_of_turn: str. The marker that ends a turn of the model, or "".
         strips: bool. Whether it removes spaces around a content.
 
@@ -181,7 +180,6 @@ class JinjaTemplate:
         spaced = f" {PROBE} "
         text = self._render([_turn("user", "?"), _turn("assistant", spaced)])
         found = MARKER.match(text.partition(PROBE)[2].strip())
-        self.markers = sorted(set(MARKER.findall(text)))
         self.end_of_turn = found.group() if found else ""
         self.strips = spaced not in text
 
@@ -228,7 +226,6 @@ class FunctionTemplate:
         function: `function(turns)` that returns a str.
     """
 
-    markers = ()
     end_of_turn = ""
     strips = False
 
@@ -287,6 +284,21 @@ def check_jinja():
             '[chat]"`. Or pass `chat_template=` a function. Received: jinja2 '
             "not installed"
         )
+
+
+def written_markers(text, turns):
+    """What looks like a token in a text and is not of its turns' contents.
+
+    Args:
+        text: str. A conversation as a template writes it.
+        turns: list of dicts, the conversation.
+
+    Returns:
+        list of str.
+    """
+    said = "\n".join(str(turn.get("content")) for turn in turns)
+    found = sorted(set(MARKER.findall(text)))
+    return [x for x in found if text.count(x) > said.count(x)]
 
 
 def _turn(role, content):

@@ -21,6 +21,19 @@ UNREAD = (
     "input_features",
 )
 
+# What stands for an image, a video or a sound in the prompts of some model.
+PLACEHOLDERS = (
+    "<start_of_image>",
+    "<start_of_audio>",
+    "<image_soft_token>",
+    "<audio_soft_token>",
+    "<|image|>",
+    "<|video|>",
+    "<|audio|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageFormat:
@@ -90,15 +103,11 @@ class ImageReader:
         """int. Most images of a prompt."""
         return self.preprocessor.max_images_per_prompt
 
-    def expand(self, prompts, origin=MEMORY):
+    def expand(self, prompts):
         """Writes image tokens in the place of each placeholder.
 
         Args:
             prompts: list of str.
-            origin: the `Origin` of the prompts.
-
-        Raises:
-            ValueError: if a prompt has a placeholder of a video or of audio.
         """
         preprocessor = self.preprocessor
         expanded = self.image_format.expanded.format(
@@ -106,18 +115,7 @@ class ImageReader:
             tokens=preprocessor.image_placeholder * self.tokens_per_image,
             end=preprocessor.end_of_image_token,
         )
-        for i, prompt in enumerate(prompts):
-            self._check_only_images(prompt, origin.name(i))
         return [text.replace(self.placeholder, expanded) for text in prompts]
-
-    def _check_only_images(self, prompt, name):
-        for kind in ("video", "audio"):
-            token = getattr(self.preprocessor, f"{kind}_placeholder", None)
-            if token is not None and token in prompt:
-                raise ValueError(
-                    f"Prompts must consist of text and images, without {kind}: "
-                    f"remove `{token}`. Received: {prompt[:80]!r} as {name}"
-                )
 
     def check_tokens(self, token_ids, num_images, name):
         """Raises an error if a prompt does not have the tokens of its images.
@@ -172,10 +170,14 @@ class ImageReader:
         """
         self._check_sizes()
         is_scaled = self.preprocessor.image_converter.scale is not None
-        return [
+        images = [
             [_image(x, is_scaled, origin.name(i)) for x in _listed(entry)]
             for i, entry in enumerate(column)
         ]
+        for i, pictures in enumerate(images):
+            for picture in pictures:
+                self._check_ratio(picture, origin.name(i))
+        return images
 
     def to_arrays(self, token_ids, images):
         """Returns the inputs of the network for the images of a batch.
@@ -205,6 +207,23 @@ class ImageReader:
             for name in self._blank
         }
         return {**pixels, "vision_indices": indices}
+
+    def _check_ratio(self, image, name):
+        """Raises an error if an image is too thin for its number of tokens.
+
+        KerasHub's converter of Gemma 4 gives an image tokens of its own shape,
+        at least one in height and in width.
+        """
+        if not hasattr(self.preprocessor.image_converter, "max_soft_tokens"):
+            return
+        short, long = sorted(image.shape[:2])
+        if long > self.tokens_per_image * short:
+            raise ValueError(
+                "The long side of an image must be at most "
+                f"{self.tokens_per_image} times its short one, or it does not "
+                "fit into that many tokens: cut it, or add a border. "
+                f"Received: an image of shape {image.shape} in {name}"
+            )
 
     def _check_sizes(self):
         """Raises an error if preprocessor and encoder do not fit together."""
@@ -277,6 +296,30 @@ def check_columns(names, reader):
             )
 
 
+def check_placeholders(prompts, reader, origin=MEMORY):
+    """Raises an error for a placeholder that a policy would read as text.
+
+    Args:
+        prompts: list of str.
+        reader: the `ImageReader` of the policy, or `None`.
+        origin: the `Origin` of the prompts.
+
+    Raises:
+        ValueError: naming the placeholder and the prompt.
+    """
+    own = None if reader is None else reader.placeholder
+    for i, prompt in enumerate(prompts):
+        for token in PLACEHOLDERS:
+            if token != own and token in prompt:
+                reads = f"text and `{own}`" if own else "text"
+                raise ValueError(
+                    f"This policy reads {reads}, and not `{token}`: remove it, "
+                    "load a preset that takes images with its preprocessor, or "
+                    f"pass token ids. Received: {prompt[:80]!r} as "
+                    f"{origin.name(i)}"
+                )
+
+
 def _way_out(name, reader):
     if name == IMAGES:
         return (
@@ -290,8 +333,8 @@ def _way_out(name, reader):
 
 def _listed(entry):
     """The images of one prompt as a list."""
-    entry = entry.numpy() if hasattr(entry, "numpy") else entry
-    if entry is None or (hasattr(entry, "__len__") and len(entry) == 0):
+    entry = _plain(entry)
+    if entry is None or (_num_axes(entry) in (1, 4) and len(entry) == 0):
         return []
     if isinstance(entry, (list, tuple)):
         # Three nested lists of numbers are one image.
@@ -299,6 +342,14 @@ def _listed(entry):
     else:
         is_one = _num_axes(entry) != 4
     return [entry] if is_one else list(entry)
+
+
+def _plain(value):
+    """An array of NumPy or lists, of what a column may hold instead."""
+    value = value.numpy() if hasattr(value, "numpy") else value
+    if isinstance(value, np.ndarray) and value.dtype.kind == "O":
+        return _plain(value.tolist())
+    return value
 
 
 def _num_axes(value):
@@ -314,7 +365,7 @@ def _image(value, is_scaled, name):
         TypeError: if it is not numbers.
         ValueError: if its shape or its values are not those of an image.
     """
-    value = value.numpy() if hasattr(value, "numpy") else value
+    value = _plain(value)
     try:
         array = np.asarray(value).view()
     except ValueError:
@@ -325,7 +376,12 @@ def _image(value, is_scaled, name):
             "`np.asarray(PIL.Image.open(path).convert('RGB'))`. Received: "
             f"{str(value)[:80]!r} of type {type(value).__name__} in {name}"
         )
-    if array.ndim != 3 or array.shape[-1] != 3 or array.size == 0:
+    if array.ndim > 0 and array.size == 0:
+        raise ValueError(
+            "Images must have at least one pixel. "
+            f"Received: an image of shape {array.shape} in {name}"
+        )
+    if array.ndim != 3 or array.shape[-1] != 3:
         raise ValueError(
             "Images must be of shape (height, width, 3), with the colors last: "
             'convert grayscale and transparent ones of PIL by .convert("RGB"). '

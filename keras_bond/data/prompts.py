@@ -119,8 +119,9 @@ class PromptEncoder:
         )
 
     def _encode(self, prompts, origin):
+        images.check_placeholders(prompts, self.image_reader, origin)
         if self.image_reader is not None:
-            prompts = self.image_reader.expand(prompts, origin)
+            prompts = self.image_reader.expand(prompts)
         return self.tokenizer.encode(prompts, origin)
 
     def _fit(self, ids, num_images, name):

@@ -11,13 +11,19 @@ from keras_bond.data import chat_templates
 from keras_bond.data.origin import MEMORY
 from keras_bond.turns import check_chat
 
+# Markers of all formats that are known.
+KNOWN = {m for f in chat_formats.FORMATS for m in f.markers}
+
 
 @functools.lru_cache(maxsize=16)
 def same_tokens(tokenizer, other):
     """Whether two tokenizers give the same ids the same meaning."""
+    # That of a Hugging Face folder may be of a subclass.
+    is_one_kind = isinstance(tokenizer, type(other)) or isinstance(
+        other, type(tokenizer)
+    )
     return tokenizer is other or (
-        type(tokenizer) is type(other)
-        and tokenizer.get_vocabulary() == other.get_vocabulary()
+        is_one_kind and tokenizer.get_vocabulary() == other.get_vocabulary()
     )
 
 
@@ -49,6 +55,7 @@ class TextTokenizer:
             self.tokenizer, chat_template
         )
         self._backbone = backbone
+        self._whole_markers = set()
         adds_start = getattr(preprocessor, "add_start_token", True)
         if not adds_start and self.start:
             warnings.warn(
@@ -130,9 +137,15 @@ class TextTokenizer:
             for ids in token_ids
         ]
 
-    def decode(self, token_ids):
-        """Turns lists of token ids into strings without special tokens."""
-        special, size = self.special_token_ids(), math.inf
+    def decode(self, token_ids, special=None):
+        """Turns lists of token ids into strings without special tokens.
+
+        Args:
+            token_ids: lists of int.
+            special: the ids to leave out. Defaults to `special_token_ids`.
+        """
+        special = set(self.special_token_ids() if special is None else special)
+        size = math.inf
         if hasattr(self.tokenizer, "proto"):
             # An embedding padded to a round size has ids without a token, and
             # unlike other tokenizers SentencePiece does not skip them.
@@ -209,31 +222,30 @@ class TextTokenizer:
             )
         text = self.chat.render(turns)
         rest = text.removeprefix(self.start_text)
-        split = [marker for marker in self._split_markers if marker in rest]
-        if split:
+        for marker in chat_templates.written_markers(rest, turns):
+            if marker not in self._whole_markers:
+                self._check_marker(marker)
+                self._whole_markers.add(marker)
+        return text
+
+    def _check_marker(self, marker):
+        """Raises an error if the tokenizer reads a marker in pieces.
+
+        One that the vocabulary lacks is plain text, as Llama 2's `[INST]`,
+        unless it is of a format that is known.
+        """
+        is_whole = marker not in KNOWN
+        if marker in self.tokenizer.get_vocabulary():
+            (read,) = self.encode_bare([marker])
+            is_whole = self._id_of(marker) in read
+        if not is_whole:
             raise ValueError(
                 "Every marker of a chat format must be read as one token: "
                 "pass prompts as token ids, a template without the marker, or "
                 "`unsplittable_tokens=` to a byte-pair tokenizer. "
-                f"Received: marker {split[0]!r}, which a "
+                f"Received: marker {marker!r}, which a "
                 f"{type(self.tokenizer).__name__} reads in pieces"
             )
-        return text
-
-    @functools.cached_property
-    def _split_markers(self):
-        """Markers of the chat format that the tokenizer reads in pieces.
-
-        Others that the vocabulary lacks are plain text, as Llama 2's `[INST]`.
-        """
-        vocabulary = self.tokenizer.get_vocabulary()
-        markers = [m for m in self.chat.markers if m in vocabulary]
-        read = self.encode_bare(markers)
-        known = {m for f in chat_formats.FORMATS for m in f.markers}
-        return [
-            *(m for m, ids in zip(markers, read) if self._id_of(m) not in ids),
-            *sorted(known.intersection(self.chat.markers) - set(vocabulary)),
-        ]
 
     def stop_token_ids(self):
         """The ids that end a completion, as in `CausalLM.generate`.

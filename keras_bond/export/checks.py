@@ -226,13 +226,20 @@ def resolve_dtype(dtype, policy):
     return dtype
 
 
-def resolve_stops(stop_token_ids, tokenizer):
-    """Returns the tokens that end a completion, by default the tokenizer's.
+def resolve_stops(stop_token_ids, tokenizer, default):
+    """Returns the tokens that end a completion.
+
+    Args:
+        stop_token_ids: `"auto"` for the default, or sequence of int.
+        tokenizer: a `TextTokenizer`.
+        default: tuple of int.
 
     Raises:
         TypeError: if they are not a list.
         ValueError: if there are none, or one is not in the vocabulary.
     """
+    if isinstance(stop_token_ids, str) and stop_token_ids == "auto":
+        stop_token_ids = default
     size = tokenizer.tokenizer.vocabulary_size()
     stops = standardize.stop_token_ids_of(stop_token_ids, tokenizer, size)
     if not stops:

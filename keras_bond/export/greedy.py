@@ -16,7 +16,9 @@ def record_completions(policy, job):
         job["max_new_tokens"],
         job["stop_token_ids"],
     )
-    texts = TextTokenizer(policy.preprocessor).decode(completions)
+    texts = TextTokenizer(policy.preprocessor).decode(
+        completions, job["special_token_ids"]
+    )
     for example, ids, text in zip(job["examples"], completions, texts):
         example["completion_ids"] = ids
         example["completion"] = text

@@ -81,10 +81,11 @@ def save_safetensors(policy, path):
     copies = (None, None) if has_adapters else (None,)
     checks.check_disk(policy.variables, path, *copies)
     round_trip.check(policy)
+    tokenizer = getattr(policy.preprocessor, "tokenizer", None)
     with temporary_folder(path) as folder, atomic_folder(path) as finished:
         if has_adapters:
             policy = _merged(policy, folder)
-        with _without_folder_tokenizer(policy) as tokenizer:
+        with _without_folder_tokenizer(policy):
             policy.export_to_transformers(finished)
         write.finish(finished, policy.backbone, tokenizer)
 
@@ -106,18 +107,15 @@ def _merged(policy, folder):
 
 @contextlib.contextmanager
 def _without_folder_tokenizer(policy):
-    """Yields the tokenizer of a Hugging Face folder, or `None`.
+    """Returns a context in which the policy has no `FolderTokenizer`.
 
-    KerasHub writes only its own classes, so the policy has no preprocessor in
-    this context.
+    KerasHub writes only its own classes, so such a policy has no preprocessor
+    in this context.
     """
     preprocessor = policy.preprocessor
-    tokenizer = getattr(preprocessor, "tokenizer", None)
-    if not hasattr(tokenizer, "spec"):
-        yield None
-        return
-    policy.preprocessor = None
+    if hasattr(getattr(preprocessor, "tokenizer", None), "spec"):
+        policy.preprocessor = None
     try:
-        yield tokenizer
+        yield
     finally:
         policy.preprocessor = preprocessor

@@ -6,7 +6,6 @@ import os
 import keras
 
 from keras_bond.arguments import check_count
-from keras_bond.data.tokenizer import TextTokenizer
 from keras_bond.export import checks
 from keras_bond.export import processes
 from keras_bond.export.greedy import record_completions
@@ -14,6 +13,7 @@ from keras_bond.files import move_folder
 from keras_bond.files import temporary_folder
 from keras_bond.rollouts import supported
 from keras_bond.training import round_trip
+from keras_bond.training import standardize
 from keras_bond.version import __version__
 
 PROMPTS = ("", "Hello", "Why is the sky blue?")
@@ -74,8 +74,9 @@ def export_saved_model(
         prompt_template: str. Text that contains `{prompt}`, which is replaced
             by the prompt. Defaults to the prompt only.
         stop_token_ids: `"auto"` or sequence of int. Tokens that end a
-            completion. Defaults to the end token, and Gemma's end-of-turn
-            token if the vocabulary has it.
+            completion. Defaults to those of the last trainer of this policy
+            in this process; without one, to the end tokens of the tokenizer
+            and that of a turn in its chat format.
         best_of_n: int. Completions per prompt in `sample`.
         reward: `keras.Model` that maps `{"token_ids", "padding_mask"}` to one
             score per row, on every backend. It becomes part of the served
@@ -121,7 +122,7 @@ def export_saved_model(
     if best_of_n is not None:
         check_count("best_of_n", best_of_n, 2)
     checks.check_template(prompt_template)
-    tokenizer = TextTokenizer(policy.preprocessor)
+    tokenizer, stops = standardize.text_of(policy)
     job = {
         "name": os.path.basename(path),
         "serves_text": checks.serves_text(policy, best_of_n),
@@ -134,7 +135,9 @@ def export_saved_model(
         "start_token_ids": tokenizer.start,
         "start_text": tokenizer.start_text,
         "start_repeats": tokenizer.start_repeats,
-        "stop_token_ids": checks.resolve_stops(stop_token_ids, tokenizer),
+        "stop_token_ids": checks.resolve_stops(
+            stop_token_ids, tokenizer, stops
+        ),
         "special_token_ids": sorted(tokenizer.special_token_ids()),
         "best_of_n": best_of_n,
         "reward_modules": checks.reward_modules(reward, best_of_n),

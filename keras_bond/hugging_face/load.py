@@ -5,15 +5,16 @@ import json
 import math
 import os
 import pathlib
-import struct
 import tempfile
 
+import keras
+
+from keras_bond.arguments import is_count
 from keras_bond.data import chat_templates
+from keras_bond.hugging_face import files
 from keras_bond.hugging_face import settings
 from keras_bond.rollouts import supported
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 # Texts that two tokenizers must agree about.
 TEXTS = (
     "Hello world, it's 2026: 1234567 + 89 = ?",
@@ -21,8 +22,14 @@ TEXTS = (
     "Ünïcödé ﬁ e\u0301 日本語 한국어 العربية 👩‍💻 …",
     "I'M SHOUTING; we'll see_this CamelCase x+=1; // #$%^&*()",
 )
-# Buffers that old versions of Transformers stored with the weights.
-BUFFERS = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
+# What KerasHub reads by SentencePiece, and only so.
+SENTENCE_PIECE = ("gemma", "gemma2", "gemma3", "gemma3_text")
+# What it reads by SentencePiece or byte pairs.
+EITHER = ("mistral", "mixtral")
+WHOLE = (
+    "`folder` must have the settings and weights that KerasHub's converter "
+    "reads, whole and of the shapes in config.json"
+)
 
 
 def load_hugging_face(folder, *, dtype=None):
@@ -33,7 +40,8 @@ def load_hugging_face(folder, *, dtype=None):
     rotary embeddings, sliding windows, how the tokenizer splits text, and which
     tokens start and end it. This function uses the same conversion of weights,
     gives the model what was dropped, and refuses a folder for which KerasHub
-    has no equal model. Its byte-pair tokenizer is that of `tokenizer.json`.
+    has no equal model. Its byte-pair tokenizer is that of `tokenizer.json`. The
+    chat template of the folder is that of the tokenizer.
 
     The model can be trained, saved and exported like a preset of KerasHub.
 
@@ -42,15 +50,18 @@ def load_hugging_face(folder, *, dtype=None):
             `*.safetensors`, and `tokenizer.json` or `tokenizer.model`, of a
             Llama 3 (or SmolLM2), Mistral, Mixtral, Qwen 2 or 3, Gemma 1 to 3 or
             GPT-2 model.
-        dtype: str or `keras.DTypePolicy`. Defaults to that of Keras.
+        dtype: str, such as `"bfloat16"` or `"mixed_bfloat16"`, or
+            `keras.DTypePolicy`. Defaults to that of Keras.
 
     Returns:
         `keras_hub.models.CausalLM` with a preprocessor.
 
     Raises:
+        TypeError: if `folder` is not a path.
         FileNotFoundError: if `folder`, or a file that is needed, is missing.
-        ValueError: if KerasHub's model would not compute what the folder says,
-            naming the settings, weights or tokens that differ.
+        ValueError: if a file cannot be read, if `dtype` is not known, or if
+            KerasHub's model would not compute what the folder says, naming the
+            settings, weights or tokens that differ.
 
     Example:
 
@@ -62,29 +73,27 @@ def load_hugging_face(folder, *, dtype=None):
     """
     import keras_hub
 
+    _check_dtype(dtype)
+    config = files.read_config(folder)
     folder = pathlib.Path(folder)
-    config = _config(folder)
-    with _naming(folder, (AttributeError, LookupError, TypeError)):
+    raw = (AttributeError, LookupError, TypeError)
+    with files.naming(folder / files.CONFIG, WHOLE, raw):
         config = settings.completed(config)
     settings.check_known(config)
-    weights = read_weights(folder)
+    weights = files.read_weights(folder)
     _check_precision(weights, config)
+    tokenizer = load_tokenizer(folder)
     with _as_converters_read_it(folder, config) as readable:
-        with _naming(folder):
+        with files.naming(folder, WHOLE):
             backbone = keras_hub.models.Backbone.from_preset(
                 readable, dtype=dtype, **settings.repairs(config)
             )
         settings.check_same(config, backbone)
         check_all_loaded(weights, config, backbone)
-        tokenizer = load_tokenizer(folder)
-        preprocessor = keras_hub.models.CausalLMPreprocessor.from_preset(
-            readable,
-            **({} if tokenizer is None else {"tokenizer": tokenizer}),
-        )
-        _check_vocabulary(preprocessor.tokenizer, folder, backbone)
-        if tokenizer is None:
-            preprocessor.tokenizer.chat_template = (
-                chat_templates.read_chat_template(folder)
+        supported.check_vocabulary(tokenizer, backbone)
+        with files.naming(folder, WHOLE):
+            preprocessor = keras_hub.models.CausalLMPreprocessor.from_preset(
+                readable, tokenizer=tokenizer
             )
         return keras_hub.models.CausalLM.from_preset(
             readable, backbone=backbone, preprocessor=preprocessor
@@ -92,90 +101,76 @@ def load_hugging_face(folder, *, dtype=None):
 
 
 def load_tokenizer(folder):
-    """Returns the byte-pair tokenizer of a folder, `None` if it has no such.
+    """Returns the tokenizer of a folder, with its chat template.
 
     Args:
-        folder: str or path. Folder with `tokenizer.json` and
-            `tokenizer_config.json`.
+        folder: str or path. Folder with `config.json`, and `tokenizer.model`
+            or `tokenizer.json` and `tokenizer_config.json`.
+
+    Raises:
+        FileNotFoundError, ValueError: if a file is missing or cannot be read.
     """
-    folder = pathlib.Path(folder)
-    family = read_json(folder / "config.json").get("model_type", "")
-    # KerasHub's preprocessor of Gemma wants SentencePiece.
-    if (folder / "tokenizer.model").exists() or family.startswith("gemma"):
-        return None
-    spec = read_json(folder / "tokenizer.json")
-    if spec["model"].get("byte_fallback"):
-        return None
+    config, folder = files.read_config(folder), pathlib.Path(folder)
+    family = config.get("model_type", "")
+    is_there = (folder / files.SENTENCE_PIECE).exists()
+    if family in SENTENCE_PIECE or (family in EITHER and is_there):
+        return _sentence_piece_tokenizer(folder, config)
+    return _byte_pair_tokenizer(folder)
+
+
+def _sentence_piece_tokenizer(folder, config):
+    path = folder / files.SENTENCE_PIECE
+    if not path.exists():
+        raise FileNotFoundError(
+            f"`folder` must have a file {path.name}, because KerasHub reads "
+            f"the texts of a {config['model_type']} by SentencePiece: copy it "
+            "from the folder of the model that this one was trained from. "
+            f"Received: {str(folder)!r}, without {path.name}"
+        )
+    template = chat_templates.read_chat_template(folder)
+    # KerasHub takes seconds to import.
+    from keras_bond.hugging_face import sentence_piece
+
+    with files.naming(path, f"{path.name} must be a SentencePiece model"):
+        tokenizer = sentence_piece.load(folder, template)
+    _check_ids(tokenizer, folder)
+    return tokenizer
+
+
+def _byte_pair_tokenizer(folder):
+    spec = files.read_byte_pairs(folder)
+    tokens = files.read_json(folder / files.TOKENS)
     # KerasHub takes seconds to import.
     from keras_bond.hugging_face import byte_pair
 
-    tokens = read_json(folder / "tokenizer_config.json")
     return byte_pair.FolderTokenizer(
         spec,
         start_token=_start_token(spec, tokens),
         end_tokens=_end_tokens(folder, spec, tokens),
-        pad_token_id=_ids(spec).get(_content(tokens.get("pad_token")), 0),
+        pad_token_id=_ids(spec).get(_token(tokens, "pad_token"), 0),
         chat_template=chat_templates.read_chat_template(folder),
-        bos_token=_content(tokens.get("bos_token")),
+        bos_token=_token(tokens, "bos_token"),
     )
 
 
-def _config(folder):
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            "`folder` must be a local folder of Hugging Face Transformers: "
-            "download a model with `huggingface_hub.snapshot_download`. "
-            f"Received: folder={str(folder)!r}"
-        )
-    config = read_json(folder / "config.json")
-    if "registered_name" in config:
-        raise ValueError(
-            "`folder` must be of Hugging Face Transformers: load a preset of "
-            "KerasHub with `keras_hub.models.CausalLM.from_preset(folder)`. "
-            f"Received: folder={str(folder)!r}, with a preset"
-        )
-    return config
+def _check_dtype(dtype):
+    """Raises an error if a dtype is not one of float weights.
 
-
-def read_json(path):
-    """The content of a file of JSON."""
+    Raises:
+        ValueError: saying which names are right.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"`folder` must have a file {path.name}, as "
-            "`model.save_pretrained(folder)` and "
-            "`tokenizer.save_pretrained(folder)` of a fast tokenizer write it. "
-            f"Received: {str(path)!r}, which does not exist"
-        ) from error
-    except ValueError as error:
+        policy = keras.dtype_policies.get(dtype)
+    except (TypeError, ValueError):
+        policy = None
+    is_float = "float" in str(getattr(policy, "compute_dtype", None))
+    if not is_float or getattr(policy, "quantization_mode", None):
         raise ValueError(
-            f"{path.name} must be JSON in UTF-8. Received: {str(path)!r}, "
-            f"{error}"
-        ) from error
-
-
-def read_weights(folder):
-    """Maps the names of the weights in a folder to dtype and shape."""
-    if (folder / INDEX).exists():
-        names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
-    else:
-        names = [WEIGHTS]
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise FileNotFoundError(
-            "`folder` must have all of its weights as safetensors, as "
-            "`model.save_pretrained(folder)` writes them. "
-            f"Received: {str(folder)!r}, without {missing}"
+            '`dtype` must be "float32", "bfloat16", "float16", '
+            '"mixed_bfloat16", "mixed_float16" or a `keras.DTypePolicy` of '
+            "float weights, or `None` for that of Keras. "
+            f"Received: dtype={dtype!r}"
         )
-    found = {}
-    for name in names:
-        with _naming(folder / name), open(folder / name, "rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        found |= header
-    return {k: v for k, v in found.items() if not k.endswith(BUFFERS)}
 
 
 @contextlib.contextmanager
@@ -188,19 +183,6 @@ def _as_converters_read_it(folder, config):
         with open(os.path.join(readable, "config.json"), "w") as file:
             json.dump(config, file)
         yield readable
-
-
-@contextlib.contextmanager
-def _naming(path, errors=Exception):
-    """Returns a context whose errors name a folder or file."""
-    try:
-        yield
-    except errors as error:
-        raise ValueError(
-            "`folder` must have the settings and weights that KerasHub's "
-            "converter reads, whole and of the shapes in config.json. "
-            f"Received: {str(path)!r}, {type(error).__name__}: {error}"
-        ) from error
 
 
 def _check_precision(weights, config):
@@ -240,19 +222,19 @@ def check_all_loaded(weights, config, backbone):
         )
 
 
-def _check_vocabulary(tokenizer, folder, backbone):
-    """Raises an error if a tokenizer does not fit its model or folder.
+def _check_ids(tokenizer, folder):
+    """Raises an error if a tokenizer does not fit to `tokenizer.json`.
 
     Raises:
-        ValueError: if it has ids that the embedding lacks, or other ids for a
-            text than `tokenizer.json`.
+        ValueError: if it has other ids for a text.
     """
-    supported.check_vocabulary(tokenizer, backbone)
-    if not (folder / "tokenizer.json").exists():
+    path = folder / files.TOKENIZER
+    if not path.exists():
         return
     import tokenizers
 
-    reference = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    with files.naming(path, files.WRONG_TOKENIZER):
+        reference = tokenizers.Tokenizer.from_file(str(path))
     for text in TEXTS:
         expected = reference.encode(text, add_special_tokens=False).ids
         found = [int(i) for i in tokenizer(text)]
@@ -269,7 +251,7 @@ def _start_token(spec, tokens):
     """The token that Transformers puts before a text, `None` for none."""
     adds = tokens.get("add_bos_token")
     if adds is not None:
-        return _content(tokens.get("bos_token")) if adds else None
+        return _token(tokens, "bos_token") if adds else None
     processor = spec.get("post_processor") or {}
     steps = processor.get("processors", [processor])
     for step in steps:
@@ -282,13 +264,13 @@ def _start_token(spec, tokens):
 
 def _end_tokens(folder, spec, tokens):
     """The tokens that end a text, the tokenizer's first."""
-    found = [_content(tokens.get("eos_token"))]
+    found = [_token(tokens, "eos_token")]
     names = {i: token for token, i in _ids(spec).items()}
-    for file in ("generation_config.json", "config.json"):
+    for file in ("generation_config.json", files.CONFIG):
         if (folder / file).exists():
-            ids = read_json(folder / file).get("eos_token_id")
+            ids = files.read_json(folder / file).get("eos_token_id")
             ids = ids if isinstance(ids, list) else [ids]
-            found += [names.get(i) for i in ids]
+            found += [names.get(i) for i in ids if is_count(i, 0)]
     found = list(dict.fromkeys(token for token in found if token))
     if not found:
         raise ValueError(
@@ -305,6 +287,13 @@ def _ids(spec):
     return {**spec["model"]["vocab"], **added}
 
 
-def _content(token):
+def _token(tokens, name):
     """A token of `tokenizer_config.json`: a str, or a dict with settings."""
-    return token["content"] if isinstance(token, dict) else token
+    token = tokens.get(name)
+    token = token.get("content") if isinstance(token, dict) else token
+    if token is not None and not isinstance(token, str):
+        raise ValueError(
+            f"`{name}` in {files.TOKENS} must be a string, or an object with a "
+            f"string as its `content`. Received: {name}={tokens[name]!r}"
+        )
+    return token

@@ -277,6 +277,8 @@ def completed(config):
             "quantized from. Received: quantization_config="
             f"{config['quantization_config']}"
         )
+    # KerasHub asks for the first one.
+    config = {**config, "architectures": config.get("architectures") or [""]}
     if "text_config" in config:
         text = {**config["text_config"], "model_type": family}
         return {**config, "text_config": _completed_text(text)}

@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+from keras_bond.hugging_face import files
 from keras_bond.hugging_face import load
 from keras_bond.hugging_face import settings
 
@@ -23,16 +24,20 @@ def finish(folder, backbone, tokenizer):
     Args:
         folder: str.
         backbone: the `keras_hub.models.Backbone` in it.
-        tokenizer: a `FolderTokenizer`, which KerasHub does not write, or
-            `None` if it wrote its own.
+        tokenizer: that of the policy, or `None`. KerasHub writes neither a
+            `FolderTokenizer` nor the chat template of any other.
 
     Raises:
         ValueError: if Transformers would compute something else.
     """
     folder = pathlib.Path(folder)
-    config = load.read_json(folder / "config.json")
-    if tokenizer is not None:
+    config = files.read_config(folder)
+    if hasattr(tokenizer, "spec"):
         config |= _write_tokenizer(folder, tokenizer)
+    elif isinstance(getattr(tokenizer, "chat_template", None), str):
+        tokens = files.read_json(folder / files.TOKENS)
+        tokens["chat_template"] = tokenizer.chat_template
+        _write(folder / files.TOKENS, tokens)
     if config["model_type"] in CLASSES:
         config["architectures"] = [CLASSES[config["model_type"]]]
         if "hidden_size" in config:
@@ -42,7 +47,7 @@ def finish(folder, backbone, tokenizer):
         complete = settings.completed(config)
         settings.check_known(complete)
         settings.check_same(complete, backbone)
-        load.check_all_loaded(load.read_weights(folder), complete, backbone)
+        load.check_all_loaded(files.read_weights(folder), complete, backbone)
 
 
 def _write_tokenizer(folder, tokenizer):

@@ -13,11 +13,11 @@ import warnings
 import keras
 import numpy as np
 
+from keras_bond.arguments import shown
 from keras_bond.rewards import threads
 from keras_bond.rewards.reward import Wrapper
 from keras_bond.rewards.scores import RewardTypeError
 from keras_bond.rewards.scores import RewardValueError
-from keras_bond.rewards.scores import show
 from keras_bond.rewards.scores import to_python
 from keras_bond.rewards.store import ScoreStore
 from keras_bond.rewards.text import is_missing
@@ -329,6 +329,6 @@ def canonical_text(value):
             "The columns of a `Cached` reward must hold values that can be "
             "compared in another run, such as strings, numbers, lists and "
             "dicts: leave out other columns. "
-            f"Received: {show(value)} of type {type(value).__name__}"
+            f"Received: {shown(value)} of type {type(value).__name__}"
         )
     return text

@@ -13,6 +13,8 @@ import numbers
 import keras
 import numpy as np
 
+from keras_bond.arguments import shown
+
 # Rewards are compared in float64, but the logged means are float32: sums of
 # many rewards must stay below its largest number, 3.4e38.
 LARGEST = 1e30
@@ -142,7 +144,7 @@ def _as_list(values, name):
         problem = f", {type(error).__name__}: {error}"
     raise RewardTypeError(
         f"The reward `{name}` must return a list or an array with one number "
-        f"for each completion. Received: {show(values)} of type "
+        f"for each completion. Received: {shown(values)} of type "
         f"{type(values).__name__}{problem}"
     )
 
@@ -158,7 +160,7 @@ def _as_score(value, name, i):
         raise RewardTypeError(
             f"The reward `{name}` must return numbers, or None for a "
             "completion that it cannot score. "
-            f"Received: {show(value)} of type {type(value).__name__} for "
+            f"Received: {shown(value)} of type {type(value).__name__} for "
             f"completion {i}"
         ) from error
     _check_finite(score, name, i, value)
@@ -174,17 +176,8 @@ def _check_finite(score, name, i, value=None):
             f"{LARGEST:g} in absolute value, because logged means are float32: "
             "scale it down, or lower its `reward_weights`; return None for a "
             "completion that it cannot score. "
-            f"Received: {show(value)} for completion {i}"
+            f"Received: {shown(value)} for completion {i}"
         )
-
-
-def show(value):
-    """A short `repr`; Python refuses that of integers of 4,300 digits."""
-    try:
-        text = repr(value)
-    except Exception:
-        return f"a {type(value).__name__}"
-    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def for_device(rewards):

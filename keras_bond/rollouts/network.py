@@ -49,9 +49,12 @@ PROBES = (8, 16)
 MOST_LOGITS = 2**24
 
 
-def is_a(policy, class_name):
-    """Whether a policy is of a class of KerasHub, which is not imported."""
-    return any(base.__name__ == class_name for base in type(policy).__mro__)
+def is_a(layer, *names):
+    """Whether a layer is of a class of KerasHub, which is not imported."""
+    return any(
+        base.__name__ in names and base.__module__.startswith("keras_hub.")
+        for base in type(layer).__mro__
+    )
 
 
 def language_model(backbone):

@@ -217,6 +217,20 @@ def _moves(optimizer, dtype):
     return not bool(ops.all(ops.equal(variable, ops.ones((4,), dtype))))
 
 
+def check_compiled(model):
+    """Raises an error if `compile` was not called.
+
+    Raises:
+        ValueError: saying how to call it.
+    """
+    if not model.compiled:
+        raise ValueError(
+            "`compile` must be called before `fit` and `evaluate`: "
+            "`model.compile(keras.optimizers.Adam(3e-6))`. Received: a "
+            f"{type(model).__name__} without an optimizer"
+        )
+
+
 def warn_high_learning_rate(
     optimizer, usual=f"the paper's {PAPER_LEARNING_RATE:g}", what="the policy"
 ):

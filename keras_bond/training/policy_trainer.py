@@ -12,10 +12,8 @@ from keras_bond.arguments import check_count
 from keras_bond.callbacks.checks import as_list
 from keras_bond.callbacks.interface import TrainerInterface
 from keras_bond.callbacks.progress_bar import with_progress_bar
-from keras_bond.data import chat_templates
 from keras_bond.data import images
 from keras_bond.data import prompts
-from keras_bond.data.tokenizer import TextTokenizer
 from keras_bond.rollouts import network
 from keras_bond.training import checks
 from keras_bond.training import placement
@@ -101,19 +99,19 @@ class PolicyTrainer(
         self.built = True
 
     def _set_up_text(self, stop_token_ids, chat_template):
-        preprocessor = getattr(self.policy, "preprocessor", None)
-        self.chat_template = chat_templates.of_tokenizer(
-            getattr(preprocessor, "tokenizer", None), chat_template
+        self.tokenizer, self.chat_template = standardize.tokenizer_of(
+            getattr(self.policy, "preprocessor", None),
+            chat_template,
+            self.policy.backbone,
         )
-        self.tokenizer = preprocessor and TextTokenizer(
-            preprocessor, self.chat_template, self.policy.backbone
-        )
-        if self.tokenizer is not None:
-            self.tokenizer.check_template()
         size = network.vocabulary_size(self.policy.backbone)
         self.stop_token_ids = standardize.stop_token_ids_of(
             stop_token_ids, self.tokenizer, size
         )
+        if self.tokenizer is not None:
+            standardize.remember_text(
+                self.policy, self.tokenizer, self.stop_token_ids
+            )
         reader = images.reader_of(self.policy)
         self.encoder = prompts.PromptEncoder(
             self.tokenizer, self.prompt_buckets, size, self.truncate, reader
@@ -341,6 +339,7 @@ class PolicyTrainer(
                 required format. The weights are then those of the last
                 complete step.
         """
+        checks.check_compiled(self)
         self.check_ready()
         order_seed = self._order_seed if shuffle else None
         train = self._to_batches(
@@ -413,6 +412,7 @@ class PolicyTrainer(
         Returns:
             the logged values: a list or, with `return_dict=True`, a dict.
         """
+        checks.check_compiled(self)
         self.check_ready()
         test = self._to_batches(x, y, batch_size, steps=steps)
         self._check_endless(test, steps, "steps")

@@ -1,13 +1,11 @@
 """Reward model trained on preference pairs."""
 
-import functools
 import os
 
 import keras
 from keras import ops
 
 from keras_bond.arguments import check_count
-from keras_bond.data import chat_templates
 from keras_bond.data import lengths
 from keras_bond.data import preferences
 from keras_bond.data import sources
@@ -18,6 +16,7 @@ from keras_bond.rollouts import network
 from keras_bond.training import checks
 from keras_bond.training import round_trip
 from keras_bond.training import saving
+from keras_bond.training import standardize
 from keras_bond.training.whole_files import WholeFiles
 from keras_bond.turns import check_several
 
@@ -107,8 +106,8 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
         network.freeze_encoders(backbone)
         self.backbone = backbone
         self.preprocessor = preprocessor
-        self.chat_template = chat_templates.of_tokenizer(
-            getattr(preprocessor, "tokenizer", preprocessor), chat_template
+        self._tokenizer, self.chat_template = standardize.tokenizer_of(
+            preprocessor, chat_template, backbone
         )
         self.max_length = max_length
         self.truncate = truncate
@@ -235,6 +234,7 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
         Raises:
             TypeError, ValueError: if the pairs do not have this format.
         """
+        checks.check_compiled(self)
         x, y = self._standardize(x, y)
         if validation_data is not None and not isinstance(
             validation_data, tuple
@@ -263,6 +263,7 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
             x, y: as in `fit`.
             batch_size, kwargs: see `keras.Model.evaluate`.
         """
+        checks.check_compiled(self)
         x, y = self._standardize(x, y)
         return super().evaluate(x, y, batch_size=batch_size, **kwargs)
 
@@ -371,12 +372,6 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
         pairs = zip(samples.conversations[one], samples.prompts[one])
         return all(
             self._tokenizer.render(turns) == text for turns, text in pairs
-        )
-
-    @functools.cached_property
-    def _tokenizer(self):
-        return tokenizer_lib.TextTokenizer(
-            self.preprocessor, self.chat_template, self.backbone
         )
 
     def _encoder(self):

@@ -12,6 +12,8 @@ import weakref
 
 import keras
 
+from keras_bond.rollouts import network
+
 # Saving checks a model once, as a copy of its layers takes a second or more.
 _checked = weakref.WeakSet()
 
@@ -63,7 +65,7 @@ def check(model):
         with complete(part), keras.StatelessScope(initialize_variables=False):
             # Its variables have no values, and take no memory.
             copy = type(part).from_config(part.get_config())
-        if _is_a(part, "Backbone"):
+        if network.is_a(part, "Backbone"):
             lost = _difference(_shapes(part), _shapes(copy))
         else:
             lost = _difference(_tokens(part), _tokens(copy))
@@ -87,15 +89,10 @@ def _parts(model):
     for preprocessor in found:
         if isinstance(preprocessor, keras.Layer):
             layers += preprocessor._flatten_layers()
-    parts = {id(x): x for x in layers if _is_a(x, "Backbone", "Tokenizer")}
+    parts = {
+        id(x): x for x in layers if network.is_a(x, "Backbone", "Tokenizer")
+    }
     return list(parts.values())
-
-
-def _is_a(layer, *names):
-    return any(
-        cls.__name__ in names and cls.__module__.startswith("keras_hub.")
-        for cls in type(layer).__mro__
-    )
 
 
 def _missing(part):

@@ -2,13 +2,18 @@
 
 import math
 import random
+import weakref
 
 from keras_bond.arguments import check_count
 from keras_bond.arguments import check_list
 from keras_bond.arguments import is_count
+from keras_bond.data import chat_templates
+from keras_bond.data.tokenizer import TextTokenizer
 
 # "auto" keeps a reference up to this fraction of trainable parameters.
 FREE_REFERENCE_SHARE = 0.1
+# How the trainers of this process read text, by policy; see `text_of`.
+_texts = weakref.WeakKeyDictionary()
 
 
 def seed_of(seed):
@@ -64,6 +69,47 @@ def _stops_of(tokenizer, stop_token_ids):
             'Received: stop_token_ids="auto"'
         )
     return tokenizer.stop_token_ids()
+
+
+def tokenizer_of(preprocessor, chat_template, backbone):
+    """Returns the tokenizer of a model, and its chat template.
+
+    Args:
+        preprocessor: KerasHub preprocessor or tokenizer, or `None`.
+        chat_template: see `keras_bond.data.render_chat`.
+        backbone: KerasHub backbone.
+
+    Returns:
+        `(tokenizer, chat_template)`: a `TextTokenizer`, `None` without a
+        preprocessor; and `"auto"`, a template in Jinja, or a function.
+
+    Raises:
+        ImportError, TypeError, ValueError: if the chat template is wrong.
+    """
+    if preprocessor is None:
+        return None, chat_templates.standardize(chat_template)
+    tokenizer = TextTokenizer(preprocessor, chat_template, backbone)
+    tokenizer.check_template()
+    return tokenizer, tokenizer.chat_template
+
+
+def remember_text(policy, tokenizer, stop_token_ids):
+    """Remembers how a trainer reads text, for the export of its policy."""
+    _texts[policy] = (tokenizer, stop_token_ids)
+
+
+def text_of(policy):
+    """How a policy reads text: as its last trainer in this process.
+
+    Returns:
+        `(tokenizer, stop_token_ids)`: a `TextTokenizer` and a tuple of int.
+    """
+    if policy in _texts:
+        tokenizer, stops = _texts[policy]
+    else:
+        tokenizer = TextTokenizer(policy.preprocessor, backbone=policy.backbone)
+        stops = ()
+    return tokenizer, stops or tokenizer.stop_token_ids()
 
 
 def prompt_buckets_of(prompt_buckets, max_prompt_length):

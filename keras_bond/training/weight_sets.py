@@ -13,7 +13,6 @@ from keras import ops
 from keras_bond import backend
 from keras_bond.arguments import check_count
 from keras_bond.arguments import is_number
-from keras_bond.arguments import shown
 
 
 class WeightSet(keras.Layer):
@@ -99,12 +98,7 @@ class Anchor(WeightSet):
                 "`update_rate` must be between 0 and 1. "
                 f"Received: update_rate={update_rate!r}"
             )
-        check_count("every", every, 1)
-        if every >= 2**31:
-            raise ValueError(
-                "`every` must be below 2**31; `AnchorFixed` leaves the anchor "
-                f"where it is. Received: every={shown(every)}"
-            )
+        check_count("every", every, 1, bits=31)
         self.update_rate.assign(update_rate)
         self.every.assign(every)
 

@@ -21,7 +21,7 @@ def test_rates_out_of_range_are_refused(rate):
 
 @pytest.mark.parametrize("every", [0, -1, 2.5, 2**31, 10**12])
 def test_refresh_wants_a_positive_number(every):
-    with pytest.raises(ValueError, match="positive number of optimizer"):
+    with pytest.raises(ValueError, match="`every` must be an integer"):
         callbacks.AnchorRefresh(every)
     with pytest.raises(ValueError, match="`every` must be"):
         Anchor([]).set_rule(1.0, every)

@@ -1,6 +1,7 @@
 """Images of prompts are read as KerasHub's preprocessors read them."""
 
 import json
+import re
 
 import keras
 import numpy as np
@@ -81,13 +82,29 @@ def test_forms_of_the_column(encoder):
         [[pil]],
         keras.ops.convert_to_tensor(one[None]),
         [(one.astype("float32"),)],
+        objects(one),
+        objects([one]),
+        [objects(one)],
+        [objects(one)[0:1].reshape(())],
+        [one.astype(object)],
+        [[one.astype(object)]],
+        one.astype(object)[None],
     ]
     for form in forms:
         column, _ = read(encoder, images=form)
         assert len(column[0]) == 1
         np.testing.assert_array_equal(column[0][0], one)
-    for nothing in (None, [], np.zeros((0, SIZE, SIZE, 3))):
+    no_object = objects(None).reshape(())
+    for nothing in (None, [], np.zeros((0, SIZE, SIZE, 3)), no_object):
         assert read(encoder, prompts=["fox"], images=[nothing])[0] == [[]]
+
+
+def objects(*values):
+    """An array of objects, as data frames have them."""
+    array = np.empty(len(values), dtype=object)
+    for i, value in enumerate(values):
+        array[i] = value
+    return array
 
 
 def test_rows_and_data_sets_keep_the_pixels(encoder):
@@ -142,7 +159,12 @@ WRONG = {
         r"shape \(3, 16, 16\)",
     ),
     "transparent": ([f"a {MARK} b"], [picture(1)[:, :, [0, 1, 2, 0]]], "4"),
-    "empty": ([f"a {MARK} b"], [[picture(1)[:0]]], r"shape \(0, 16, 3\)"),
+    "empty": (
+        ["fox"],
+        [picture(1)[:0]],
+        r"one pixel.*\(0, 16, 3\) in prompt 0",
+    ),
+    "narrow": ([f"a {MARK} b"], [[picture(1)[:, :0]]], "at least one pixel"),
     "below 1": ([f"a {MARK} b"], [SMALL], "multiply those between 0 and 1"),
     "negative": ([f"a {MARK} b"], [picture(1) - 300.0], "from 0 to 255"),
     "not a number": ([f"a {MARK} b"], [picture(1) * np.nan], "from 0 to 255"),
@@ -172,6 +194,39 @@ def test_a_placeholder_without_a_column_is_refused(encoder):
         read(encoder)
 
 
+def test_strips_have_as_many_tokens_as_other_images_or_are_refused():
+    """Pins: KerasHub's converter gives them more, and nothing could stack."""
+    encoder = encoder_of(make_policy("gemma4"))
+    texts = ["fox", f"fox {WRITTEN['gemma4']} a"]
+    usual = read(encoder, prompts=texts, images=[None, picture(1)])[1]
+    for height, width in ((1, TOKENS), (3 * TOKENS, 3), (7, 5)):
+        images = [None, picture(1, height, width)]
+        _, inputs = read(encoder, prompts=texts, images=images)
+        assert inputs["pixel_values"].shape == usual["pixel_values"].shape
+    for height, width in ((40, 3), (1, TOKENS + 1), (3 * TOKENS + 1, 3)):
+        images = [None, picture(1, height, width)]
+        with pytest.raises(ValueError, match="at most 4 times.* in prompt 1"):
+            read(encoder, prompts=texts, images=images)
+
+
+def test_a_placeholder_that_would_be_read_as_text_is_refused(encoder):
+    """By whom it is not meant for: text only, another family, no converter."""
+    text_only = encoder_of(tiny.make_policy())
+    without = make_policy("gemma3")
+    without.preprocessor.image_converter = None
+    for other, token in (
+        (text_only, MARK),
+        (text_only, WRITTEN["gemma4"]),
+        (encoder_of(without), MARK),
+        (encoder, WRITTEN["gemma4"]),
+        (encoder, "<|audio|>"),
+        (encoder_of(make_policy("gemma4")), "<|video|>"),
+    ):
+        rule = rf"not `{re.escape(token)}`.* as prompt 1"
+        with pytest.raises(ValueError, match=rule):
+            read(other, prompts=["fox", f"fox {token}"])
+
+
 def test_prompts_with_images_are_not_truncated():
     encoder = encoder_of(make_policy("gemma3"), length=8, truncate="left")
     with pytest.raises(ValueError, match="its images cannot be truncated"):
@@ -186,10 +241,6 @@ def test_columns_that_a_policy_does_not_read_are_named(encoder):
     text_only = encoder_of(tiny.make_policy())
     with pytest.raises(ValueError, match="reads text, and not the column `im"):
         read(text_only, prompts=["fox"], images=[picture(1)])
-    gemma4 = make_policy("gemma4")
-    gemma4.preprocessor.video_placeholder = "<|video|>"
-    with pytest.raises(ValueError, match="without video: remove `<|video|>`"):
-        read(encoder_of(gemma4), prompts=["fox <|video|>"])
 
 
 def test_a_converter_of_another_size_is_refused():

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 import keras_bond
+from tests import pictures
+from tests.networks import make_network
+from tests.tiny import chat_vocabulary
 
 sys.path.append(str(pathlib.Path(__file__).parents[2] / "examples"))
 
@@ -184,6 +187,35 @@ def test_standard_errors_are_over_questions():
     value, error = real_model.mean([1.0, 2.0, 3.0, 6.0])
     assert value == 3.0
     np.testing.assert_allclose(error, np.std([1, 2, 3, 6], ddof=1) / 2)
+
+
+def load(preset):
+    return real_model.load_policy(
+        real_model.parse_arguments(
+            ["--policy", str(preset), "--backend", keras.config.backend()]
+        )
+    )
+
+
+def test_a_preset_is_loaded_as_the_class_of_its_backbone(tmp_path):
+    """Pins: `CausalLM` may take the assistant of Gemma 4, by chance."""
+    policy = pictures.make_policy("gemma4")
+    policy.save_to_preset(str(tmp_path / "base"))
+    with pytest.raises(SystemExit, match="^--policy must .* conversations"):
+        load(tmp_path / "base")
+    proto = chat_vocabulary(("<|turn>", *pictures.SYMBOLS["gemma4"]))
+    policy.preprocessor.tokenizer.set_proto(proto)
+    policy.save_to_preset(str(tmp_path / "chat"))
+    assert type(load(tmp_path / "chat")) is keras_hub.models.Gemma4CausalLM
+
+
+@pytest.mark.parametrize("family", ["Gemma 3n", "SmolLM3", "Gemma 3"])
+def test_adapters_have_another_name_in_some_families(family):
+    """Pins: KerasHub found no layers, and the trainer nothing to train."""
+    policy = make_network(family)
+    real_model.add_adapters(policy, 2)
+    names = {v.path.split("/")[-2] for v in policy.trainable_variables}
+    assert names in ({"q_proj", "v_proj"}, {"query", "value"})
 
 
 @pytest.mark.skipif(

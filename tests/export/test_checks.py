@@ -8,9 +8,13 @@ import pytest
 
 import keras_bond
 from keras_bond.export import checks
+from keras_bond.export import saved_model
 from tests.export.conftest import LENGTHS
+from tests.tiny import chat_vocabulary
 from tests.tiny import length_reward
 from tests.tiny import make_policy
+
+TEMPLATE = "{% for m in messages %}{{ m.content }}<stop>{% endfor %}"
 
 
 def export(policy, path, **arguments):
@@ -46,6 +50,40 @@ def nothing_is_written(tmp_path):
 def test_arguments_out_of_range_are_named(policy, tmp_path, arguments, text):
     with pytest.raises(ValueError, match=text):
         export(policy, tmp_path, **arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments, stops, silent",
+    [
+        ({"chat_template": TEMPLATE}, [1, 6], [0, 1, 2, 6]),
+        ({"stop_token_ids": (7, 1)}, [1, 7], [0, 1, 2, 5]),
+        # Nothing ended a completion in training, but must in a server.
+        ({"stop_token_ids": ()}, [1, 5], [0, 1, 2, 5]),
+        (None, [1, 5], [0, 1, 2, 5]),
+    ],
+)
+def test_what_ended_completions_in_training_ends_them_in_the_server(
+    tmp_path, monkeypatch, arguments, stops, silent
+):
+    """Also once the trainer is gone; pins: the chat format of the tokenizer."""
+    markers = ("<start_of_turn>", "<end_of_turn>", "<stop>")
+    policy = make_policy(num_layers=1, proto=chat_vocabulary(markers))
+    if arguments is not None:
+        keras_bond.JBond(
+            policy,
+            length_reward,
+            max_prompt_length=8,
+            max_completion_length=8,
+            **arguments,
+        )
+    jobs = []
+    monkeypatch.setattr(
+        saved_model, "_write", lambda *arguments: jobs.append(arguments[2])
+    )
+    export(policy, tmp_path)
+    export(policy, tmp_path, stop_token_ids=[8])
+    assert [job["stop_token_ids"] for job in jobs] == [stops, [8]]
+    assert jobs[0]["special_token_ids"] == silent
 
 
 def test_what_is_no_language_model_is_refused(policy, tmp_path):

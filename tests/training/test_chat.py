@@ -80,6 +80,19 @@ def test_a_template_of_the_tokenizer_is_saved():
     assert reward_model.get_config()["chat_template"] == TEMPLATE
 
 
+@pytest.mark.parametrize("template", [TEMPLATE + "{%", "{{ x", TEMPLATE[:5]])
+def test_a_wrong_template_of_a_reward_model_is_refused_at_once(template):
+    """Pins: only the first `fit` or score said so."""
+    with pytest.raises(ValueError, match="`chat_template`"):
+        keras_bond.RewardModel(
+            make_policy(num_layers=1, proto=chat_vocabulary()),
+            chat_template=template,
+        )
+    other = TEMPLATE.replace("<end_of_turn>", "<|im_end|>")
+    with pytest.raises(ValueError, match="ends turns with '<.im_end.>'"):
+        keras_bond.RewardModel(make_policy(num_layers=1), chat_template=other)
+
+
 @pytest.mark.parametrize("make", [make_bond, None])
 def test_an_unregistered_function_is_refused_when_saving(tmp_path, make):
     model = make and make(chat_template=lambda turns: "a")

@@ -37,6 +37,21 @@ def test_arguments_out_of_range_are_named(policy, arguments, text):
         keras_bond.JBond(policy, length_reward, **{**GOOD, **arguments})
 
 
+def test_compile_comes_first(policy):
+    """Pins: Keras's "no attribute 'optimizer'"."""
+    reward_model = keras_bond.RewardModel(policy)
+    bond = keras_bond.Bond(policy, length_reward, **GOOD)
+    pairs = [{"chosen": "a", "rejected": "b"}]
+    for run in (
+        lambda: bond.evaluate(["fox"]),
+        lambda: bond.fit(["fox"]),
+        lambda: reward_model.evaluate(pairs),
+        lambda: reward_model.fit(pairs),
+    ):
+        with pytest.raises(ValueError, match="`compile` must be called before"):
+            run()
+
+
 def test_what_is_no_language_model_is_refused():
     model = keras.Sequential([keras.layers.Dense(1)])
     with pytest.raises(TypeError, match="KerasHub causal language model"):
