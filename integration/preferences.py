@@ -282,13 +282,17 @@ def run(bond, pairs, held_out, judge, settings, seed):
     """Measures, trains and measures again; returns the rows of the table."""
     import numpy as np
 
+    import keras_bond
+
     print(f"Before: {settings.pool_size} answers to {len(held_out)} prompts")
     before = real_model.measure(
         bond, held_out, settings.pool_size, weights="reference"
     )
     judged_before = score(judge, held_out, before)
     print(f"Training: {settings.steps} steps, of which the first compiles")
-    real_model.train(bond, [p["prompt"] for p in pairs], settings, seed)
+    anchor = keras_bond.callbacks.AnchorEMA(0.05)
+    prompts = [pair["prompt"] for pair in pairs]
+    real_model.train(bond, prompts, settings, seed, anchor)
     print(f"After: {settings.num_samples} answers to each prompt")
     after = real_model.measure(bond, held_out, settings.num_samples)
     judged_after = score(judge, held_out, after)

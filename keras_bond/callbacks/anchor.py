@@ -71,6 +71,9 @@ class AnchorEMA(AnchorRule):
             )
         super().__init__(update_rate=float(update_rate), every=1)
 
+    def __repr__(self):
+        return f"AnchorEMA(update_rate={self.update_rate})"
+
 
 class AnchorRefresh(AnchorRule):
     """Makes the anchor a copy of the policy once in `every` updates.
@@ -95,6 +98,9 @@ class AnchorRefresh(AnchorRule):
     def __init__(self, every):
         check_count("every", every, 1, bits=31)
         super().__init__(update_rate=1.0, every=every)
+
+    def __repr__(self):
+        return f"AnchorRefresh(every={self.every})"
 
 
 class AnchorFixed(AnchorRule):
@@ -143,7 +149,6 @@ def with_anchor_rule(callbacks, default, announce):
     if announce and default.update_rate > 0:
         print(
             "`fit` got no anchor rule and adds keras_bond.callbacks."
-            f"{type(default).__name__}(update_rate={default.update_rate}), the "
-            "paper's. Pass one in `callbacks` to choose."
+            f"{default!r}. Pass one in `callbacks` to choose."
         )
     return [default, *callbacks]

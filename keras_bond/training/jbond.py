@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_bond.callbacks.anchor import AnchorEMA
 from keras_bond.training.bond import Bond
 
 PAPER_SETTINGS = {
@@ -50,6 +51,8 @@ class JBond(Bond):
     bond.policy.generate("What is best-of-n sampling?")
     ```
     """
+
+    default_anchor_rule = AnchorEMA
 
     def __init__(
         self,

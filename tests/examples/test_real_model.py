@@ -233,7 +233,7 @@ def test_a_quick_run_measures_trains_and_saves(tmp_path, capsys):
     assert after["kl"][0] > 0.0
     table = (tmp_path / "table.md").read_text("utf-8")
     assert table.count("\n|") == 7 and "±" in table
-    assert (tmp_path / "reward_kl.png").stat().st_size > 10_000
+    assert (tmp_path / "best_of_n.png").stat().st_size > 10_000
     assert "One sample is worth the best of" in capsys.readouterr().out
     saved = keras_hub.models.CausalLM.from_preset(str(tmp_path / "policy"))
     text = keras_bond.data.render_chat(CHAT, saved)
