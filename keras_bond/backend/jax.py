@@ -191,16 +191,16 @@ class StagedTrainer(Step):
             training=True,
             optimizer_variables=optimizer,
         )
-        is_good = self.is_good(batch, loss, gradients)
+        is_good = self.is_good(batch, outputs, loss, gradients)
         updated = self.optimizer.stateless_apply(
             optimizer, gradients, trainable
         )
-        if not self.protects_itself():
-            updated = jax.tree.map(
-                lambda new, old: jax.numpy.where(is_good, new, old),
-                tuple(updated),
-                (trainable, optimizer),
-            )
+        applies = self.applies(batch, is_good)
+        updated = jax.tree.map(
+            lambda new, old: jax.numpy.where(applies, new, old),
+            tuple(updated),
+            (trainable, optimizer),
+        )
         state = (updated[0], frozen, updated[1], metrics)
         with keras.StatelessScope(state_mapping=self._mapping(state)) as scope:
             logs = self.after_update(batch, outputs, loss, watched, is_good)

@@ -39,8 +39,8 @@ class Step(abc.ABC):
         """Copies some weights for comparison in `after_update`."""
 
     @abc.abstractmethod
-    def is_good(self, batch, loss, gradients):
-        """Whether to apply the update, a bool scalar tensor."""
+    def is_good(self, batch, outputs, loss, gradients):
+        """Whether the update is finite and of valid prompts, a bool tensor."""
 
     @abc.abstractmethod
     def after_update(self, batch, outputs, loss, watched, is_good):
@@ -58,13 +58,21 @@ class Step(abc.ABC):
         are compiled.
         """
 
-    def protects_itself(self):
-        """Whether the optimizer itself skips gradients that overflow.
+    def applies(self, batch, is_good):
+        """Whether to call the optimizer, a bool scalar tensor.
 
-        Such an optimizer must be called with them: Keras's
-        `LossScaleOptimizer` then lowers its scale.
+        Keras's `LossScaleOptimizer` skips gradients that overflow itself, and
+        must be called with them to lower its scale. Without any prompt that is
+        valid there is no gradient, and no optimizer is called.
+
+        Args:
+            batch: dict of tensors, see `collect`.
+            is_good: bool scalar tensor, see `is_good`.
         """
-        return isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+        scales_loss = keras.optimizers.LossScaleOptimizer
+        if isinstance(self.optimizer, scales_loss):
+            return ops.any(batch["valid"])
+        return is_good
 
 
 def all_finite(tensors):

@@ -199,14 +199,29 @@ class StagedTrainer(Step):
     """
 
     def train_step(self, data):
-        batch = self.collect(data[0], training=True)
+        batch = self._collect(data[0], training=True)
         logs = self._stage("learn", self._learn)(batch)
         return {**logs, **self.host_logs()}
 
     def test_step(self, data):
-        batch = self.collect(data[0], training=False)
+        batch = self._collect(data[0], training=False)
         logs = self._stage("test", self._test)(batch)
         return {**logs, **self.host_logs()}
+
+    def _collect(self, inputs, training):
+        """Collects a batch; Keras takes two exceptions for the end of the data.
+
+        Raises:
+            RuntimeError: instead of these.
+        """
+        try:
+            return self.collect(inputs, training)
+        except (StopIteration, tf.errors.OutOfRangeError) as error:
+            raise RuntimeError(
+                "A reward must return scores, but an iterator that it reads "
+                "has ended: give `next` a default, or start the iterator "
+                f"again. Received: {type(error).__name__}"
+            ) from error
 
     def run_stage(self, name, function, *tensors):
         """Calls a function as a compiled stage that does not update variables.
@@ -242,15 +257,12 @@ class StagedTrainer(Step):
             loss = self.compute_loss(x=batch, y_pred=outputs)
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, weights)
-        is_good = self.is_good(batch, loss, gradients)
-        if self.protects_itself():
-            self.optimizer.apply(gradients, weights)
-        else:
-            ops.cond(
-                is_good,
-                lambda: self.optimizer.apply(gradients, weights),
-                lambda: None,
-            )
+        is_good = self.is_good(batch, outputs, loss, gradients)
+        ops.cond(
+            self.applies(batch, is_good),
+            lambda: self.optimizer.apply(gradients, weights),
+            lambda: None,
+        )
         return self.after_update(batch, outputs, loss, watched, is_good)
 
     def _test(self, batch):

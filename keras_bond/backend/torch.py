@@ -200,8 +200,8 @@ class StagedTrainer(Step):
         weights = self.trainable_weights
         gradients = [v.value.grad for v in weights]
         with torch.no_grad():
-            is_good = self.is_good(batch, loss, gradients)
-            if self.protects_itself() or bool(is_good):
+            is_good = self.is_good(batch, outputs, loss, gradients)
+            if self.applies(batch, is_good):
                 self.optimizer.apply(gradients, weights)
             return self.after_update(batch, outputs, loss, watched, is_good)
 
