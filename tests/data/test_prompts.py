@@ -147,6 +147,7 @@ def test_text_survives_and_special_tokens_do_not(tokenizer):
         ("fox", 2, TypeError, "must be a list"),
         ([], 2, ValueError, "at least one prompt"),
         ([1, 2], 2, TypeError, "must be strings"),
+        (set(TEXTS), 2, TypeError, r"sorted\(prompts\)"),
         ({"text": TEXTS}, 2, ValueError, '"prompts"'),
         ({"prompts": TEXTS, "a": [1]}, 2, ValueError, "one entry for each"),
         (["fox " * 9], 2, ValueError, "prompt 0 with"),
