@@ -152,6 +152,21 @@ def test_evaluate_leaves_a_whole_model(bond, tmp_path, stage):
     np.testing.assert_array_equal(values_of([variable])[0], doubled)
 
 
+def test_an_interrupted_prediction_leaves_a_whole_model(
+    bond, tmp_path, monkeypatch
+):
+    def interrupt(token_ids):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bond.tokenizer, "decode", interrupt)
+    for ask in (bond.predict, bond.fit):
+        with pytest.raises(KeyboardInterrupt):
+            ask(PROMPTS[:2], batch_size=2, verbose=0)
+    monkeypatch.undo()
+    assert_whole(bond, tmp_path)
+    bond.progress.is_loaded = False
+
+
 def test_data_that_fail_leave_a_whole_model(bond, tmp_path):
     class Broken(keras.utils.PyDataset):
         def __len__(self):
