@@ -92,7 +92,7 @@ class StagedTrainer(Step):
 
     def train_step(self, state, data):
         self._put_back(state)
-        batch = self.collect(data[0], training=True)
+        batch = self.collected(data, training=True)
         try:
             stage = self._learning_stage(state)
             logs, state = stage(state, batch)
@@ -109,7 +109,7 @@ class StagedTrainer(Step):
 
     def test_step(self, state, data):
         self._put_back(state)
-        batch = self.collect(data[0], training=False)
+        batch = self.collected(data, training=False)
         logs, metrics = self._stage("test", self._test)(state, batch)
         return {**logs, **self.host_logs()}, (*state[:2], metrics)
 

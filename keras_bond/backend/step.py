@@ -17,10 +17,12 @@ class Step(abc.ABC):
         optimizer: `keras.optimizers.Optimizer`.
         compiles_stages: bool. Whether to compile stages at all.
         jit_compiles_stages: bool. Whether TensorFlow compiles them with XLA.
+        ends_of_data: tuple of exceptions by which Keras knows the end of data.
     """
 
     compiles_stages = True
     jit_compiles_stages = True
+    ends_of_data = (StopIteration,)
 
     @abc.abstractmethod
     def collect(self, inputs, training):
@@ -29,6 +31,21 @@ class Step(abc.ABC):
         It is Python that calls compiled stages, see `run_stage`. Returns a dict
         of tensors, the batch to train on.
         """
+
+    def collected(self, data, training):
+        """Collects a batch of what Keras passes to a step.
+
+        Raises:
+            RuntimeError: for what Keras would take for the end of the data.
+        """
+        try:
+            return self.collect(data[0], training)
+        except self.ends_of_data as error:
+            raise RuntimeError(
+                "A reward must return scores, but an iterator that it reads "
+                "has ended: give `next` a default, or start the iterator "
+                f"again. Received: {type(error).__name__}"
+            ) from error
 
     @abc.abstractmethod
     def targets(self, batch):

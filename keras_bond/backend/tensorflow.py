@@ -198,30 +198,17 @@ class StagedTrainer(Step):
     A reward is ordinary Python, and its exceptions are raised unchanged.
     """
 
+    ends_of_data = (StopIteration, tf.errors.OutOfRangeError)
+
     def train_step(self, data):
-        batch = self._collect(data[0], training=True)
+        batch = self.collected(data, training=True)
         logs = self._stage("learn", self._learn)(batch)
         return {**logs, **self.host_logs()}
 
     def test_step(self, data):
-        batch = self._collect(data[0], training=False)
+        batch = self.collected(data, training=False)
         logs = self._stage("test", self._test)(batch)
         return {**logs, **self.host_logs()}
-
-    def _collect(self, inputs, training):
-        """Collects a batch; Keras takes two exceptions for the end of the data.
-
-        Raises:
-            RuntimeError: instead of these.
-        """
-        try:
-            return self.collect(inputs, training)
-        except (StopIteration, tf.errors.OutOfRangeError) as error:
-            raise RuntimeError(
-                "A reward must return scores, but an iterator that it reads "
-                "has ended: give `next` a default, or start the iterator "
-                f"again. Received: {type(error).__name__}"
-            ) from error
 
     def run_stage(self, name, function, *tensors):
         """Calls a function as a compiled stage that does not update variables.

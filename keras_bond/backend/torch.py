@@ -158,12 +158,12 @@ class StagedTrainer(Step):
     """
 
     def train_step(self, data):
-        batch = self.collect(data[0], training=True)
+        batch = self.collected(data, training=True)
         logs = self._stage("learn", self._learn)(batch)
         return {**logs, **self.host_logs()}
 
     def test_step(self, data):
-        batch = self.collect(data[0], training=False)
+        batch = self.collected(data, training=False)
         logs = self._stage("test", self._test)(batch)
         return {**logs, **self.host_logs()}
 

@@ -5,6 +5,13 @@ import math
 import keras
 from keras import ops
 
+# Callbacks whose attribute `best` is the first value, until one is better.
+KEEP_BEST = (
+    keras.callbacks.EarlyStopping,
+    keras.callbacks.ModelCheckpoint,
+    keras.callbacks.ReduceLROnPlateau,
+)
+
 
 class Unscored(keras.callbacks.Callback):
     """Keeps what has no score from being taken for the best, or for the last.
@@ -23,7 +30,7 @@ class Unscored(keras.callbacks.Callback):
 
     def __init__(self, callbacks):
         super().__init__()
-        self._with_best = [c for c in callbacks if hasattr(c, "monitor")]
+        self._keep_best = [c for c in callbacks if isinstance(c, KEEP_BEST)]
 
     def on_train_begin(self, logs=None):
         _start_averages(self.model)
@@ -39,10 +46,9 @@ class Unscored(keras.callbacks.Callback):
         self._forget_nan(logs or {})
 
     def _forget_nan(self, logs):
-        for callback in self._with_best:
-            best = getattr(callback, "best", None)
+        for callback in self._keep_best:
             now = logs.get(callback.monitor, 0.0)
-            if _is_nan(best) and not _is_nan(now):
+            if _is_nan(callback.best) and not _is_nan(now):
                 callback.best = None
 
 
