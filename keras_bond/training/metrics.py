@@ -191,7 +191,7 @@ def of_evaluation(logs, trackers):
     """
     logs = {k: v for k, v in logs.items() if not k.startswith("train/")}
     if "loss" in logs:
-        has_scores = trackers["reward"].count > 0
+        has_scores = trackers[UNSCORED].result() < 1
         logs["loss"] = ops.where(has_scores, logs["loss"], math.nan)
     return logs
 
@@ -233,7 +233,8 @@ def values_of(batch, log_probs):
 def sampling_difference(batch, log_probs):
     """Mean of `sampling_check.NAME` over the valid prompts, a float scalar."""
     differences = ops.mean(_sampling_differences(batch, log_probs), axis=1)
-    return averages.masked_mean(differences, batch["valid"])
+    known = ops.logical_and(batch["valid"], ops.isfinite(differences))
+    return averages.masked_mean(differences, known)
 
 
 def _sampling_differences(batch, log_probs):

@@ -249,8 +249,9 @@ def test_an_epoch_without_scores_is_not_the_best():
         best.append(stop.best)
     np.testing.assert_equal(best, [np.nan, np.nan, 1.0, 1.0, 2.0, 2.0])
     assert not stop.model.stop_training
-    trackers = {"reward": metrics.Mean("reward")}
+    trackers = {metrics.UNSCORED: metrics.Mean("unscored")}
     logs = {"loss": keras.ops.zeros(()), "train/skipped_steps": 0.0}
+    trackers[metrics.UNSCORED].update_state([1.0, 1.0])
     assert np.isnan(float(metrics.of_evaluation(logs, trackers)["loss"]))
-    trackers["reward"].update_state([1.0])
+    trackers[metrics.UNSCORED].update_state([0.0])
     assert metrics.of_evaluation(logs, trackers) == {"loss": 0.0}
