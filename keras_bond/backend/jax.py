@@ -92,7 +92,7 @@ class StagedTrainer(Step):
 
     def train_step(self, state, data):
         self._put_back(state)
-        batch = self.collect(data[0], training=True)
+        batch = self.collected(data, training=True)
         try:
             stage = self._learning_stage(state)
             logs, state = stage(state, batch)
@@ -109,7 +109,7 @@ class StagedTrainer(Step):
 
     def test_step(self, state, data):
         self._put_back(state)
-        batch = self.collect(data[0], training=False)
+        batch = self.collected(data, training=False)
         logs, metrics = self._stage("test", self._test)(state, batch)
         return {**logs, **self.host_logs()}, (*state[:2], metrics)
 
@@ -191,16 +191,16 @@ class StagedTrainer(Step):
             training=True,
             optimizer_variables=optimizer,
         )
-        is_good = self.is_good(batch, loss, gradients)
+        is_good = self.is_good(batch, outputs, loss, gradients)
         updated = self.optimizer.stateless_apply(
             optimizer, gradients, trainable
         )
-        if not self.protects_itself():
-            updated = jax.tree.map(
-                lambda new, old: jax.numpy.where(is_good, new, old),
-                tuple(updated),
-                (trainable, optimizer),
-            )
+        applies = self.applies(batch, is_good)
+        updated = jax.tree.map(
+            lambda new, old: jax.numpy.where(applies, new, old),
+            tuple(updated),
+            (trainable, optimizer),
+        )
         state = (updated[0], frozen, updated[1], metrics)
         with keras.StatelessScope(state_mapping=self._mapping(state)) as scope:
             logs = self.after_update(batch, outputs, loss, watched, is_good)

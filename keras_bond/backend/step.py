@@ -17,10 +17,12 @@ class Step(abc.ABC):
         optimizer: `keras.optimizers.Optimizer`.
         compiles_stages: bool. Whether to compile stages at all.
         jit_compiles_stages: bool. Whether TensorFlow compiles them with XLA.
+        ends_of_data: tuple of exceptions by which Keras knows the end of data.
     """
 
     compiles_stages = True
     jit_compiles_stages = True
+    ends_of_data = (StopIteration,)
 
     @abc.abstractmethod
     def collect(self, inputs, training):
@@ -29,6 +31,21 @@ class Step(abc.ABC):
         It is Python that calls compiled stages, see `run_stage`. Returns a dict
         of tensors, the batch to train on.
         """
+
+    def collected(self, data, training):
+        """Collects a batch of what Keras passes to a step.
+
+        Raises:
+            RuntimeError: for what Keras would take for the end of the data.
+        """
+        try:
+            return self.collect(data[0], training)
+        except self.ends_of_data as error:
+            raise RuntimeError(
+                "A reward must return scores, but an iterator that it reads "
+                "has ended: give `next` a default, or start the iterator "
+                f"again. Received: {type(error).__name__}"
+            ) from error
 
     @abc.abstractmethod
     def targets(self, batch):
@@ -39,8 +56,8 @@ class Step(abc.ABC):
         """Copies some weights for comparison in `after_update`."""
 
     @abc.abstractmethod
-    def is_good(self, batch, loss, gradients):
-        """Whether to apply the update, a bool scalar tensor."""
+    def is_good(self, batch, outputs, loss, gradients):
+        """Whether the update is finite and of valid prompts, a bool tensor."""
 
     @abc.abstractmethod
     def after_update(self, batch, outputs, loss, watched, is_good):
@@ -58,13 +75,21 @@ class Step(abc.ABC):
         are compiled.
         """
 
-    def protects_itself(self):
-        """Whether the optimizer itself skips gradients that overflow.
+    def applies(self, batch, is_good):
+        """Whether to call the optimizer, a bool scalar tensor.
 
-        Such an optimizer must be called with them: Keras's
-        `LossScaleOptimizer` then lowers its scale.
+        Keras's `LossScaleOptimizer` skips gradients that overflow itself, and
+        must be called with them to lower its scale. Without any prompt that is
+        valid there is no gradient, and no optimizer is called.
+
+        Args:
+            batch: dict of tensors, see `collect`.
+            is_good: bool scalar tensor, see `is_good`.
         """
-        return isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer)
+        scales_loss = keras.optimizers.LossScaleOptimizer
+        if isinstance(self.optimizer, scales_loss):
+            return ops.any(batch["valid"])
+        return is_good
 
 
 def all_finite(tensors):

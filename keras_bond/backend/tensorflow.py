@@ -198,13 +198,15 @@ class StagedTrainer(Step):
     A reward is ordinary Python, and its exceptions are raised unchanged.
     """
 
+    ends_of_data = (StopIteration, tf.errors.OutOfRangeError)
+
     def train_step(self, data):
-        batch = self.collect(data[0], training=True)
+        batch = self.collected(data, training=True)
         logs = self._stage("learn", self._learn)(batch)
         return {**logs, **self.host_logs()}
 
     def test_step(self, data):
-        batch = self.collect(data[0], training=False)
+        batch = self.collected(data, training=False)
         logs = self._stage("test", self._test)(batch)
         return {**logs, **self.host_logs()}
 
@@ -242,15 +244,12 @@ class StagedTrainer(Step):
             loss = self.compute_loss(x=batch, y_pred=outputs)
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, weights)
-        is_good = self.is_good(batch, loss, gradients)
-        if self.protects_itself():
-            self.optimizer.apply(gradients, weights)
-        else:
-            ops.cond(
-                is_good,
-                lambda: self.optimizer.apply(gradients, weights),
-                lambda: None,
-            )
+        is_good = self.is_good(batch, outputs, loss, gradients)
+        ops.cond(
+            self.applies(batch, is_good),
+            lambda: self.optimizer.apply(gradients, weights),
+            lambda: None,
+        )
         return self.after_update(batch, outputs, loss, watched, is_good)
 
     def _test(self, batch):

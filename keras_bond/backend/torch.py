@@ -158,12 +158,12 @@ class StagedTrainer(Step):
     """
 
     def train_step(self, data):
-        batch = self.collect(data[0], training=True)
+        batch = self.collected(data, training=True)
         logs = self._stage("learn", self._learn)(batch)
         return {**logs, **self.host_logs()}
 
     def test_step(self, data):
-        batch = self.collect(data[0], training=False)
+        batch = self.collected(data, training=False)
         logs = self._stage("test", self._test)(batch)
         return {**logs, **self.host_logs()}
 
@@ -200,8 +200,8 @@ class StagedTrainer(Step):
         weights = self.trainable_weights
         gradients = [v.value.grad for v in weights]
         with torch.no_grad():
-            is_good = self.is_good(batch, loss, gradients)
-            if self.protects_itself() or bool(is_good):
+            is_good = self.is_good(batch, outputs, loss, gradients)
+            if self.applies(batch, is_good):
                 self.optimizer.apply(gradients, weights)
             return self.after_update(batch, outputs, loss, watched, is_good)
 

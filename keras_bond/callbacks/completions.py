@@ -1,5 +1,6 @@
 """Completions of held-out prompts, as records and as a table to read."""
 
+import contextlib
 import typing
 import zlib
 
@@ -8,6 +9,7 @@ import rich.console
 import rich.table
 import rich.text
 
+from keras_bond.rewards.cached import canonical_text
 from keras_bond.rewards.samples import IMAGES
 from keras_bond.rewards.samples import crc32_of_images
 
@@ -93,13 +95,19 @@ def fingerprint(samples):
 
     Returns:
         dict of int: `count`, and `crc32` of their texts, or of their token ids
-        without a tokenizer, and of their images.
+        without a tokenizer, of their images and of the other columns, except
+        for values whose text may not be their whole value.
     """
     rows = range(0, len(samples), samples.num_samples)
-    images, crc = samples.columns.get(IMAGES), 0
+    columns = dict(samples.columns)
+    images, crc = columns.pop(IMAGES, None), 0
     for row in rows:
         crc = zlib.crc32(_prompt_bytes(samples, row), crc)
         crc = crc32_of_images([] if images is None else images[row], crc)
+        for name in sorted(columns):
+            with contextlib.suppress(TypeError):
+                text = canonical_text([name, columns[name][row]])
+                crc = zlib.crc32(text.encode(), crc)
     return {"count": len(rows), "crc32": crc}
 
 

@@ -66,7 +66,9 @@ class HeldOut(keras.callbacks.Callback):
     on the seed of the model alone, and training is not disturbed. A resumed
     run continues the files; a run that begins with step 0 replaces them. Where
     the model, its reward or `prompts` are others than in the `fit` before, the
-    pool is drawn anew, and so are all points.
+    pool is drawn anew, and so are all points. A reward that is changed in
+    place, or by another process, is not recognized, as rewards may differ by
+    chance: use a new `HeldOut` with another `path`.
 
     Args:
         prompts: list of str, or a dict of columns as in `fit`: held out from
@@ -206,6 +208,8 @@ class HeldOut(keras.callbacks.Callback):
             `(samples, rewards)`: a `keras_bond.rewards.Samples`, and a float64
             array `(prompts, num_samples)`.
         """
+        # The prompts are tokenized each time: those of a thousand take a tenth
+        # of a second, their completions minutes.
         samples, rewards = self.model.draw_scored(
             self.prompts,
             self.num_samples,

@@ -16,7 +16,7 @@ class HeldOutFiles:
     """
 
     def __init__(self, folder):
-        self.folder = pathlib.Path(folder)
+        self.folder = pathlib.Path(folder).expanduser()
         self.completions = self.folder / "completions.jsonl"
         self.numbers = self.folder / "held_out.json"
         self.picture = self.folder / "best_of_n.png"
@@ -81,7 +81,14 @@ class HeldOutFiles:
 
     def append(self, records):
         """Appends one line of JSON for each record."""
-        lines = [json.dumps(r, ensure_ascii=False) for r in records]
+        lines = [
+            json.dumps(
+                {name: _as_json(value) for name, value in record.items()},
+                ensure_ascii=False,
+                allow_nan=False,
+            )
+            for record in records
+        ]
         files.append_lines(self.completions, lines)
 
     def keep_before(self, step):
@@ -119,3 +126,10 @@ class HeldOutFiles:
                 f"pass another `path`. Received: {self.completions} with the "
                 f"line {line[:80]!r}"
             ) from error
+
+
+def _as_json(value):
+    """Null for NaN and text for infinity, which other readers do not know."""
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return None if math.isnan(value) else str(value)

@@ -31,7 +31,7 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
             and prompts or steps that are skipped, if there are any.
 
     Raises:
-        TypeError: if `names` is not a list.
+        TypeError: if `names` is not a list of str.
 
     Example:
 
@@ -45,6 +45,12 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
         super().__init__()
         if names is not None:
             check_list("names", names, "logged names")
+            for name in names:
+                if not isinstance(name, str):
+                    raise TypeError(
+                        "`names` must be logged names, such as "
+                        f'["reward", "kl"]. Received: names={names!r}'
+                    )
         self.names = names
 
     def on_train_batch_end(self, batch, logs=None):

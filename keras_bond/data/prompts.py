@@ -445,6 +445,12 @@ def _check_rewindable(data):
             "a data frame, a tf.data or grain data set, or an iterable of "
             f"batches. Received: {data!r} of type {type(data).__name__}"
         )
+    if isinstance(data, (set, frozenset)):
+        raise TypeError(
+            "Prompts must have an order, and that of a set differs between "
+            "processes: pass sorted(prompts). Received: a "
+            f"{type(data).__name__} of {len(data)} prompts"
+        )
     if iter(data) is data:
         raise TypeError(
             "Prompts must be something that can be iterated again for the "

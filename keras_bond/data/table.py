@@ -220,7 +220,8 @@ def to_list(name, column):
                 f"`{name}` must have a batch axis: call `.batch(batch_size)` "
                 f"on the data set. Received: {column!r}"
             )
-        column = list(column) if column.ndim > 1 else to_python(column)
+        is_whole = column.ndim > 1 and not np.ma.is_masked(column)
+        column = list(column) if is_whole else to_python(column)
     if not isinstance(column, (list, tuple)):
         raise TypeError(
             "Prompts must be a list or array of strings, a dict of columns, "

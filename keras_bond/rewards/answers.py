@@ -13,6 +13,8 @@ from keras_bond.rewards.text import is_missing
 
 NUMBER = re.compile(r"-?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
 GSM8K_MARK = "####"
+# Characters of a number that somebody wrote in float64 and float32 holds.
+MOST_DIGITS = 14
 
 
 @keras.saving.register_keras_serializable(package="keras_bond")
@@ -109,7 +111,9 @@ class NumberAnswer(TextReward):
 
     For GSM8K and similar data: the number after the last `####`, or the last
     number if there is no such mark, in both completion and column. Commas,
-    dollar signs and trailing zeros do not count, and 1e3 is 1000.
+    dollar signs and trailing zeros do not count, and 1e3 is 1000. A column of
+    float32 means its shortest decimal numbers, such as 0.1; of float16, pass
+    text.
 
     Args:
         column: str. The column of the answers: numbers, or whole solutions.
@@ -144,12 +148,26 @@ def _as_decimal(entry):
     if isinstance(entry, numbers.Integral):
         return decimal.Decimal(int(entry))
     if isinstance(entry, numbers.Real):
-        # As it is written: 0.1 in float32 is not 0.1 in float64.
-        is_float = isinstance(entry, (float, np.floating))
-        entry = decimal.Decimal(str(entry if is_float else float(entry)))
+        entry = decimal.Decimal(str(_as_written(entry)))
     if isinstance(entry, decimal.Decimal):
         return entry if entry.is_finite() else None
     return find_number(str(entry))
+
+
+def _as_written(number):
+    """A float whose text is what was written: 0.1, not that of its float32.
+
+    Columns of float32 reach a reward as Python's floats, which then have all
+    the digits of the rounding.
+    """
+    if not isinstance(number, (float, np.floating)):
+        number = float(number)
+    if not isinstance(number, float):
+        return number
+    is_long = len(repr(number)) > MOST_DIGITS
+    with np.errstate(over="ignore"):
+        rounded = np.float32(number)
+    return rounded if is_long and float(rounded) == number else number
 
 
 def find_number(text):

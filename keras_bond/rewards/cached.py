@@ -226,7 +226,7 @@ def _as_array(scores):
 
 def _as_path(path):
     if isinstance(path, (str, os.PathLike)) and os.fspath(path):
-        return os.fspath(path)
+        return os.path.expanduser(os.fspath(path))
     raise TypeError(
         "`path` must be the path of a file, or None. "
         f"Received: path={path!r} of type {type(path).__name__}"
@@ -281,6 +281,12 @@ def _digest(value):
     return hashlib.sha256(canonical_text(value).encode("ascii")).digest()
 
 
+def _ascii(value):
+    # Python writes integers of more than 4,300 digits in hexadecimal only.
+    is_long = type(value) is int and value.bit_length() > 10_000
+    return hex(value) if is_long else ascii(value)
+
+
 def _is_image(array):
     is_masked = isinstance(array, np.ma.MaskedArray)
     return array.ndim >= 3 and array.dtype.kind in "uif" and not is_masked
@@ -322,7 +328,7 @@ def canonical_text(value):
         fields = {name: getattr(value, name) for name in names}
         return f"{type(value).__qualname__}({canonical_text(fields)})"
     is_shown = isinstance(value, SHOWN) or is_missing(value)
-    text = ascii(value) if is_shown else ""
+    text = _ascii(value) if is_shown else ""
     has_address = not isinstance(value, PLAIN) and ADDRESS.search(text)
     if not is_shown or has_address:
         raise RewardTypeError(

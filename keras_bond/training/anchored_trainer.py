@@ -28,7 +28,9 @@ from keras_bond.rewards import scores as scores_lib
 from keras_bond.rewards.samples import DRAWN
 from keras_bond.rewards.samples import Samples
 from keras_bond.rollouts.random_numbers import Stream
+from keras_bond.training import checks
 from keras_bond.training import metrics
+from keras_bond.training import sampling_check
 from keras_bond.training.policy_trainer import PolicyTrainer
 
 # Entries of a batch that the network reads: prompts and their completions.
@@ -94,6 +96,7 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
         )
         self.reward_metrics = metrics.RewardMetrics()
         self._default_rule_announced = False
+        self._refused_difference = sampling_check.limits_of(policy)[1]
 
     def collect(self, inputs, training):
         """Draws, reads and scores completions of a batch of prompts.
@@ -318,10 +321,16 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
         loss = sum(weight * losses for weight, losses in terms)
         return averages.masked_mean(loss, x["valid"])
 
-    def is_good(self, batch, loss, gradients):
-        """Whether loss and gradients are finite and some prompt is valid."""
+    def is_good(self, batch, outputs, loss, gradients):
+        """Whether loss and gradients are finite and some prompt is valid.
+
+        The policy must also be the one that was sampled, see `SamplingCheck`.
+        """
         finite = backend.all_finite([loss, *gradients])
-        return ops.logical_and(finite, ops.any(batch["valid"]))
+        good = ops.logical_and(finite, ops.any(batch["valid"]))
+        log_probs = outputs["log_probs"][:, : self.num_policy_samples]
+        difference = metrics.sampling_difference(batch, log_probs)
+        return ops.logical_and(good, difference <= self._refused_difference)
 
     def after_update(self, batch, outputs, loss, watched, is_good):
         """Updates anchor, counters and metrics; step 6 of algorithm 2.
@@ -360,8 +369,7 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
         outputs = self(batch)
         loss = self.compute_loss(x=batch, y_pred=outputs, training=False)
         self.log_step(batch, outputs, loss, is_good=True)
-        logs = self.get_metrics_result()
-        return {k: v for k, v in logs.items() if not k.startswith("train/")}
+        return metrics.of_evaluation(self.get_metrics_result(), self.trackers)
 
     def log_step(self, batch, outputs, loss, is_good):
         """Updates all metrics that describe a batch."""
@@ -396,13 +404,7 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
         """
         skipped = int(ops.convert_to_numpy(self.progress.skipped_in_a_row))
         if skipped >= self.max_skipped_steps:
-            raise FloatingPointError(
-                "Loss and gradients must be finite: lower the learning rate, "
-                "warm it up, or find what overflows with "
-                "`compile(run_eagerly=True)`. The weights are those of the "
-                f"last good step. Received: {skipped} skipped steps in a row, "
-                f"max_skipped_steps={self.max_skipped_steps}"
-            )
+            raise checks.skipped_error(skipped, self.max_skipped_steps)
 
     def watch_weights(self):
         return metrics.watch(self.policy.trainable_variables)

@@ -52,6 +52,17 @@ def check_parts(trainer, batch_size):
         parts.check_shards("gradient_accumulation_steps", steps, rows)
 
 
+def skipped_error(skipped, most):
+    """The error that ends a run after too many skipped steps in a row."""
+    return FloatingPointError(
+        "Loss and gradients must be finite: lower the learning rate, warm it "
+        "up, or find what overflows with `compile(run_eagerly=True)`; in "
+        "float32, `sampling/log_prob_difference` must be at most 0.1, too. The "
+        "weights are those of the last good step. Received: "
+        f"{skipped} skipped steps in a row, max_skipped_steps={most}"
+    )
+
+
 def check_backbone(backbone):
     """Raises an error if an object is not a KerasHub backbone.
 

@@ -10,10 +10,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_bond.formulas import averages
 from keras_bond.formulas import rank_correlations
 from keras_bond.training import sampling_check
 
-# `frac_prompts_unscored` is a mean over all prompts, not only the scored ones.
+# A mean over all prompts, not only the scored ones.
+UNSCORED = "frac_prompts_unscored"
 NAMES = (
     "reward",
     "kl",
@@ -21,7 +23,7 @@ NAMES = (
     "completions/mean_length",
     "completions/clipped_ratio",
     "frac_reward_zero_std",
-    "frac_prompts_unscored",
+    UNSCORED,
     sampling_check.NAME,
     "train/updated_fraction",
 )
@@ -139,9 +141,13 @@ def update(trackers, batch, log_probs, terms, is_good=True):
     values = {**values_of(batch, log_probs), **terms}
     scored = ops.logical_and(batch["valid"], is_good)
     for name, value in values.items():
+        counted = batch["present"] if name == UNSCORED else scored
+        if name == sampling_check.NAME:
+            # Steps are skipped for it, too.
+            finite = ops.all(ops.isfinite(value), axis=1)
+            counted = ops.logical_and(batch["valid"], finite)
+        weight = _weights(counted, value)
         # Values of prompts without a score can be NaN, and 0 * NaN is NaN.
-        is_of_all = name == "frac_prompts_unscored"
-        weight = _weights(batch["present"] if is_of_all else scored, value)
         value = ops.where(weight > 0, ops.cast(value, "float32"), 0.0)
         trackers[name].update_state(value, sample_weight=weight)
     p = log_probs.shape[1]
@@ -185,6 +191,23 @@ def update_loss(metrics, batch, loss, is_good):
             metric.update_state(loss, sample_weight=ops.sum(weight))
 
 
+def of_evaluation(logs, trackers):
+    """What an evaluation logs: nothing of updates, no loss without a score.
+
+    In training such a loss is 0, as `keras.callbacks.TerminateOnNaN` ends runs
+    whose loss is NaN.
+
+    Args:
+        logs: dict of all logged values.
+        trackers: dict, see `make_trackers`.
+    """
+    logs = {k: v for k, v in logs.items() if not k.startswith("train/")}
+    if "loss" in logs:
+        has_scores = trackers[UNSCORED].result() < 1
+        logs["loss"] = ops.where(has_scores, logs["loss"], math.nan)
+    return logs
+
+
 def values_of(batch, log_probs):
     """Computes the logged values of a batch, per prompt or per sample.
 
@@ -197,7 +220,6 @@ def values_of(batch, log_probs):
     p = log_probs.shape[1]
     rewards, ranks = batch["rewards"], batch["ranks"]
     lengths = ops.sum(ops.cast(batch["mask"][:, :p], "float32"), axis=-1)
-    difference = ops.absolute(log_probs - batch["sampling_log_probs"][:, :p])
     values = {
         "reward": rewards[:, :p],
         "kl": _kl(batch, log_probs, "anchor"),
@@ -207,8 +229,8 @@ def values_of(batch, log_probs):
             batch["terminated"][:, :p]
         ),
         "frac_reward_zero_std": ops.equal(ops.max(ranks, axis=1), 0.0),
-        "frac_prompts_unscored": ops.logical_not(batch["valid"]),
-        sampling_check.NAME: difference / ops.maximum(lengths, 1.0),
+        UNSCORED: ops.logical_not(batch["valid"]),
+        sampling_check.NAME: _sampling_differences(batch, log_probs),
     }
     if rewards.shape[1] > p:
         values["anchor/reward"] = rewards[:, p:]
@@ -218,6 +240,21 @@ def values_of(batch, log_probs):
     if "reference_log_probs" in batch:
         values["kl_ref"] = _kl(batch, log_probs, "reference")
     return values
+
+
+def sampling_difference(batch, log_probs):
+    """Mean of `sampling_check.NAME` over the valid prompts, a float scalar."""
+    differences = ops.mean(_sampling_differences(batch, log_probs), axis=1)
+    known = ops.logical_and(batch["valid"], ops.isfinite(differences))
+    return averages.masked_mean(differences, known)
+
+
+def _sampling_differences(batch, log_probs):
+    """Nats per token between drawing samples and learning from them."""
+    p = log_probs.shape[1]
+    lengths = ops.sum(ops.cast(batch["mask"][:, :p], "float32"), axis=-1)
+    difference = ops.absolute(log_probs - batch["sampling_log_probs"][:, :p])
+    return difference / ops.maximum(lengths, 1.0)
 
 
 def _kl(batch, log_probs, name):
@@ -303,13 +340,17 @@ class RewardMetrics:
         Returns:
             dict: for each name, the mean over the steps of the epoch in which
             it was logged, where the value of a step is the mean of its values.
+            NaN does not count; where nothing counts, the mean is NaN.
         """
         for name, values in self._step.items():
             total, count = self._sums.get(name, (0.0, 0))
-            self._sums[name] = (total + np.mean(values), count + 1)
+            values = [value for value in values if not math.isnan(value)]
+            if values:
+                total, count = total + np.mean(values), count + 1
+            self._sums[name] = total, count
         self._step = {}
         return {
-            self.PREFIX + name: total / count
+            self.PREFIX + name: total / count if count else math.nan
             for name, (total, count) in self._sums.items()
         }
 

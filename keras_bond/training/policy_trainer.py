@@ -23,6 +23,7 @@ from keras_bond.training import standardize
 from keras_bond.training.completing import Completing
 from keras_bond.training.interpolating import Interpolating
 from keras_bond.training.sampling_check import SamplingCheck
+from keras_bond.training.unscored import Unscored
 from keras_bond.training.weight_sets import WeightSets
 
 
@@ -417,7 +418,11 @@ class PolicyTrainer(
         test = self._to_batches(x, y, batch_size, steps=steps)
         self._check_endless(test, steps, "steps")
         self._sources["test"] = test
-        kwargs.pop("sample_weight", None)
+        if kwargs.pop("sample_weight", None) is not None:
+            raise ValueError(
+                "Prompts have no weights: `sample_weight` must be None. "
+                "Received: sample_weight"
+            )
         with placement.sharing_batches(test), self.restored_state():
             return super().evaluate(
                 test,
@@ -434,7 +439,8 @@ class PolicyTrainer(
             # Keras evaluates in the middle of `fit`, with its callbacks.
             return callbacks
         callbacks = as_list(with_progress_bar(callbacks, verbose))
-        return [*callbacks, SamplingCheck(self.policy)]
+        own = SamplingCheck(self.policy)
+        return [Unscored(callbacks), *callbacks, own]
 
     def _follow_progress(self, train, steps_per_epoch, callbacks):
         """Takes the start and number of each epoch from the loaded weights."""

@@ -154,6 +154,19 @@ class Resume(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self.progress.expect_epoch(epoch)
 
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.sync()
+        left = self.progress.left_of_epoch(self.batches.prompts_per_epoch)
+        is_stopped = self.model.stop_training or self.progress.is_loaded
+        if left > 0 and not is_stopped:
+            warnings.warn(
+                "The epoch has ended before its prompts: a callback or the "
+                "data have raised `StopIteration`, which Keras takes for the "
+                f"end of the data. Received: {left} prompts left in epoch "
+                f"{epoch}",
+                stacklevel=2,
+            )
+
 
 @contextlib.contextmanager
 def short_epochs(steps_per_epoch):

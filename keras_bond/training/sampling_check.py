@@ -30,17 +30,15 @@ class SamplingCheck(keras.callbacks.Callback):
         policy: `keras_hub.models.CausalLM`.
 
     Raises:
-        ValueError: after the first step, if a float32 network differs by more
-            than rounding can explain.
+        ValueError: after the first step, or an epoch, if a float32 network
+            differs by more than rounding can explain. A step that does has
+            updated nothing, see `AnchoredTrainer.is_good`.
     """
 
     def __init__(self, policy):
         super().__init__()
         self.dtype = policy.backbone.dtype_policy.name
-        self.explained = EXPLAINED.get(self.dtype, EXPLAINED_OTHERWISE)
-        self.refused = REFUSED if self.dtype == "float32" else math.inf
-        if supported.is_quantized(policy):
-            self.explained, self.refused = EXPLAINED_IF_QUANTIZED, math.inf
+        self.explained, self.refused = limits_of(policy)
         self._is_checked = False
 
     def on_train_batch_end(self, batch, logs=None):
@@ -79,3 +77,20 @@ class SamplingCheck(keras.callbacks.Callback):
                 stacklevel=2,
             )
         self._is_checked = True
+
+
+def limits_of(policy):
+    """Nats per token that rounding explains, and those that are refused.
+
+    Args:
+        policy: `keras_hub.models.CausalLM`.
+
+    Returns:
+        `(explained, refused)`: two floats, the second one infinite for
+        networks that compute in less than float32.
+    """
+    if supported.is_quantized(policy):
+        return EXPLAINED_IF_QUANTIZED, math.inf
+    dtype = policy.backbone.dtype_policy.name
+    refused = REFUSED if dtype == "float32" else math.inf
+    return EXPLAINED.get(dtype, EXPLAINED_OTHERWISE), refused

@@ -263,6 +263,18 @@ def test_completions_stay_where_the_numbers_were_moved_away(tmp_path):
     assert steps_of(tmp_path) == ([5, 10], [0, 5, 10])
 
 
+def test_lines_are_json_where_nothing_is_scored(tmp_path, monkeypatch):
+    """Pins: `NaN`, which is no JSON; a folder called `~`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    policy = Policy()
+    policy.unscored = [0]
+    begin(policy, path="~/run", verbose=0)
+    lines = (tmp_path / "run" / "completions.jsonl").read_text().splitlines()
+    records = [json.loads(x, parse_constant=pytest.fail) for x in lines[:2]]
+    assert records[0]["reward"] is None and records[1]["reward"] is not None
+
+
 def test_columns_of_both_rewards_have_names_of_their_own():
     policy = Policy()
     samples, rewards = policy.draw_scored(["p", "q"], num_samples=2)
@@ -306,6 +318,8 @@ def test_fingerprints_know_number_order_token_ids_and_images():
         {"prompts": ["a", "b"]},
         {"prompts": ["b", "a"]},
         {"prompts": ["a", "b"], "columns": {"images": [[i] for i in images]}},
+        {"prompts": ["a", "b"], "columns": {"answer": [1, 2]}},
+        {"prompts": ["a", "b"], "columns": {"answer": [1, 3]}},
         {"prompts": None},
         {"prompts": None, "token_ids": np.array([[1, 0], [2, 0]])},
     ]

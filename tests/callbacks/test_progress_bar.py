@@ -44,5 +44,7 @@ def test_skipped_steps_are_shown_once_there_are_some(capsys):
 
 def test_one_name_is_no_list():
     """Pins: "kl" and "ref" shown for "kl_ref"."""
+    with pytest.raises(TypeError, match=r"`names` must be logged.*\['kl', 1"):
+        ProgressBar(["kl", 1])
     with pytest.raises(TypeError, match="`names` must be a list.*kl_ref"):
         ProgressBar("kl_ref")

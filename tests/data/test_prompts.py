@@ -147,6 +147,7 @@ def test_text_survives_and_special_tokens_do_not(tokenizer):
         ("fox", 2, TypeError, "must be a list"),
         ([], 2, ValueError, "at least one prompt"),
         ([1, 2], 2, TypeError, "must be strings"),
+        (set(TEXTS), 2, TypeError, r"sorted\(prompts\)"),
         ({"text": TEXTS}, 2, ValueError, '"prompts"'),
         ({"prompts": TEXTS, "a": [1]}, 2, ValueError, "one entry for each"),
         (["fox " * 9], 2, ValueError, "prompt 0 with"),
@@ -327,10 +328,11 @@ def test_unshuffled_prompts_keep_their_order_whatever_the_buckets():
 
 def test_columns_keep_their_gaps_dates_and_tensors():
     """Pins: numbers under masks; dates as nanoseconds; bfloat16 refused."""
-    masked = np.ma.array([1, 2], mask=[0, 1])
+    masked, pairs = np.ma.array([1, 2], mask=[0, 1]), [[1, None], [3, 4]]
     days = np.array(["2024-01-02", "2024-01-03"], "datetime64[D]")
     for column, expected in (
         (masked, [1, None]),
+        (np.ma.array([[1, 2], [3, 4]], mask=[[0, 1], [0, 0]]), pairs),
         ([1, np.ma.masked], [1, None]),
         (days, days.tolist()),
         (days.astype("datetime64[ns]"), list(days)),

@@ -385,6 +385,8 @@ def test_masks_are_part_of_the_value():
         assert cached_lib.canonical_text(array) not in texts
         texts.add(cached_lib.canonical_text(Row(array)))
         assert cached_lib.canonical_text(Row(np.ma.zeros(shape))) not in texts
+    long = [cached_lib.canonical_text([10**5000 + i]) for i in (0, 0, 1)]
+    assert long[0] == long[1] != long[2]
     days = np.array(["2024-01-02", "NaT"], "datetime64[ns]")
     assert "2024-01-02" in cached_lib.canonical_text(days)
 

@@ -10,6 +10,7 @@ import pytest
 
 from keras_bond import rewards
 from keras_bond.rewards import scores as scores_lib
+from keras_bond.training.metrics import RewardMetrics
 from tests.rewards.samples import samples
 
 FOUR = samples(["a", "bb", "ccc", "dddd"])
@@ -283,6 +284,10 @@ def test_what_is_logged_keeps_its_gaps_and_ends_no_training():
 
     rewards.get(judge)(part)
     np.testing.assert_array_equal(part.log.metrics["m"], [NAN, NAN, 2.0])
+    means = RewardMetrics()
+    for value, mean in ((NAN, NAN), (2.0, 2.0), (NAN, 2.0), (4.0, 3.0)):
+        means.add({"m": [value, NAN]})
+        np.testing.assert_equal(means.end_step(), {"rewards/m": mean})
     assert part.log.columns["row"] == [1, None, 3, 4]
     assert part.log.columns["column"] == [1, None, 3, 4]
     large = part.log.columns["large"]

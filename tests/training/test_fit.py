@@ -234,6 +234,12 @@ def test_wrong_data_are_named(shared_bond, arguments, text):
         shared_bond.fit(**arguments)
 
 
+def test_prompts_have_no_weights(shared_bond):
+    """Pins: weights that Keras knows and an evaluation left out in silence."""
+    with pytest.raises(ValueError, match="`sample_weight` must be None"):
+        shared_bond.evaluate(PROMPTS, sample_weight=[1.0] * 8, verbose=0)
+
+
 def test_lora_trains_adapters_only_and_copies_nothing_else():
     """Memory is one backbone, and the adapters once for each weight set."""
     policy = make_policy(num_layers=1)

@@ -13,6 +13,7 @@ import keras_bond
 from keras_bond.rollouts import supported
 from keras_bond.training.sampling_check import NAME
 from keras_bond.training.sampling_check import SamplingCheck
+from tests.numeric import values_of
 
 
 def check_of(dtype, layers=()):
@@ -99,5 +100,10 @@ def test_a_network_that_samples_from_another_distribution_is_refused(
     bond.compile("sgd")
     token_ids = np.random.default_rng(0).integers(3, 60, (4, 6))
     prompts = {"token_ids": token_ids, "padding_mask": token_ids > 0}
-    with pytest.raises(ValueError, match="must give a completion the same"):
-        bond.evaluate(prompts, verbose=0)
+    kept = [*bond.trainable_variables, *bond.optimizer.variables]
+    before = values_of([*kept, *bond.anchor.values])
+    for ask in (bond.evaluate, bond.fit):
+        with pytest.raises(ValueError, match="must give a completion the same"):
+            ask(prompts, verbose=0)
+    for a, b in zip(before, values_of([*kept, *bond.anchor.values])):
+        np.testing.assert_array_equal(a, b)

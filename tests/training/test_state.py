@@ -4,11 +4,15 @@ On JAX Keras takes the values out of the variables while it trains: an error in
 the wrong place used to leave a model without weights.
 """
 
+import types
+
 import keras
 import numpy as np
 import pytest
 
 import keras_bond
+from keras_bond.training import metrics
+from keras_bond.training.unscored import Unscored
 from tests.numeric import values_of
 from tests.tiny import COMPILED_QUICKLY
 from tests.tiny import PROMPTS
@@ -113,6 +117,25 @@ def test_fit_leaves_a_whole_model(bond, tmp_path, stage):
     assert_whole(bond, tmp_path)
 
 
+def test_an_iterator_that_ends_ends_no_epoch(bond):
+    """Pins: Keras, which takes it for the end of the data but on PyTorch."""
+    bond.stage = None
+    bond.reward = lambda prompts, completions: [next(iter(()))]
+    for ask in (bond.fit, bond.evaluate):
+        with pytest.raises(RuntimeError, match="an iterator .* has ended"):
+            ask(PROMPTS[:4], batch_size=2, verbose=0)
+    bond.reward = length_reward
+    bond.progress.is_loaded = False
+    stop = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: next(iter(()))
+    )
+    expected = pytest.warns(UserWarning, match="2 prompts left in epoch 0")
+    if keras.config.backend() == "torch":
+        expected = pytest.raises(StopIteration)
+    with expected:
+        bond.fit(PROMPTS[:4], batch_size=2, verbose=0, callbacks=[stop])
+
+
 @pytest.mark.parametrize("stage", ["validation_reward", "test_batch_end"])
 def test_evaluate_leaves_a_whole_model(bond, tmp_path, stage):
     """And no older state that a later `save_weights` would bring back."""
@@ -127,6 +150,21 @@ def test_evaluate_leaves_a_whole_model(bond, tmp_path, stage):
     doubled = values_of([variable])[0]
     assert_whole(bond, tmp_path)
     np.testing.assert_array_equal(values_of([variable])[0], doubled)
+
+
+def test_an_interrupted_prediction_leaves_a_whole_model(
+    bond, tmp_path, monkeypatch
+):
+    def interrupt(token_ids):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bond.tokenizer, "decode", interrupt)
+    for ask in (bond.predict, bond.fit):
+        with pytest.raises(KeyboardInterrupt):
+            ask(PROMPTS[:2], batch_size=2, verbose=0)
+    monkeypatch.undo()
+    assert_whole(bond, tmp_path)
+    bond.progress.is_loaded = False
 
 
 def test_data_that_fail_leave_a_whole_model(bond, tmp_path):
@@ -160,16 +198,26 @@ def test_a_reward_may_ask_the_policy_during_fit():
     assert len(answers) == 2
 
 
-def test_a_step_without_any_reward_changes_nothing():
-    """Neither policy, anchor nor optimizer; only the position advances."""
+def averaging(optimizer):
+    return keras.optimizers.LossScaleOptimizer(optimizer(1e-2, use_ema=True))
+
+
+@pytest.mark.parametrize("wrap", [lambda optimizer: optimizer(1e-2), averaging])
+def test_a_step_without_any_reward_changes_nothing(wrap):
+    """Neither policy, anchor nor optimizer; only the position advances.
+
+    Pins: a loss scale that called the optimizer with zeros, and averages of no
+    update, zeros, that became the policy.
+    """
 
     def silent(prompts, completions):
         return [None] * len(prompts)
 
-    bond = make_bond(keras_bond.JBond, silent, keras.optimizers.Adam(1e-2))
+    optimizer = wrap(keras.optimizers.Adam)
+    bond = make_bond(keras_bond.JBond, silent, optimizer)
     kept = [
         *bond.trainable_variables,
-        *bond.optimizer.variables,
+        *[v for v in optimizer.variables if "average" not in v.path],
         *bond.anchor.values,
     ]
     before = values_of(kept)
@@ -186,3 +234,24 @@ def test_a_step_without_any_reward_changes_nothing():
     assert logs["loss"] == [0.0]
     assert logs["frac_prompts_unscored"] == [1.0]
     assert logs["train/skipped_steps"] == [0.0]
+
+
+def test_an_epoch_without_scores_is_not_the_best():
+    """Pins: NaN, which no later value is better than; a `val_loss` of 0."""
+    stop = keras.callbacks.EarlyStopping("reward", mode="max", patience=3)
+    own = Unscored([stop, keras.callbacks.History()])
+    stop.set_model(types.SimpleNamespace(stop_training=False))
+    stop.on_train_begin()
+    best = []
+    for epoch, reward in enumerate([np.nan, np.nan, 1.0, np.nan, 2.0, 0.0]):
+        own.on_epoch_end(epoch, {"reward": reward})
+        stop.on_epoch_end(epoch, {"reward": reward})
+        best.append(stop.best)
+    np.testing.assert_equal(best, [np.nan, np.nan, 1.0, 1.0, 2.0, 2.0])
+    assert not stop.model.stop_training
+    trackers = {metrics.UNSCORED: metrics.Mean("unscored")}
+    logs = {"loss": keras.ops.zeros(()), "train/skipped_steps": 0.0}
+    trackers[metrics.UNSCORED].update_state([1.0, 1.0])
+    assert np.isnan(float(metrics.of_evaluation(logs, trackers)["loss"]))
+    trackers[metrics.UNSCORED].update_state([0.0])
+    assert metrics.of_evaluation(logs, trackers) == {"loss": 0.0}
