@@ -67,6 +67,7 @@ class JBond(Bond):
         truncate=None,
         stop_token_ids="auto",
         chat_template="auto",
+        retokenize=False,
         seed=None,
         **kwargs,
     ):
@@ -84,6 +85,7 @@ class JBond(Bond):
             truncate=truncate,
             stop_token_ids=stop_token_ids,
             chat_template=chat_template,
+            retokenize=retokenize,
             seed=seed,
             **PAPER_SETTINGS,
             **kwargs,

@@ -4,6 +4,7 @@ Means are taken over the samples of prompts that were scored. An epoch without
 any scored prompt has no mean and logs NaN.
 """
 
+import itertools
 import math
 
 import keras
@@ -14,17 +15,20 @@ from keras_bond.training import sampling_check
 
 # `frac_prompts_unscored` is a mean over all prompts, not only the scored ones.
 NAMES = (
+    "frac_reward_zero_std",
+    "frac_prompts_unscored",
+    "train/updated_fraction",
+)
+POLICY_NAMES = (
     "reward",
     "kl",
     "entropy",
     "completions/mean_length",
     "completions/clipped_ratio",
-    "frac_reward_zero_std",
-    "frac_prompts_unscored",
     sampling_check.NAME,
-    "train/updated_fraction",
 )
-ANCHOR_NAMES = ("anchor/reward", "bond/win_rate")
+ANCHOR_NAMES = ("anchor/reward",)
+COMPARED_NAMES = ("bond/win_rate",)
 REFERENCE_NAMES = ("kl_ref",)
 
 
@@ -97,25 +101,31 @@ def _norm(values):
     return largest * ops.sqrt(ops.sum(ops.square(scaled)))
 
 
-def make_trackers(names, has_reference, has_anchor_samples):
+def make_trackers(names, has_reference, has_policy_samples, has_anchor_samples):
     """Makes one metric for each logged name.
 
     Args:
         names: list of str. Names that a trainer logs in addition to `NAMES`.
         has_reference: bool. Whether the reference is kept.
+        has_policy_samples: bool. Whether samples are drawn from the policy.
         has_anchor_samples: bool. Whether samples are drawn from the anchor.
 
     Returns:
         dict that maps names to `keras.metrics.Metric`.
     """
-    names = [*names, *NAMES]
-    if has_anchor_samples:
-        names += ANCHOR_NAMES
-    if has_reference:
-        names += REFERENCE_NAMES
+    logged = {
+        NAMES: True,
+        POLICY_NAMES: has_policy_samples,
+        ANCHOR_NAMES: has_anchor_samples,
+        COMPARED_NAMES: has_policy_samples and has_anchor_samples,
+        REFERENCE_NAMES: has_policy_samples and has_reference,
+    }
+    groups = [group for group, is_logged in logged.items() if is_logged]
+    names = [*names, *itertools.chain(*groups)]
     trackers = {name: Mean(name) for name in names}
     trackers["train/skipped_steps"] = keras.metrics.Sum("train/skipped_steps")
-    trackers["reward_std"] = StandardDeviation("reward_std")
+    if has_policy_samples:
+        trackers["reward_std"] = StandardDeviation("reward_std")
     return trackers
 
 
@@ -140,6 +150,8 @@ def update(trackers, batch, log_probs, terms, is_good=True):
         value = ops.where(weight > 0, ops.cast(value, "float32"), 0.0)
         trackers[name].update_state(value, sample_weight=weight)
     p = log_probs.shape[1]
+    if not p:
+        return
     rewards, residuals = (
         batch[name][:, :p] for name in ("rewards", "reward_residuals")
     )
@@ -180,27 +192,37 @@ def values_of(batch, log_probs):
         batch, log_probs: see `update`.
 
     Returns:
-        dict of tensors `(batch,)` or `(batch, P)`.
+        dict of tensors `(batch,)`, `(batch, P)` or `(batch, k)`.
     """
     p = log_probs.shape[1]
     rewards, ranks = batch["rewards"], batch["ranks"]
+    values = {
+        "frac_reward_zero_std": ops.equal(ops.max(ranks, axis=1), 0.0),
+        "frac_prompts_unscored": ops.logical_not(batch["valid"]),
+    }
+    if p:
+        values |= _of_policy_samples(batch, log_probs)
+    if rewards.shape[1] > p:
+        values["anchor/reward"] = rewards[:, p:]
+    if 0 < p < rewards.shape[1]:
+        values["bond/win_rate"] = _win_rate(ranks[:, :p], ranks[:, p:])
+    return values
+
+
+def _of_policy_samples(batch, log_probs):
+    p = log_probs.shape[1]
     lengths = ops.sum(ops.cast(batch["mask"][:, :p], "float32"), axis=-1)
     difference = ops.absolute(log_probs - batch["sampling_log_probs"][:, :p])
     values = {
-        "reward": rewards[:, :p],
+        "reward": batch["rewards"][:, :p],
         "kl": _kl(batch, log_probs, "anchor"),
         "entropy": batch["entropies"],
         "completions/mean_length": lengths,
         "completions/clipped_ratio": ops.logical_not(
             batch["terminated"][:, :p]
         ),
-        "frac_reward_zero_std": ops.equal(ops.max(ranks, axis=1), 0.0),
-        "frac_prompts_unscored": ops.logical_not(batch["valid"]),
         sampling_check.NAME: difference / ops.maximum(lengths, 1.0),
     }
-    if rewards.shape[1] > p:
-        values["anchor/reward"] = rewards[:, p:]
-        values["bond/win_rate"] = _win_rate(ranks[:, :p], ranks[:, p:])
     if "penalized" in batch:
         values["bond/penalized_fraction"] = batch["penalized"]
     if "reference_log_probs" in batch:

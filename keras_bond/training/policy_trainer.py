@@ -23,12 +23,14 @@ from keras_bond.training import progress
 from keras_bond.training import saving
 from keras_bond.training import standardize
 from keras_bond.training.completing import Completing
+from keras_bond.training.fit_checks import FitChecks
 from keras_bond.training.sampling_check import SamplingCheck
 from keras_bond.training.weight_sets import WeightSets
 
 
 class PolicyTrainer(
     Completing,
+    FitChecks,
     saving.Saving,
     saving.CompileConfig,
     TrainerInterface,
@@ -38,8 +40,8 @@ class PolicyTrainer(
     """Holds a policy, its tokenizer, its reward and its position in the data.
 
     The mixins add what a trainer does besides training: `Completing` draws
-    completions on request, and `Saving` writes and loads the whole trainer.
-    The training step itself is defined in `AnchoredTrainer`.
+    completions on request, `FitChecks` looks at what `fit` is given, and
+    `Saving` writes and loads the whole trainer. The training step itself is defined in `AnchoredTrainer`.
 
     The arguments are those of `keras_bond.JBond`.
     """
@@ -125,8 +127,8 @@ class PolicyTrainer(
         )
         self.head = rollouts.Head(self.policy, self.temperature)
         using = self.weight_sets.using
-        self.rollout = rollouts.Rollout(self.decoder, using)
         self.reader = rollouts.Reader(self.policy, self.head, using)
+        self.rollout = rollouts.Rollout(self.decoder, self.reader, using)
 
     @property
     def reward(self):
@@ -357,7 +359,7 @@ class PolicyTrainer(
             self._check_endless(
                 validation_data, validation_steps, "validation_steps"
             )
-        self._sources["train"] = train
+        self._sources = {"train": train, "test": validation_data}
         callbacks = self.complete_callbacks(callbacks)
         callbacks = self.with_own_callbacks(callbacks, verbose)
         if train.is_endless or steps_per_epoch is None:
@@ -412,6 +414,7 @@ class PolicyTrainer(
         self.check_ready()
         test = self._to_batches(x, y, batch_size, steps=steps)
         self._check_endless(test, steps, "steps")
+        self.check_given(test)
         self._sources["test"] = test
         kwargs.pop("sample_weight", None)
         with placement.sharing_batches(test), self.restored_state():
@@ -480,10 +483,3 @@ class PolicyTrainer(
                 f"Received: {len(now)} trainable variables, "
                 f"{len(self._trained_ids)} when it was built"
             )
-
-    def check_batch(self, batches):
-        """Raises an error if batches of prompts cannot be trained on."""
-
-    def complete_callbacks(self, callbacks):
-        """Adds the callbacks that the trainer needs."""
-        return callbacks
