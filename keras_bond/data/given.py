@@ -105,8 +105,8 @@ class GivenReader:
             if not isinstance(values, list) or is_chat(values):
                 raise TypeError(
                     f"`{name}` must have a list for each prompt, with an entry "
-                    "for each of its given completions; a column that is "
-                    "something else needs another name. Received: "
+                    "for each of its given completions; if the column is "
+                    "something else, rename it. Received: "
                     f"{name}={values!r}"
                 )
         counts = {name: len(values) for name, values in entries.items()}
@@ -166,12 +166,12 @@ class GivenReader:
 
         It ends a turn if one of the prompt's turns ends so.
         """
+        if len(self.stop_token_ids) == 1:
+            return self.stop_token_ids
         turn = self.tokenizer.end_of_turn_token_id()
         end = self.tokenizer.tokenizer.end_token_id
-        chosen = [turn] if turn in prompt_ids else [end]
-        if len(self.stop_token_ids) == 1:
-            chosen = self.stop_token_ids
-        return [token for token in chosen if token in self.stop_token_ids]
+        chosen = (turn, end) if turn in prompt_ids else (end,)
+        return [token for token in chosen if token in self.stop_token_ids][:1]
 
     def _fit(self, token_ids, origin):
         """Pads the token ids of each prompt to an array."""
@@ -189,11 +189,12 @@ class GivenReader:
         """Removes padding after a completion, which must be a whole one."""
         ids = as_token_ids(TOKEN_IDS, ids, name)
         lengths.check_ids(ids, self.vocabulary_size, name)
-        padding = self._padding()
+        tokenizer = self.tokenizer and self.tokenizer.tokenizer
+        padding = getattr(tokenizer, "pad_token_id", None)
         stops = [n for n, i in enumerate(ids) if i in self.stop_token_ids]
         if stops:
-            rest = {*ids[stops[0] + 1 :]} - {*self.stop_token_ids, padding}
-            if rest:
+            rest = {*ids[stops[0] + 1 :]} - {*self.stop_token_ids}
+            if rest - {0 if padding is None else padding}:
                 raise ValueError(
                     "A given completion must end with its first stop token, "
                     "where drawing ends: cut it there before it is scored, or "
@@ -224,11 +225,6 @@ class GivenReader:
                 f"{self.max_completion_length}"
             )
         return ids
-
-    def _padding(self):
-        tokenizer = self.tokenizer and self.tokenizer.tokenizer
-        padding = getattr(tokenizer, "pad_token_id", None)
-        return 0 if padding is None else padding
 
     def _check_same(self, texts, arrays, origin):
         """Raises an error if texts are not what their tokens say."""

@@ -41,7 +41,8 @@ class PolicyTrainer(
 
     The mixins add what a trainer does besides training: `Completing` draws
     completions on request, `FitChecks` looks at what `fit` is given, and
-    `Saving` writes and loads the whole trainer. The training step itself is defined in `AnchoredTrainer`.
+    `Saving` writes and loads the whole trainer. The training step itself is
+    defined in `AnchoredTrainer`.
 
     The arguments are those of `keras_bond.JBond`.
     """
