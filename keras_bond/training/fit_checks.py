@@ -64,8 +64,7 @@ class FitChecks:
                 "Completions that are given are samples of the initial policy, "
                 "so the anchor must stay there: pass "
                 "callbacks=[keras_bond.callbacks.AnchorFixed()]. Received: an "
-                f"anchor rule with update_rate={update_rate}, columns "
-                f"{list(batches.given)}"
+                f"anchor rule with update_rate={update_rate}"
             )
         anchor = self.anchor
         if int(anchor.updates_seen) and float(anchor.update_rate) > 0:
