@@ -65,3 +65,8 @@ def test_forward_kl_of_given_completions_decodes_nothing(
     assert logs["anchor/reward"] == 1.0
     evaluated = bond.evaluate(data, verbose=0, return_dict=True)
     assert {name for name in evaluated if name.startswith("bond/")} == set()
+    # The policy has moved; what drew the completions has not.
+    for batch in bond.batches[1:]:
+        np.testing.assert_allclose(
+            batch["anchor_log_probs"], bond.batches[0]["anchor_log_probs"], 1e-5
+        )
