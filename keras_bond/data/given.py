@@ -269,6 +269,22 @@ def _rewards(column, origin):
     return rewards
 
 
+def check_whole(token_ids, max_prompt_length, origin):
+    """Raises an error if a prompt with given completions would be truncated.
+
+    Raises:
+        ValueError: naming the prompt.
+    """
+    for i, ids in enumerate(token_ids):
+        if len(ids) > max_prompt_length:
+            raise ValueError(
+                "A prompt with given completions must not be truncated, as "
+                "they were drawn from the whole of it: raise "
+                f"`max_prompt_length`. Received: {origin.name(i)} with "
+                f"{len(ids)} tokens, max_prompt_length={max_prompt_length}"
+            )
+
+
 def check_usable(given, reader):
     """Raises an error if completions are given where none can be used.
 

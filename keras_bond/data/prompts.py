@@ -85,6 +85,8 @@ class PromptEncoder:
             conversations, prompts = self._render(conversations, table.origin)
         if token_ids is None:
             token_ids = self._encode(prompts, table.origin)
+        if table.given:
+            given.check_whole(token_ids, self.max_prompt_length, table.origin)
         counts = [len(row) for row in table.columns.get(IMAGES, [])]
         token_ids = [
             self._fit(ids, num_images, table.origin.name(i))

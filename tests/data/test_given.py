@@ -332,6 +332,15 @@ def test_without_a_tokenizer_completions_are_token_ids():
         read(encoder, {"token_ids": [[5]], "completions": [["a", "b"]]})
 
 
+def test_prompts_with_completions_are_not_truncated(encoder):
+    short = prompts.PromptEncoder(encoder.tokenizer, (4,), 120, "left")
+    short.given_reader = encoder.given_reader
+    columns = {"prompts": ["a", "the dog"], "completions": [["a", "b"]] * 2}
+    with pytest.raises(ValueError, match="not be truncated.*prompt 1 with"):
+        prompts.to_batches(columns, short)
+    assert prompts.to_batches(columns["prompts"], short)
+
+
 def test_rewards_without_completions_are_a_column(encoder):
     batches = prompts.to_batches(
         {"prompts": TEXTS, "rewards": REWARDS}, encoder
