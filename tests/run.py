@@ -60,9 +60,11 @@ WITHOUT_KERAS = (
 # What runs on the fastest only because it costs much, and no line of it depends
 # on the backend. Gemma's families run on all.
 ON_ONE_BACKEND = (
+    "data/test_given.py",
     "families/test_every_family.py",
     "hugging_face",
     "training/test_chat.py",
+    "training/test_given_settings.py",
 )
 PASSED, NOTHING_SELECTED = 0, 5
 

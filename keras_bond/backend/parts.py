@@ -32,6 +32,54 @@ def split(tensors, num_parts):
     return tree.map_structure(split_one, tensors)
 
 
+def split_by(name, num_parts, tensors):
+    """Splits a batch as an argument says, see `split`.
+
+    Args:
+        name: str. The argument, for messages.
+        num_parts: int. Its value.
+        tensors: nested structure of tensors `(batch, ...)`.
+
+    Raises:
+        ValueError: if the batch has no such parts.
+    """
+    batch_size = tree.flatten(tensors)[0].shape[0]
+    check_divides(name, num_parts, batch_size)
+    check_shards(name, num_parts, batch_size // num_parts)
+    return split(tensors, num_parts)
+
+
+def cut(name, size, tensors):
+    """Cuts a batch into a list of smaller ones, see `split`.
+
+    Args:
+        name: str. The argument that gives their size, for messages.
+        size: int, or `None` to leave the batch whole.
+        tensors: nested structure of tensors `(batch, ...)`.
+
+    Raises:
+        ValueError: if the batch has no such parts.
+    """
+    batch_size = tree.flatten(tensors)[0].shape[0]
+    size = size or batch_size
+    check_divides(name, size, batch_size)
+    if size == batch_size:
+        return [tensors]
+    check_shards(name, size, size)
+    num_parts = batch_size // size
+    parts = split(tensors, num_parts)
+    return [
+        tree.map_structure(lambda x, i=i: x[i], parts) for i in range(num_parts)
+    ]
+
+
+def concatenate(batches):
+    """Joins what `cut` made of a batch, in the original order."""
+    if len(batches) == 1:
+        return batches[0]
+    return join(tree.map_structure(lambda *x: ops.stack(x), *batches))
+
+
 def join(tensors):
     """Joins the parts of a batch in the original order, see `split`.
 

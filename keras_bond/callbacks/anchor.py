@@ -122,6 +122,11 @@ class AnchorFixed(AnchorRule):
         super().__init__(update_rate=0.0, every=1)
 
 
+def rule_of(callbacks):
+    """Returns the rule among callbacks, which have one."""
+    return next(c for c in callbacks if isinstance(c, AnchorRule))
+
+
 def with_anchor_rule(callbacks, default, announce):
     """Adds a default if `callbacks` have no rule for the anchor.
 

@@ -14,6 +14,8 @@ SHOWN = (
     "held_out/effective_n",
     "held_out/gold_reward",
 )
+# Shown by trainers that draw no samples of the policy.
+SHOWN_WITHOUT_REWARD = ("loss", "anchor/reward")
 SHOWN_IF_NOT_ZERO = ("frac_prompts_unscored", "train/skipped_steps")
 VALIDATION = "val_"
 
@@ -66,13 +68,17 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
         super().on_test_end(self._shown(logs))
 
     def _shown(self, logs):
-        return {k: v for k, v in (logs or {}).items() if self._is_shown(k, v)}
+        logs = logs or {}
+        names = self.names
+        if names is None:
+            names = SHOWN if "reward" in logs else SHOWN + SHOWN_WITHOUT_REWARD
+        return {k: v for k, v in logs.items() if self._is_shown(k, v, names)}
 
-    def _is_shown(self, name, value):
+    def _is_shown(self, name, value, names):
         name = name.removeprefix(VALIDATION)
-        if self.names is not None:
-            return name in self.names
-        return name in SHOWN or (name in SHOWN_IF_NOT_ZERO and value != 0)
+        if name in names:
+            return True
+        return self.names is None and name in SHOWN_IF_NOT_ZERO and value != 0
 
 
 def with_progress_bar(callbacks, verbose):

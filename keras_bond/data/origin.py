@@ -1,5 +1,6 @@
 """Places of prompts in their data, for messages."""
 
+import contextlib
 import dataclasses
 
 
@@ -29,6 +30,14 @@ class Origin:
         kinds = (TypeError, ValueError)
         kind_of_error = next(k for k in kinds if isinstance(error, k))
         return kind_of_error(f"{error}, in {self.name(index, kind)}")
+
+    @contextlib.contextmanager
+    def naming(self, index, kind="prompt"):
+        """Returns a context whose errors name a row too."""
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            raise self.error(error, index, kind) from None
 
 
 # Where rows come from that no file holds.

@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_bond import backend
 from keras_bond.arguments import check_count
+from keras_bond.data import given
 from keras_bond.data import images
 from keras_bond.data import lengths
 from keras_bond.data.images import IMAGES
@@ -42,6 +43,10 @@ class PromptEncoder:
         image_reader: an `ImageReader`, or `None` if the policy reads text
             only.
 
+    Attributes:
+        given_reader: a `GivenReader` where completions that the data give can
+            be used, else `None`.
+
     Raises:
         ValueError: when encoding, for a prompt that is empty or too long or
             has a token outside of the vocabulary, for strings without a
@@ -58,6 +63,7 @@ class PromptEncoder:
     ):
         self.tokenizer = tokenizer
         self.image_reader = image_reader
+        self.given_reader = None
         self.vocabulary_size = vocabulary_size
         self.buckets = tuple(buckets)
         self.max_prompt_length = self.buckets[-1]
@@ -65,6 +71,7 @@ class PromptEncoder:
 
     def add_token_ids(self, table):
         """Completes a `PromptTable`: token ids, and text if possible."""
+        given.check_usable(table.given, self.given_reader)
         table = self._read_images(table)
         token_ids, prompts = table.token_ids, table.prompts
         if token_ids is None and self.tokenizer is None:
@@ -78,6 +85,8 @@ class PromptEncoder:
             conversations, prompts = self._render(conversations, table.origin)
         if token_ids is None:
             token_ids = self._encode(prompts, table.origin)
+        if table.given:
+            given.check_whole(token_ids, self.max_prompt_length, table.origin)
         counts = [len(row) for row in table.columns.get(IMAGES, [])]
         token_ids = [
             self._fit(ids, num_images, table.origin.name(i))
@@ -87,12 +96,13 @@ class PromptEncoder:
         ]
         if prompts is None and self.tokenizer is not None:
             prompts = self.tokenizer.decode(token_ids)
-        return dataclasses.replace(
+        table = dataclasses.replace(
             table,
             token_ids=token_ids,
             prompts=prompts,
             conversations=conversations,
         )
+        return self.given_reader.read(table) if table.given else table
 
     def _render(self, conversations, origin):
         """Returns the conversations as they are read, and their texts."""
@@ -192,7 +202,8 @@ class PromptEncoder:
             dict of arrays, in a tuple: int32 `prompt_ids` `(rows,
             max_prompt_length)`, and `prompt_lengths`, `prompt_index` (-1 where
             a row only fills the batch) and `index_in_batch`, `(rows,)`; if
-            the prompts have images, what `ImageReader.to_arrays` returns.
+            the prompts have images or given completions, what
+            `ImageReader.to_arrays` and `GivenReader.to_arrays` return.
         """
         missing = batch_size - len(indices)
         indices = [*indices, *[-1] * missing]
@@ -209,6 +220,8 @@ class PromptEncoder:
             inputs |= self.image_reader.to_arrays(
                 table.token_ids, table.columns[IMAGES]
             )
+        if table.given:
+            inputs |= self.given_reader.to_arrays(table.given)
         return ({k: backend.devices.own_rows(v) for k, v in inputs.items()},)
 
 
@@ -324,6 +337,11 @@ class PromptBatches(keras.utils.PyDataset):
             self.take(indices), indices, self.rows_per_batch
         )
 
+    @property
+    def given(self):
+        """Names of the columns of completions that the data give."""
+        return tuple(self.table.given)
+
     def fingerprint(self):
         """A number that differs for other prompts."""
         return self.table.fingerprint
@@ -384,12 +402,13 @@ def to_batches(
             "`batch_size` must not be given for a data set that comes in "
             f"batches of its own. Received: batch_size={batch_size}"
         )
-    size = max(len(to_table(first)), 1)
+    first = to_table(first)
+    size = max(len(first), 1)
     if is_row:
         size = default_size if batch_size is None else batch_size
     length = num_batches(data)
     if length == math.inf or (length is None and steps is not None):
-        return PromptStream(data, encoder, size, row_factor)
+        return PromptStream(data, encoder, size, row_factor, tuple(first.given))
     prompts = PromptBatches(
         lambda: encoder.add_token_ids(concatenate(tables_of(data))),
         encoder,
@@ -417,19 +436,25 @@ def to_finite_batches(data, encoder, batch_size):
     """
     check_several(data)
     data = read_rows(data)
-    if isinstance(data, PromptBatches):
-        table = data.table
-    elif _is_in_memory(data):
-        table = encoder.add_token_ids(to_table(data))
-    else:
-        _check_rewindable(data)
-        if num_batches(data) == math.inf:
-            raise ValueError(
-                "Prompts must end, because all of them get completions: take "
-                "some of them first. Received: an endless data set"
-            )
-        table = encoder.add_token_ids(concatenate(tables_of(data)))
+    is_encoded = isinstance(data, PromptBatches)
+    table = data.table if is_encoded else _whole_table(data)
+    given.check_usable(table.given, None)
+    if not is_encoded:
+        table = encoder.add_token_ids(table)
     return PromptBatches(lambda: table, encoder, batch_size)
+
+
+def _whole_table(data):
+    """Reads all of a data set that ends."""
+    if _is_in_memory(data):
+        return to_table(data)
+    _check_rewindable(data)
+    if num_batches(data) == math.inf:
+        raise ValueError(
+            "Prompts must end, because all of them get completions: take "
+            "some of them first. Received: an endless data set"
+        )
+    return concatenate(tables_of(data))
 
 
 def _is_in_memory(data):

@@ -13,6 +13,7 @@ from keras_bond.data.origin import MEMORY
 from keras_bond.data.origin import FileColumns
 from keras_bond.data.origin import Origin
 from keras_bond.data.origin import origin_of
+from keras_bond.data.table import COMPLETION_NAMES
 from keras_bond.data.table import PROMPT_NAMES
 from keras_bond.data.table import as_text
 from keras_bond.data.table import check_same_length
@@ -132,7 +133,7 @@ def prompts_from(data, prompt=None, template=None, columns=None):
     if columns is None:
         taken = (prompt, *PROMPT_NAMES)
         columns = [name for name in table if name not in taken]
-    check_columns(columns)
+    check_columns(set(columns) - set(COMPLETION_NAMES))
     kept = {name: _column(table, name) for name in columns}
     if prompt is not None:
         prompts = _column(table, prompt)
@@ -215,7 +216,16 @@ def _is_turns(value):
     )
 
 
-def _plain_column(column, origin=MEMORY):
+def plain_column(column, origin=MEMORY):
+    """Turns a column into lists, str and numbers, without arrays but images.
+
+    Args:
+        column: list, with a value for each row.
+        origin: the `Origin` of the rows.
+
+    Raises:
+        ValueError: naming the row of a value that is nested too deep.
+    """
     values = []
     for i, value in enumerate(column):
         try:
@@ -286,7 +296,7 @@ def _transpose(rows, origin=MEMORY):
             )
         _check_same_names(row, names, i, "row", origin)
     return {
-        name: _plain_column([row[name] for row in rows], origin)
+        name: plain_column([row[name] for row in rows], origin)
         for name in names
     }
 
@@ -324,7 +334,7 @@ def _read_frame(data):
             "All columns of a table must have names of their own. Received: "
             f"columns {list(names)}"
         )
-    return {name: _plain_column(column) for name, column in columns.items()}
+    return {name: plain_column(column) for name, column in columns.items()}
 
 
 def _to_dict(frame):

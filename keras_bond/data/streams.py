@@ -64,6 +64,8 @@ class PromptStream(keras.utils.PyDataset):
         encoder: a `PromptEncoder`.
         size: int. Prompts per batch, over all devices and processes.
         row_factor: int. Batches are padded to a multiple of it. Defaults to 1.
+        given: tuple of str. Names of the columns of completions that the data
+            give. Defaults to none.
 
     Attributes:
         steps_per_epoch: int, batches per epoch, or `None` where Keras counts.
@@ -76,7 +78,7 @@ class PromptStream(keras.utils.PyDataset):
 
     is_endless = is_full = True
 
-    def __init__(self, data, encoder, size, row_factor=1):
+    def __init__(self, data, encoder, size, row_factor=1, given=()):
         super().__init__()
         check_count("batch_size", size, 1)
         lengths.check_sharding(size)
@@ -86,6 +88,8 @@ class PromptStream(keras.utils.PyDataset):
         self.data = data
         self.encoder = encoder
         self.row_factor = row_factor
+        self.given = given
+        self._num_given = None
         self.prompts_per_batch = size
         self._lock = threading.Lock()
         self._restart()
@@ -136,10 +140,22 @@ class PromptStream(keras.utils.PyDataset):
         origin = Origin(first=self._next_index * self.prompts_per_batch)
         table = dataclasses.replace(next(self._tables), origin=origin)
         table = self.encoder.add_token_ids(table)
+        self._check_num_given(table)
         self._recent[self._next_index] = table
         self._next_index += 1
         while len(self._recent) > STREAM_MEMORY:
             self._recent.popitem(last=False)
+
+    def _check_num_given(self, table):
+        """Raises an error if prompts differ in their number of completions."""
+        count = table.num_given
+        self._num_given = count if self._num_given is None else self._num_given
+        if count != self._num_given:
+            raise ValueError(
+                "All prompts must have the same number of given completions. "
+                f"Received: {count} completions in {table.origin.name(0)}, "
+                f"{self._num_given} of the first prompt"
+            )
 
     def take(self, indices):
         """Returns a `PromptTable` of the given indices, all of one batch."""

@@ -3,6 +3,7 @@
 import array
 import dataclasses
 import functools
+import itertools
 import numbers
 import zlib
 
@@ -20,6 +21,10 @@ from keras_bond.rewards.scores import to_python
 from keras_bond.turns import is_chat
 
 PROMPT_NAMES = ("prompts", "prompt")
+# Columns of completions that the data give, and of their rewards, which are an
+# ordinary column without them.
+COMPLETION_NAMES = ("completions", "completion_ids")
+REWARDS = "rewards"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +38,9 @@ class PromptTable:
         conversations: list of lists of turns, or `None`.
         columns: dict of lists, the other columns of the data set.
         origin: an `Origin`, by which messages name a prompt.
+        given: dict of lists, the completions that the data give, a list for
+            each prompt; empty if there are none. `GivenReader` turns them into
+            arrays.
     """
 
     prompts: list | None = None
@@ -40,19 +48,27 @@ class PromptTable:
     conversations: list | None = None
     columns: dict = dataclasses.field(default_factory=dict)
     origin: Origin = MEMORY
+    given: dict = dataclasses.field(default_factory=dict)
 
     def __len__(self):
         fields = (self.prompts, self.token_ids, self.conversations)
         return len(next(field for field in fields if field is not None))
 
+    @property
+    def num_given(self):
+        """int. Completions that are given for each prompt, once read."""
+        return next((len(c[0]) for c in self.given.values() if len(c)), 0)
+
     @functools.cached_property
     def fingerprint(self):
-        """int. A number that differs for other token ids, or other images."""
+        """int. Differs for other token ids, images or given completions."""
         crc = zlib.crc32(array.array("i", map(len, self.token_ids)))
         for ids in self.token_ids:
             crc = zlib.crc32(array.array("i", ids), crc)
         for images in self.columns.get(IMAGES, []):
             crc = crc32_of_images(images, crc)
+        for array_of_prompt in itertools.chain(*self.given.values()):
+            crc = zlib.crc32(array_of_prompt.tobytes(), crc)
         return crc % 2**31
 
     def take(self, indices):
@@ -67,7 +83,7 @@ class PromptTable:
         """Sorted list of str. The names of what the table holds."""
         fields = ("prompts", "token_ids", "conversations")
         kept = [name for name in fields if getattr(self, name) is not None]
-        return sorted([*kept, *self.columns])
+        return sorted([*kept, *self.columns, *self.given])
 
     def _map(self, function):
         def of(column):
@@ -78,6 +94,7 @@ class PromptTable:
             of(self.token_ids),
             of(self.conversations),
             {name: of(column) for name, column in self.columns.items()},
+            given={name: of(column) for name, column in self.given.items()},
         )
 
 
@@ -103,11 +120,13 @@ def concatenate(tables):
         return [value for column in columns for value in column]
 
     columns = tables[0].columns if tables else {}
+    given = tables[0].given if tables else {}
     return PromptTable(
         join(table.prompts for table in tables) if tables else [],
         join(table.token_ids for table in tables),
         join(table.conversations for table in tables),
         {k: join(table.columns[k] for table in tables) for k in columns},
+        given={k: join(table.given[k] for table in tables) for k in given},
     )
 
 
@@ -118,8 +137,9 @@ def to_table(data):
         data: list of str, array of str, or dict of columns with `"prompts"`
             (or `"prompt"`, as TRL names it), or with `"token_ids"` and
             optionally `"padding_mask"` for prompts that are tokenized already.
-            A prompt may be a conversation, a list of turns. Other columns are
-            kept for the reward.
+            A prompt may be a conversation, a list of turns. Completions may be
+            given in columns, see `GivenReader`. Other columns are kept for the
+            reward.
 
     Returns:
         a `PromptTable` with `prompts` or `conversations`, or with `token_ids`
@@ -135,19 +155,20 @@ def to_table(data):
     origin = origin_of(data)
     columns = {name: to_list(name, column) for name, column in data.items()}
     columns = _name_prompts(columns)
+    given = _pop_given(columns)
     check_columns(set(columns) - {"prompts"})
-    check_same_length(columns)
+    check_same_length({**columns, **given})
     if "token_ids" in columns:
         token_ids = _strip_padding(
             columns.pop("token_ids"), columns.pop("padding_mask", None), origin
         )
         prompts = columns.pop("prompts", None)
-        return PromptTable(prompts, token_ids, columns=columns, origin=origin)
+        return PromptTable(prompts, token_ids, None, columns, origin, given)
     prompts = columns.pop("prompts")
     if prompts and all(is_chat(prompt) for prompt in prompts):
-        return PromptTable(None, None, prompts, columns, origin)
+        return PromptTable(None, None, prompts, columns, origin, given)
     _check_strings(prompts, origin)
-    return PromptTable(prompts, columns=columns, origin=origin)
+    return PromptTable(prompts, None, None, columns, origin, given)
 
 
 def check_same_length(columns):
@@ -263,9 +284,20 @@ def _name_prompts(columns):
     )
 
 
+def _pop_given(columns):
+    """Removes completions that are given, and their rewards, from columns."""
+    names = [name for name in COMPLETION_NAMES if name in columns]
+    if names and REWARDS in columns:
+        names.append(REWARDS)
+    return {name: columns.pop(name) for name in names}
+
+
 def _strip_padding(padded, masks, origin):
     """Turns padded token ids into lists of the real ones."""
-    padded = [_token_ids(ids, origin.name(i)) for i, ids in enumerate(padded)]
+    padded = [
+        as_token_ids("token_ids", ids, origin.name(i))
+        for i, ids in enumerate(padded)
+    ]
     if masks is None:
         return padded
     stripped = []
@@ -290,7 +322,17 @@ def _count_kept(mask):
     return count if all(values[:count]) else None
 
 
-def _token_ids(values, name):
+def as_token_ids(column, values, name):
+    """Turns token ids into a list of int.
+
+    Args:
+        column: str. The column that holds them, for the message.
+        values: list, tuple or array of integers.
+        name: str. What they are the ids of, for the message.
+
+    Raises:
+        TypeError: if they are not integers.
+    """
     ids = values.tolist() if hasattr(values, "tolist") else values
     whole = isinstance(ids, (list, tuple)) and all(
         isinstance(token_id, numbers.Integral)
@@ -299,7 +341,7 @@ def _token_ids(values, name):
     )
     if not whole:
         raise TypeError(
-            "`token_ids` must hold a list of integers for each prompt. "
-            f"Received: token_ids={values!r} of {name}"
+            f"`{column}` must hold a list of integers for each prompt or "
+            f"completion. Received: {column}={values!r} of {name}"
         )
     return [int(token_id) for token_id in ids]

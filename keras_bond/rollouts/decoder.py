@@ -6,6 +6,7 @@ import math
 from keras import ops
 
 from keras_bond import backend
+from keras_bond.data.given import GIVEN_IDS
 from keras_bond.formulas import likelihood
 from keras_bond.formulas import masks
 from keras_bond.formulas import sequences
@@ -172,16 +173,19 @@ class Rollout:
     """Draws completions for training, evaluation and generation.
 
     All draws are determined by the seed, the mode, and the numbers of prompt,
-    sample and position, see `random_numbers.Stream`.
+    sample and position, see `random_numbers.Stream`. Samples of the anchor may
+    also be given with the prompts, which are then only read.
 
     Args:
         decoder: a `keras_bond.rollouts.Decoder`.
+        reader: a `keras_bond.rollouts.Reader` of the same policy.
         using: callable that takes the name of a weight set and returns a
             context in which the policy runs with it.
     """
 
-    def __init__(self, decoder, using):
+    def __init__(self, decoder, reader, using):
         self.decoder = decoder
+        self.reader = reader
         self.using = using
 
     def embed_images(self, inputs, run_stage):
@@ -221,14 +225,21 @@ class Rollout:
         Args:
             inputs: dict of int32 tensors `prompt_ids` `(batch,
                 prompt_length)` and `prompt_lengths` `(batch,)`; maybe
-                `images`, see `embed_images`.
+                `images`, see `embed_images`, and `given_ids` `(batch, k,
+                max_completion_length)`, samples of the anchor.
             weights: str. Name of the weight set.
-            num_samples: int. Completions per prompt.
+            num_samples: int. Completions per prompt, if they are drawn.
             stream: a `random_numbers.Stream`.
 
         Returns:
-            dict of tensors over `(batch, num_samples)`, see `Decoder`.
+            dict of tensors over `(batch, num_samples)`, see `Decoder`; over
+            `(batch, k)` and without entropies of completions that are given.
         """
+        if weights == "anchor" and GIVEN_IDS in inputs:
+            stops = self.decoder.stop_token_ids
+            return self.reader.read_given(
+                inputs, inputs[GIVEN_IDS], stops, weights
+            )
         uniforms = stream.uniforms(
             weights, num_samples, self.decoder.max_completion_length
         )

@@ -5,6 +5,7 @@ from keras import ops
 from keras_bond.backend import layer_calls
 from keras_bond.formulas import divergences
 from keras_bond.formulas import likelihood
+from keras_bond.formulas import masks
 from keras_bond.formulas import sequences
 from keras_bond.rollouts import network
 from keras_bond.rollouts.network import Head
@@ -69,6 +70,29 @@ class Reader:
         """
         log_probs = self.head.token_log_probs(hidden, inputs["completion_ids"])
         return likelihood.sequence_log_probs(log_probs, inputs["mask"])
+
+    def read_given(self, inputs, completion_ids, stop_token_ids, weights):
+        """Computes what the decoder returns of completions that it draws.
+
+        Args:
+            inputs: see `hidden`, without completions.
+            completion_ids: int32 tensor `(batch, samples,
+                completion_length)`.
+            stop_token_ids: tuple of int. Tokens that end a completion.
+            weights: str. Name of the weight set.
+
+        Returns:
+            dict of tensors: `completion_ids`, and `log_probs` float32
+            `(batch, samples)`, `log π(y|x)` under that weight set.
+        """
+        shape = completion_ids.shape
+        rows = ops.reshape(completion_ids, (-1, shape[-1]))
+        mask = masks.completion_mask(rows, stop_token_ids)
+        given = {"completion_ids": completion_ids}
+        inputs = {**inputs, **given, "mask": ops.reshape(mask, shape)}
+        with self.using(weights):
+            log_probs = self.log_probs(inputs, self.hidden(inputs))
+        return {**given, "log_probs": log_probs}
 
     def kls(self, inputs, hidden, other_hidden, other):
         """Computes the KL of the policy to another weight set.

@@ -2,7 +2,7 @@
 
     collect                 prompts -> a batch to train on
         embed_images        pixels -> embeddings, of prompts that have images
-        draw                completions of policy and anchor
+        draw                completions of policy and anchor, or given ones
         score_with_anchor   log-probabilities of anchor and reference
         score               rewards, on the host
     targets                 rewards -> training targets, by the subclass
@@ -16,13 +16,13 @@ gradients and applies the optimizer between the last two.
 
 import numpy as np
 from keras import ops
-from keras import tree
 
 from keras_bond import backend
 from keras_bond.arguments import check_count
 from keras_bond.backend import devices
 from keras_bond.backend import parts as parts_lib
-from keras_bond.callbacks import anchor as anchor_rules
+from keras_bond.data.given import GIVEN_IDS
+from keras_bond.data.given import GivenReader
 from keras_bond.formulas import averages
 from keras_bond.rewards import scores as scores_lib
 from keras_bond.rewards.samples import DRAWN
@@ -40,6 +40,7 @@ COMPLETIONS = (*PROMPTS, "completion_ids", "mask")
 NOT_LEARNED_FROM = (
     "prompt_index",
     "index_in_batch",
+    GIVEN_IDS,
     "token_ids",
     "padding_mask",
 )
@@ -57,9 +58,11 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
         logged_names: list of str. Names that the subclass logs in addition to
             the common ones: its loss terms, and entries that its `targets`
             adds to a batch.
-        num_policy_samples: int, at least 1. Completions of the policy per
-            prompt.
-        num_anchor_samples: int. Completions of the anchor per prompt.
+        num_policy_samples: int. Completions of the policy per prompt.
+        num_anchor_samples: int. Completions of the anchor per prompt, unless
+            the data give them.
+        best_of_n: int. Anchor samples that the loss needs. Defaults to 1.
+        retokenize: bool. See `keras_bond.Bond`. Defaults to `False`.
         **kwargs: for `PolicyTrainer`.
 
     Call arguments:
@@ -71,8 +74,6 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
         dict with `log_probs` float32 `(batch, samples)`: `log π(y|x)` in nats.
     """
 
-    default_anchor_rule = anchor_rules.AnchorEMA
-
     def __init__(
         self,
         policy,
@@ -81,13 +82,26 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
         num_policy_samples,
         num_anchor_samples,
         logged_names,
+        best_of_n=1,
+        retokenize=False,
         **kwargs,
     ):
-        check_count("num_policy_samples", num_policy_samples, 1)
         check_count("num_anchor_samples", num_anchor_samples, 0)
+        check_count("num_policy_samples", num_policy_samples, 0)
+        checks.check_one_of("retokenize", retokenize, (False, True))
         super().__init__(policy, reward, **kwargs)
         self.num_policy_samples = num_policy_samples
         self.num_anchor_samples = num_anchor_samples
+        self.best_of_n = best_of_n
+        self.retokenize = retokenize
+        if num_anchor_samples:
+            self.encoder.given_reader = GivenReader(
+                self.encoder,
+                self.stop_token_ids,
+                self.max_completion_length,
+                best_of_n,
+                retokenize,
+            )
         self.trackers = metrics.make_trackers(
             logged_names,
             self.weight_sets.reference is not None,
@@ -95,7 +109,6 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
             num_anchor_samples,
         )
         self.reward_metrics = metrics.RewardMetrics()
-        self._default_rule_announced = False
         self._refused_difference = sampling_check.limits_of(policy)[1]
 
     def collect(self, inputs, training):
@@ -126,7 +139,11 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
         Raises:
             FloatingPointError: if too many steps were skipped in a row.
         """
-        parts = self._rollout_parts(self.encoder.cut(inputs))
+        parts = parts_lib.cut(
+            "rollout_batch_size",
+            self.rollout_batch_size,
+            self.encoder.cut(inputs),
+        )
         parts = [self.rollout.embed_images(p, self.run_stage) for p in parts]
         drawn = [{**part, **self.draw(part, training)} for part in parts]
         known = [self.score_with_anchor(part, training) for part in drawn]
@@ -140,13 +157,13 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
         ]
         if training:
             self.check_skipped()
-        if len(batches) == 1:
-            return batches[0]
-        stacked = tree.map_structure(lambda *x: ops.stack(x), *batches)
-        return parts_lib.join(stacked)
+        return parts_lib.concatenate(batches)
 
     def draw(self, inputs, training):
         """Draws the policy's and the anchor's samples of each prompt.
+
+        `Rollout.draw` takes those of the anchor from the data if they are given
+        there.
 
         Args:
             inputs, training: see `collect`.
@@ -155,23 +172,26 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
             dict of tensors: over `(batch, P + k)`, the P policy samples first,
             `completion_ids`, `mask`, `terminated`, `token_ids`,
             `padding_mask`, `tie_breakers` and `sampling_log_probs`, those of
-            the weight set that drew the sample; over `(batch, P)` `entropies`.
+            the weight set that drew the sample; over `(batch, P)` `entropies`,
+            if the policy is sampled.
         """
 
-        def collate(inputs, policy, *anchor):
-            collated = self.rollout.collate(inputs, policy, *anchor)
+        def collate(inputs, *drawn):
+            collated = self.rollout.collate(inputs, *drawn)
             count = collated["completion_ids"].shape[1]
             ties = self._stream(inputs, training).uniforms("ties", count, 1)
             collated["tie_breakers"] = ties[:, :, 0]
-            collated["entropies"] = policy["entropies"]
             collated["sampling_log_probs"] = ops.concatenate(
-                [draws["log_probs"] for draws in (policy, *anchor)], axis=1
+                [draws["log_probs"] for draws in drawn], axis=1
             )
+            if self.num_policy_samples:
+                collated["entropies"] = drawn[0]["entropies"]
             return collated
 
-        counts = {"policy": self.num_policy_samples}
-        if self.num_anchor_samples:
-            counts["anchor"] = self.num_anchor_samples
+        counts = {
+            "policy": self.num_policy_samples,
+            "anchor": self.num_anchor_samples,
+        }
         drawn = [
             self.run_stage(
                 _stage_name(f"rollout {weights}", training),
@@ -181,6 +201,7 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
                 inputs,
             )
             for weights, count in counts.items()
+            if count
         ]
         name = _stage_name("collate", training)
         return self.run_stage(name, collate, inputs, *drawn)
@@ -198,6 +219,8 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
             `anchor_kls` and `reference_kls` `(batch, P)`, exact over the
             vocabulary.
         """
+        if not self.num_policy_samples:
+            return {"anchor_log_probs": drawn["sampling_log_probs"]}
 
         def score(batch):
             samples = self._policy_samples(batch)
@@ -211,7 +234,7 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
                 if not training:
                     kls = self.reader.kls(samples, hidden, other, name)
                     scored[f"{name}_kls"] = kls
-            # The decoder has already scored the anchor's own samples.
+            # Those of the anchor's own samples are known.
             own = batch["sampling_log_probs"][:, self.num_policy_samples :]
             scored["anchor_log_probs"] = ops.concatenate(
                 [scored["anchor_log_probs"], own], axis=1
@@ -225,9 +248,10 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
         )
 
     def score(self, drawn, training):
-        """Scores all completions of a rollout in one call of the reward.
+        """Scores the completions of a rollout in one call of the reward.
 
-        If several processes train together, each scores its own rows.
+        Those whose rewards are given are not scored. If several processes train
+        together, each scores its own rows.
 
         Args:
             drawn: dict of tensors: the prompts and what `draw` returned.
@@ -240,15 +264,21 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
         source = self._sources["train" if training else "test"]
         prompt_index = devices.to_host(drawn["prompt_index"])
         present = prompt_index >= 0
-        num_samples = drawn["mask"].shape[1]
-        rewards = np.full((len(present), num_samples), np.nan)
+        rewards = np.full((len(present), drawn["mask"].shape[1]), np.nan)
         if present.any():
-            arrays = {k: devices.to_host(drawn[k])[present] for k in DRAWN}
             table = source.take(prompt_index[present].tolist())
-            samples = Samples.of_rollout(arrays, table, self.tokenizer)
-            scores = self._scorer(samples)
-            rewards[present] = scores.reshape(-1, num_samples)
-            self.reward_metrics.add(samples.log.metrics)
+            given = table.given.get("rewards", [[]] * len(table))
+            scores = np.empty((len(table), 0))
+            num_scored = rewards.shape[1] - len(given[0])
+            if num_scored:
+                arrays = {
+                    name: devices.to_host(drawn[name])[present, :num_scored]
+                    for name in DRAWN
+                }
+                samples = Samples.of_rollout(arrays, table, self.tokenizer)
+                scores = self._scorer(samples).reshape(-1, num_scored)
+                self.reward_metrics.add(samples.log.metrics)
+            rewards[present] = np.concatenate([scores, given], axis=1)
         valid = np.isfinite(rewards).all(axis=1)
         rewards[~valid] = 0.0
         scored = {
@@ -328,6 +358,8 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
         """
         finite = backend.all_finite([loss, *gradients])
         good = ops.logical_and(finite, ops.any(batch["valid"]))
+        if self.num_policy_samples == 0:
+            return good
         log_probs = outputs["log_probs"][:, : self.num_policy_samples]
         difference = metrics.sampling_difference(batch, log_probs)
         return ops.logical_and(good, difference <= self._refused_difference)
@@ -422,31 +454,15 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
         own = {k: batch[k][:, :p] for k in ("completion_ids", "mask")}
         return {**batch, **own}
 
-    def _rollout_parts(self, inputs):
-        """Splits a batch of prompts into parts of `rollout_batch_size`."""
-        batch_size = inputs["prompt_index"].shape[0]
-        size = self.rollout_batch_size or batch_size
-        parts_lib.check_divides("rollout_batch_size", size, batch_size)
-        num_parts = batch_size // size
-        if num_parts == 1:
-            return [inputs]
-        parts_lib.check_shards("rollout_batch_size", size, size)
-        parts = parts_lib.split(inputs, num_parts)
-        return [
-            tree.map_structure(lambda x, i=i: x[i], parts)
-            for i in range(num_parts)
-        ]
-
     def _in_parts(self, function, inputs):
         """Applies a function in `gradient_accumulation_steps` parts."""
-        steps = self.gradient_accumulation_steps
-        if steps == 1:
+        if self.gradient_accumulation_steps == 1:
             return function(inputs)
-        batch_size = next(iter(inputs.values())).shape[0]
-        name = "gradient_accumulation_steps"
-        parts_lib.check_divides(name, steps, batch_size)
-        parts_lib.check_shards(name, steps, batch_size // steps)
-        parts = parts_lib.split(inputs, steps)
+        parts = parts_lib.split_by(
+            "gradient_accumulation_steps",
+            self.gradient_accumulation_steps,
+            inputs,
+        )
         return parts_lib.join(
             backend.map_parts(function, parts, self.variables)
         )
@@ -457,41 +473,13 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
 
     compile.__doc__ = PolicyTrainer.compile.__doc__
 
-    def needs_other_prompts(self):
-        """Whether the baseline of a prompt is computed from other prompts."""
-        return False
-
-    def check_batch(self, batches):
-        """Raises an error if a batch is too small to compute a baseline.
-
-        Args:
-            batches: a `PromptBatches` or `PromptStream`.
-        """
-        if batches.num_batches is None or not self.needs_other_prompts():
-            return
-        if batches.prompts_per_batch < 2:
-            raise ValueError(
-                "A batch must have at least 2 prompts: the baseline of one is "
-                "the mean of the OTHERS of the batch. Raise `batch_size`, or "
-                "use `keras_bond.Bond` with several policy samples per prompt. "
-                f"Received: batches of {batches.prompts_per_batch} prompt"
-            )
-
-    def complete_callbacks(self, callbacks):
-        """Adds the default anchor rule if `callbacks` has none."""
-        completed = anchor_rules.with_anchor_rule(
-            callbacks,
-            self.default_anchor_rule(),
-            announce=not self._default_rule_announced,
-        )
-        self._default_rule_announced = True
-        return completed
-
     def get_config(self):
         return {
             **super().get_config(),
             "num_policy_samples": self.num_policy_samples,
             "num_anchor_samples": self.num_anchor_samples,
+            "best_of_n": self.best_of_n,
+            "retokenize": self.retokenize,
         }
 
 

@@ -102,7 +102,8 @@ class Reinforce(AnchoredTrainer):
 
     def get_config(self):
         config = super().get_config()
-        del config["num_anchor_samples"]
+        for name in ("best_of_n", "num_anchor_samples", "retokenize"):
+            del config[name]
         return {
             **config,
             "kl_weight": self.kl_weight,
@@ -117,8 +118,8 @@ class BoNBoN(AnchoredTrainer):
     The loss is `α · (-log π(best)) + (1-α) · (Δ - margin)²` on N samples of the
     reference (Gui et al., NeurIPS 2024, arXiv 2406.00832). `Δ` is the
     log-likelihood ratio of the best over the worst sample, and the margin is
-    its value under the Best-of-N distribution. One more sample is drawn from
-    the policy, for logging only.
+    its value under the Best-of-N distribution. Samples of the policy are drawn
+    for logging only.
 
     Args:
         policy, reward, max_prompt_length, max_completion_length: see
@@ -126,6 +127,8 @@ class BoNBoN(AnchoredTrainer):
         best_of_n: int, at least 2. Samples of the reference per prompt.
             Defaults to 8.
         sft_weight: float in [0, 1]. Denoted α in that paper. Defaults to 0.5.
+        num_policy_samples: int. Completions of the policy per prompt, 0 for
+            none. Defaults to 1.
         **kwargs: further arguments of `keras_bond.Bond`: `reference`,
             `temperature`, `seed` and the like.
 
@@ -144,28 +147,35 @@ class BoNBoN(AnchoredTrainer):
     default_anchor_rule = AnchorFixed
 
     def __init__(
-        self, policy, reward, *, best_of_n=8, sft_weight=0.5, **kwargs
+        self,
+        policy,
+        reward,
+        *,
+        best_of_n=8,
+        sft_weight=0.5,
+        num_policy_samples=1,
+        **kwargs,
     ):
         check_count("best_of_n", best_of_n, 2)
         checks.check_share("sft_weight", sft_weight)
         super().__init__(
             policy,
             reward,
-            num_policy_samples=1,
+            best_of_n=best_of_n,
+            num_policy_samples=num_policy_samples,
             num_anchor_samples=best_of_n,
             logged_names=["sft_loss", "contrast_loss"],
             **kwargs,
         )
-        self.best_of_n = best_of_n
         self.sft_weight = float(sft_weight)
 
     def loss_terms(self, batch, outputs):
         """`α·SFT + (1-α)·IPO`, both on the anchor's samples."""
-        log_probs = outputs["log_probs"][:, 1:]
-        log_ratios = log_probs - batch["anchor_log_probs"][:, 1:]
-        ranks = batch["ranks"][:, 1:]
-        tie_breakers = batch["tie_breakers"][:, 1:]
-        n = self.best_of_n
+        p, n = self.num_policy_samples, self.best_of_n
+        log_probs = outputs["log_probs"][:, p:]
+        log_ratios = log_probs - batch["anchor_log_probs"][:, p:]
+        ranks = batch["ranks"][:, p:]
+        tie_breakers = batch["tie_breakers"][:, p:]
         best = forward_kl.best_sample_weights(ranks, n, tie_breakers)
         # Reversing the tie-breakers makes best and worst differ in all ties.
         worst = forward_kl.best_sample_weights(-ranks, n, 1.0 - tie_breakers)
@@ -183,10 +193,5 @@ class BoNBoN(AnchoredTrainer):
 
     def get_config(self):
         config = super().get_config()
-        for name in ("num_policy_samples", "num_anchor_samples"):
-            del config[name]
-        return {
-            **config,
-            "best_of_n": self.best_of_n,
-            "sft_weight": self.sft_weight,
-        }
+        del config["num_anchor_samples"]
+        return {**config, "sft_weight": self.sft_weight}

@@ -54,10 +54,12 @@ class Bond(AnchoredTrainer):
             moving anchor 2 is enough, because the effective N multiplies as
             the anchor follows the policy. Denoted N in the paper. Defaults to
             2.
-        num_policy_samples: int. Policy samples per prompt, denoted P above.
-            Defaults to 4.
+        num_policy_samples: int. Policy samples per prompt, denoted P above. 0
+            with `jeffreys_beta=0`: the forward KL needs none, and what they
+            tell is then not logged. Defaults to 4.
         num_anchor_samples: int. Anchor samples per prompt. Denoted k in the
-            paper. Defaults to 4.
+            paper. If the data give completions, all of them are used instead,
+            whatever their number. Defaults to 4.
         estimator: how the gradient is estimated:
             `"pooled"` uses all samples for both KLs, with balance-heuristic
             weights and harmonic quantiles (N = 2);
@@ -74,10 +76,10 @@ class Bond(AnchoredTrainer):
             (eq. 25), for a fixed or slowly moving anchor. A fitted
             `keras_bond.QuantileModel`, or another Keras layer with the same
             inputs and outputs, is used instead of the classifier and frozen.
-            `"auto"` is `"pooled"` if `best_of_n` is 2, else
-            `"control_variate"`. Defaults to `"auto"`. Equal rewards count as
-            half a win, except that `"paper"` and `"jbond"` order them at
-            random.
+            `"auto"` is `"pooled"` if `best_of_n` is 2 and the policy is
+            sampled, else `"control_variate"`. Defaults to `"auto"`. Equal
+            rewards count as half a win, except that `"paper"` and `"jbond"`
+            order them at random.
         jeffreys_beta: float in [0, 1]. Weight of the backward KL; the forward
             KL has weight `1 - jeffreys_beta`. Denoted β in the paper. Defaults
             to 0.5.
@@ -105,6 +107,8 @@ class Bond(AnchoredTrainer):
             whose special tokens the vocabulary has (Gemma, Gemma 4, Llama 3 or
             ChatML), a template in Jinja or the path of one, or a function, see
             `keras_bond.data.render_chat`. Defaults to `"auto"`.
+        retokenize: bool. Whether a given completion whose text is not what its
+            tokens say is accepted, as what they say. Defaults to `False`.
         seed: int in [0, 2³¹), or `None` to draw one. It determines all
             randomness of the trainer. The adapters of `enable_lora` are drawn
             before, by Keras: call `keras.utils.set_random_seed` first if two
@@ -156,23 +160,31 @@ class Bond(AnchoredTrainer):
         truncate=None,
         stop_token_ids="auto",
         chat_template="auto",
+        retokenize=False,
         seed=None,
         **kwargs,
     ):
         checks.check_jeffreys_beta(jeffreys_beta)
         checks.check_strength("kl_weight", kl_weight)
         check_count("best_of_n", best_of_n, 2)
-        check_count("num_policy_samples", num_policy_samples, 1)
+        checks.check_policy_samples(
+            num_policy_samples,
+            jeffreys_beta=jeffreys_beta,
+            kl_weight=kl_weight,
+        )
         check_count("num_anchor_samples", num_anchor_samples, 1)
         counts = (best_of_n, num_policy_samples, num_anchor_samples)
         recipe = estimators.get(estimator, *counts)
-        names = ["forward_kl_loss", "backward_kl_loss"]
+        names = ["forward_kl_loss"]
+        if num_policy_samples:
+            names += ["backward_kl_loss", "bond/penalized_fraction"]
         names += ["kl_loss"] * (kl_weight > 0)
         names += ["quantile_loss"] * (estimator == "learned")
         super().__init__(
             policy,
             reward,
-            logged_names=[*names, "bond/penalized_fraction"],
+            best_of_n=best_of_n,
+            logged_names=names,
             num_policy_samples=num_policy_samples,
             num_anchor_samples=num_anchor_samples,
             reference=reference,
@@ -183,11 +195,11 @@ class Bond(AnchoredTrainer):
             truncate=truncate,
             stop_token_ids=stop_token_ids,
             chat_template=chat_template,
+            retokenize=retokenize,
             temperature=temperature,
             seed=seed,
             **kwargs,
         )
-        self.best_of_n = best_of_n
         self.estimator = recipe
         self.jeffreys_beta = float(jeffreys_beta)
         self.kl_weight = float(kl_weight)
@@ -206,18 +218,17 @@ class Bond(AnchoredTrainer):
 
         Returns:
             `batch`, extended by `penalized` bool `(batch, P)`, whether a
-            policy sample is worse than all anchor samples, and by the
-            estimator's targets.
+            policy sample is worse than all anchor samples, if the policy is
+            sampled, and by the estimator's targets.
         """
+        batch = {**batch, **self.estimator.targets(batch)}
+        if not self.num_policy_samples:
+            return batch
         policy, anchor = self.estimator.split(batch["ranks"])
         penalized = jbond.is_penalized(
             policy, anchor, self.estimator.split(batch["tie_breakers"])
         )
-        return {
-            **batch,
-            "penalized": penalized,
-            **self.estimator.targets(batch),
-        }
+        return {**batch, "penalized": penalized}
 
     def more_outputs(self, inputs):
         if self.quantile_model is None:
@@ -232,13 +243,12 @@ class Bond(AnchoredTrainer):
         log_probs = outputs["log_probs"]
         log_ratios = ops.stop_gradient(log_probs - batch["anchor_log_probs"])
         forward = self.estimator.forward(batch, outputs, log_ratios)
-        backward = self.estimator.backward(batch, outputs, log_ratios)
         loss = policy_gradient.weighted_likelihood_loss
         beta = self.jeffreys_beta
-        terms = {
-            "forward_kl_loss": (1.0 - beta, loss(log_probs, forward)),
-            "backward_kl_loss": (beta, loss(log_probs, backward)),
-        }
+        terms = {"forward_kl_loss": (1.0 - beta, loss(log_probs, forward))}
+        if self.num_policy_samples:
+            backward = self.estimator.backward(batch, outputs, log_ratios)
+            terms["backward_kl_loss"] = (beta, loss(log_probs, backward))
         if self.kl_weight:
             losses = self._kl_losses(batch, log_probs, log_ratios)
             terms["kl_loss"] = (self.kl_weight, losses)
@@ -290,7 +300,6 @@ class Bond(AnchoredTrainer):
             estimator = keras.saving.serialize_keras_object(self.quantile_model)
         return {
             **super().get_config(),
-            "best_of_n": self.best_of_n,
             "estimator": estimator,
             "jeffreys_beta": self.jeffreys_beta,
             "kl_weight": self.kl_weight,

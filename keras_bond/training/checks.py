@@ -5,6 +5,7 @@ import warnings
 import keras
 from keras import ops
 
+from keras_bond.arguments import check_count
 from keras_bond.arguments import is_count
 from keras_bond.arguments import is_number
 from keras_bond.backend import parts
@@ -130,6 +131,27 @@ def check_jeffreys_beta(jeffreys_beta):
         raise ValueError(
             "`jeffreys_beta` must be between 0 (forward KL only) and 1 "
             f"(backward KL only). Received: jeffreys_beta={jeffreys_beta!r}"
+        )
+
+
+def check_policy_samples(num_policy_samples, **weights):
+    """Raises an error if terms that need samples of the policy have none.
+
+    Args:
+        num_policy_samples: int.
+        **weights: float. Weights of these terms, by the names of the arguments.
+
+    Raises:
+        ValueError: naming the weights that are above 0.
+    """
+    needed = [name for name, weight in weights.items() if weight > 0]
+    check_count("num_policy_samples", num_policy_samples, 0)
+    if needed and not num_policy_samples:
+        raise ValueError(
+            "`num_policy_samples` must be at least 1, unless only the forward "
+            "KL is descended, which needs samples of the anchor alone: pass "
+            f"{' and '.join(f'{name}=0' for name in needed)} too. Received: "
+            f"num_policy_samples=0, {needed[0]}={weights[needed[0]]}"
         )
 
 

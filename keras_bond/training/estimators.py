@@ -103,9 +103,10 @@ class Estimator:
         p = self.num_policy_samples
         return tensor[:, :p], tensor[:, p:]
 
-    def rewards_by_rank(self, batch, table, tie_breakers=None):
+    def rewards_by_rank(self, batch, make_table, tie_breakers=None):
         """Looks up the backward reward by anchor samples beaten and tied."""
         policy, anchor = self.split(batch["ranks"])
+        table = make_table(anchor.shape[1])
         counts = quantile_tables.count_beaten(policy, anchor, tie_breakers)
         table = quantile_tables.tie_table(table, self.best_of_n)
         return quantile_tables.look_up(table, *counts)
@@ -160,12 +161,13 @@ class ControlVariate(Estimator):
 
     def targets(self, batch):
         _, anchor = self.split(batch["ranks"])
-        table = quantile_tables.harmonic_table(self.num_anchor_samples)
         return {
             "forward_weights": best_of_n.best_of_n_weights(
                 anchor, self.best_of_n
             ),
-            "backward_rewards": self.rewards_by_rank(batch, table),
+            "backward_rewards": self.rewards_by_rank(
+                batch, quantile_tables.harmonic_table
+            ),
         }
 
     def forward(self, batch, outputs, log_ratios):
@@ -208,13 +210,12 @@ class Paper(Estimator):
     baseline_kind = "batch"
     centers_kl = False
 
-    def table(self):
-        """Backward rewards by the number of anchor samples beaten."""
-        return quantile_tables.harmonic_table(self.num_anchor_samples)
+    # Backward rewards by the number of anchor samples beaten.
+    make_table = staticmethod(quantile_tables.harmonic_table)
 
     def targets(self, batch):
         rewards = self.rewards_by_rank(
-            batch, self.table(), self.split(batch["tie_breakers"])
+            batch, self.make_table, self.split(batch["tie_breakers"])
         )
         return {"backward_rewards": rewards, **self._only_best(batch)}
 
@@ -241,11 +242,10 @@ class MonteCarlo(Paper):
 
     name = "monte_carlo"
 
-    def table(self):
-        return quantile_tables.monte_carlo_table(self.num_anchor_samples)
+    make_table = staticmethod(quantile_tables.monte_carlo_table)
 
     def targets(self, batch):
-        rewards = self.rewards_by_rank(batch, self.table())
+        rewards = self.rewards_by_rank(batch, self.make_table)
         return {**super().targets(batch), "backward_rewards": rewards}
 
 
@@ -265,8 +265,7 @@ class JBondPairs(Paper):
             )
         super().__init__(best_of_n, num_policy_samples, num_anchor_samples)
 
-    def table(self):
-        return quantile_tables.pairs_table(self.num_anchor_samples)
+    make_table = staticmethod(quantile_tables.pairs_table)
 
 
 BY_NAME = {
@@ -287,8 +286,8 @@ def get(estimator, best_of_n, num_policy_samples, num_anchor_samples):
 
     Args:
         estimator: str, a key of `BY_NAME`, or `"auto"`: `"pooled"` if
-            `best_of_n` is 2, else `"control_variate"`; or a Keras layer that
-            serves as quantile model.
+            `best_of_n` is 2 and the policy is sampled, else
+            `"control_variate"`; or a Keras layer that serves as quantile model.
         best_of_n, num_policy_samples, num_anchor_samples: see `Estimator`.
 
     Raises:
@@ -299,6 +298,7 @@ def get(estimator, best_of_n, num_policy_samples, num_anchor_samples):
     if not isinstance(estimator, str):
         return Learned(*counts)
     if estimator == "auto":
-        return (Pooled if best_of_n == 2 else ControlVariate)(*counts)
+        pools = best_of_n == 2 and num_policy_samples > 0
+        return (Pooled if pools else ControlVariate)(*counts)
     checks.check_one_of("estimator", estimator, ("auto", *BY_NAME))
     return BY_NAME[estimator](*counts)

@@ -70,6 +70,7 @@ class JBond(Bond):
         truncate=None,
         stop_token_ids="auto",
         chat_template="auto",
+        retokenize=False,
         seed=None,
         **kwargs,
     ):
@@ -87,6 +88,7 @@ class JBond(Bond):
             truncate=truncate,
             stop_token_ids=stop_token_ids,
             chat_template=chat_template,
+            retokenize=retokenize,
             seed=seed,
             **PAPER_SETTINGS,
             **kwargs,

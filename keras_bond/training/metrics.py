@@ -4,6 +4,7 @@ Means are taken over the samples of prompts that were scored. An epoch without
 any scored prompt has no mean and logs NaN.
 """
 
+import itertools
 import math
 
 import keras
@@ -17,17 +18,20 @@ from keras_bond.training import sampling_check
 # A mean over all prompts, not only the scored ones.
 UNSCORED = "frac_prompts_unscored"
 NAMES = (
+    "frac_reward_zero_std",
+    UNSCORED,
+    "train/updated_fraction",
+)
+POLICY_NAMES = (
     "reward",
     "kl",
     "entropy",
     "completions/mean_length",
     "completions/clipped_ratio",
-    "frac_reward_zero_std",
-    UNSCORED,
     sampling_check.NAME,
-    "train/updated_fraction",
 )
-ANCHOR_NAMES = ("anchor/reward", "bond/win_rate")
+ANCHOR_NAMES = ("anchor/reward",)
+COMPARED_NAMES = ("bond/win_rate",)
 REFERENCE_NAMES = ("kl_ref",)
 # Compares samples of the policy with each other.
 RANK_CORRELATION = "bond/rank_correlation"
@@ -113,16 +117,22 @@ def make_trackers(names, has_reference, num_policy_samples, num_anchor_samples):
     Returns:
         dict that maps names to `keras.metrics.Metric`.
     """
-    names = [*names, *NAMES]
-    if num_anchor_samples:
-        names += ANCHOR_NAMES
-    if num_policy_samples > 1:
-        names.append(RANK_CORRELATION)
-    if has_reference:
-        names += REFERENCE_NAMES
+    has_policy_samples = num_policy_samples > 0
+    has_anchor_samples = num_anchor_samples > 0
+    logged = {
+        NAMES: True,
+        POLICY_NAMES: has_policy_samples,
+        ANCHOR_NAMES: has_anchor_samples,
+        COMPARED_NAMES: has_policy_samples and has_anchor_samples,
+        REFERENCE_NAMES: has_policy_samples and has_reference,
+        (RANK_CORRELATION,): num_policy_samples > 1,
+    }
+    groups = [group for group, is_logged in logged.items() if is_logged]
+    names = [*names, *itertools.chain(*groups)]
     trackers = {name: Mean(name) for name in names}
     trackers["train/skipped_steps"] = keras.metrics.Sum("train/skipped_steps")
-    trackers["reward_std"] = StandardDeviation("reward_std")
+    if has_policy_samples:
+        trackers["reward_std"] = StandardDeviation("reward_std")
     return trackers
 
 
@@ -151,6 +161,8 @@ def update(trackers, batch, log_probs, terms, is_good=True):
         value = ops.where(weight > 0, ops.cast(value, "float32"), 0.0)
         trackers[name].update_state(value, sample_weight=weight)
     p = log_probs.shape[1]
+    if not p:
+        return
     rewards, residuals = (
         batch[name][:, :p] for name in ("rewards", "reward_residuals")
     )
@@ -215,26 +227,36 @@ def values_of(batch, log_probs):
         batch, log_probs: see `update`.
 
     Returns:
-        dict of tensors `(batch,)` or `(batch, P)`.
+        dict of tensors `(batch,)`, `(batch, P)` or `(batch, k)`.
     """
     p = log_probs.shape[1]
     rewards, ranks = batch["rewards"], batch["ranks"]
+    values = {
+        "frac_reward_zero_std": ops.equal(ops.max(ranks, axis=1), 0.0),
+        UNSCORED: ops.logical_not(batch["valid"]),
+    }
+    if p:
+        values |= _of_policy_samples(batch, log_probs)
+    if rewards.shape[1] > p:
+        values["anchor/reward"] = rewards[:, p:]
+    if 0 < p < rewards.shape[1]:
+        values["bond/win_rate"] = _win_rate(ranks[:, :p], ranks[:, p:])
+    return values
+
+
+def _of_policy_samples(batch, log_probs):
+    p = log_probs.shape[1]
     lengths = ops.sum(ops.cast(batch["mask"][:, :p], "float32"), axis=-1)
     values = {
-        "reward": rewards[:, :p],
+        "reward": batch["rewards"][:, :p],
         "kl": _kl(batch, log_probs, "anchor"),
         "entropy": batch["entropies"],
         "completions/mean_length": lengths,
         "completions/clipped_ratio": ops.logical_not(
             batch["terminated"][:, :p]
         ),
-        "frac_reward_zero_std": ops.equal(ops.max(ranks, axis=1), 0.0),
-        UNSCORED: ops.logical_not(batch["valid"]),
         sampling_check.NAME: _sampling_differences(batch, log_probs),
     }
-    if rewards.shape[1] > p:
-        values["anchor/reward"] = rewards[:, p:]
-        values["bond/win_rate"] = _win_rate(ranks[:, :p], ranks[:, p:])
     if "penalized" in batch:
         values["bond/penalized_fraction"] = batch["penalized"]
     if "reference_log_probs" in batch:

@@ -21,6 +21,7 @@ from keras_bond.training import progress
 from keras_bond.training import saving
 from keras_bond.training import standardize
 from keras_bond.training.completing import Completing
+from keras_bond.training.fit_checks import FitChecks
 from keras_bond.training.interpolating import Interpolating
 from keras_bond.training.sampling_check import SamplingCheck
 from keras_bond.training.unscored import Unscored
@@ -29,6 +30,7 @@ from keras_bond.training.weight_sets import WeightSets
 
 class PolicyTrainer(
     Completing,
+    FitChecks,
     Interpolating,
     saving.Saving,
     saving.CompileConfig,
@@ -39,9 +41,10 @@ class PolicyTrainer(
     """Holds a policy, its tokenizer, its reward and its position in the data.
 
     The mixins add what a trainer does besides training: `Completing` draws
-    completions on request, `Interpolating` moves the policy between initial
-    and trained weights, and `Saving` writes and loads the whole trainer.
-    The training step itself is defined in `AnchoredTrainer`.
+    completions on request, `FitChecks` looks at what `fit` is given,
+    `Interpolating` moves the policy between initial and trained weights, and
+    `Saving` writes and loads the whole trainer. The training step itself is
+    defined in `AnchoredTrainer`.
 
     The arguments are those of `keras_bond.JBond`.
     """
@@ -127,8 +130,8 @@ class PolicyTrainer(
         )
         self.head = rollouts.Head(self.policy, self.temperature)
         using = self.weight_sets.using
-        self.rollout = rollouts.Rollout(self.decoder, using)
         self.reader = rollouts.Reader(self.policy, self.head, using)
+        self.rollout = rollouts.Rollout(self.decoder, self.reader, using)
 
     @property
     def reward(self):
@@ -361,7 +364,7 @@ class PolicyTrainer(
             self._check_endless(
                 validation_data, validation_steps, "validation_steps"
             )
-        self._sources["train"] = train
+        self._sources = {"train": train, "test": validation_data}
         callbacks = self.complete_callbacks(callbacks)
         callbacks = self.with_own_callbacks(callbacks, verbose)
         if train.is_endless or steps_per_epoch is None:
@@ -417,6 +420,7 @@ class PolicyTrainer(
         self.check_ready()
         test = self._to_batches(x, y, batch_size, steps=steps)
         self._check_endless(test, steps, "steps")
+        self.check_given(test)
         self._sources["test"] = test
         if kwargs.pop("sample_weight", None) is not None:
             raise ValueError(
@@ -490,10 +494,3 @@ class PolicyTrainer(
                 f"Received: {len(now)} trainable variables, "
                 f"{len(self._trained_ids)} when it was built"
             )
-
-    def check_batch(self, batches):
-        """Raises an error if batches of prompts cannot be trained on."""
-
-    def complete_callbacks(self, callbacks):
-        """Adds the callbacks that the trainer needs."""
-        return callbacks

@@ -24,6 +24,7 @@ NOT_RUN = {
     "export_saved_model": "tests/export runs it in fresh processes",
     "save_adapters": "tests/hugging_face runs it",
     "save_safetensors": "tests/export runs it",
+    "import LLM": "vLLM needs a GPU",
     "import grpc": "tests/export/test_serving_page.py asks a server",
     "keras_bond.doctor(": "tests/diagnosis runs it",
     "distribution.initialize": "integration/two_processes.py runs it",

@@ -16,7 +16,12 @@ PAIR = ["fox", "dog"]
 TURNS = [[{"role": "user", "content": text}] for text in PAIR]
 
 
-@pytest.mark.parametrize("name", sorted({*samples_lib.RESERVED} - {"prompts"}))
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        {*samples_lib.RESERVED} - {"prompts", "completions", "completion_ids"}
+    ),
+)
 def test_columns_do_not_replace_what_a_run_passes(name):
     """Pins: the logged reward was that of the column `completions`."""
     columns = {"prompts": PAIR, name: ["gold", "gold answer"]}
