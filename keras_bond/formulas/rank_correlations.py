@@ -11,8 +11,10 @@ from keras import ops
 
 from keras_bond.formulas.quantile_tables import count_beaten
 
-# By how much log-ratios have to exceed rounding: twice, here squared.
-ABOVE_ROUNDING = 4.0
+# How far log-ratios have to be above their rounding errors.
+ABOVE_ROUNDING = 2.0
+# Share of a log-probability that may be rounding, whatever was measured.
+FLOAT32_ROUNDING = 1e-5
 
 
 def mid_ranks(rewards):
@@ -40,8 +42,8 @@ def rank_correlation(ranks, log_ratios, rounding, mask):
         ranks: float tensor `(batch, P)` of integers: `mid_ranks`, among all
             samples of the prompt, of P samples of the policy.
         log_ratios: float tensor of the same shape, `log π - log π_anchor`.
-        rounding: float tensor of the same shape: the error of `log π`, known
-            from computing it twice.
+        rounding: float tensor of the same shape: errors of the log-ratios, see
+            `rounding_of`.
         mask: bool tensor `(batch,)`, False for prompts to ignore.
 
     Returns:
@@ -49,19 +51,36 @@ def rank_correlation(ranks, log_ratios, rounding, mask):
         rank, or the log-ratios are not above rounding: the policy is still
         the anchor.
     """
-    u, ratio, error = (
-        _deviations(x, mask) for x in (ranks, log_ratios, rounding)
+    u, ratio = (_deviations(x, mask) for x in (ranks, log_ratios))
+    error = log_ratios.shape[1] * _kept(rounding, mask)
+    u_norm, norm, error_norm = (
+        ops.sqrt(ops.sum(ops.square(x))) for x in (u, ratio, error)
     )
-    variances = [ops.sum(ops.square(x)) for x in (u, ratio, error)]
-    is_known = ops.logical_and(
-        variances[0] > 0, variances[1] > ABOVE_ROUNDING * variances[2]
-    )
-    product = ops.sqrt(variances[0]) * ops.sqrt(variances[1])
-    correlation = ops.sum(u * ratio) / ops.where(is_known, product, 1.0)
+    is_known = ops.logical_and(u_norm > 0, norm > ABOVE_ROUNDING * error_norm)
+    product = ops.where(is_known, u_norm * norm, 1.0)
+    correlation = ops.sum(u * ratio) / product
     return ops.where(is_known, correlation, float("nan"))
 
 
 def _deviations(values, mask):
     """`P` times the deviations from the mean, exact for integers."""
-    kept = ops.where(ops.expand_dims(mask, -1), values, 0.0)
+    kept = _kept(values, mask)
     return values.shape[1] * kept - ops.sum(kept, axis=1, keepdims=True)
+
+
+def _kept(values, mask):
+    return ops.where(ops.expand_dims(mask, -1), values, 0.0)
+
+
+def rounding_of(log_probs, again):
+    """The rounding error of log-probabilities that were computed twice.
+
+    Args:
+        log_probs: float tensor, `log π`.
+        again: float tensor of the same shape.
+
+    Returns:
+        float tensor of the same shape.
+    """
+    least = FLOAT32_ROUNDING * ops.absolute(log_probs)
+    return ops.absolute(log_probs - again) + least

@@ -303,7 +303,7 @@ def _rank_correlation(batch, log_probs, scored):
     return rank_correlations.rank_correlation(
         rank_correlations.mid_ranks(ranks)[:, :p],
         log_probs - anchor,
-        log_probs - sampling,
+        rank_correlations.rounding_of(log_probs, sampling),
         scored,
     )
 

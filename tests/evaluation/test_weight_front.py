@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import keras
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from keras_bond.evaluation import weight_front
 from keras_bond.evaluation.interpolation import _weighted_means
 from keras_bond.evaluation.log_quantile import n_from_harmonic
 from tests.numeric import values_of
+from tests.tiny import COMPILED_QUICKLY
 from tests.training.test_interpolating import disturb
 
 WORLD = enumerable.World(
@@ -33,6 +35,7 @@ def make_bond(reward=None, **arguments):
         seed=0,
         **{"reference": True, **arguments},
     )
+    bond.compile(keras.optimizers.SGD(1e-5), **COMPILED_QUICKLY)
     disturb(bond.policy.trainable_variables, 8)
     return bond
 

