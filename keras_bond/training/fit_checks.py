@@ -67,7 +67,8 @@ class FitChecks:
                 f"anchor rule with update_rate={update_rate}"
             )
         anchor = self.anchor
-        if int(anchor.updates_seen) and float(anchor.update_rate) > 0:
+        has_moved = int(anchor.updates_seen) >= int(anchor.every)
+        if has_moved and float(anchor.update_rate) > 0:
             raise ValueError(
                 "Completions that are given are samples of the anchor, which "
                 "has moved away from the initial policy: build a new trainer "
