@@ -27,7 +27,7 @@ if __name__ == "__main__":
         preset="data_to_text",
         max_prompt_length=32,
         max_completion_length=50,
-        learning_rate=1.5e-4 if is_paper else 2e-4,
+        learning_rate=1.5e-4 if is_paper else 1.9e-4,
         anchor=ema if is_paper else copies,
         kl_weight=0.5 if is_paper else 0.0,
         epochs=6,

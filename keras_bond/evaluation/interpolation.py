@@ -161,8 +161,7 @@ def weight_front(
 
     ```python
     front = keras_bond.evaluation.weight_front(bond, held_out)
-    print(front)
-    bond.interpolate(front.weight(kl=0.6))
+    print(front)  # then, say, bond.interpolate(front.weight(kl=0.6))
     ```
     """
     _check_trainer(trainer)

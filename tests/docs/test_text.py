@@ -94,6 +94,7 @@ def test_settings_that_are_explained_exist():
         *inspect.signature(keras_bond.Bond).parameters,
         *inspect.signature(keras_bond.Bond.compile).parameters,
         *inspect.signature(keras_bond.callbacks.AnchorEMA).parameters,
+        *inspect.signature(keras_bond.callbacks.AnchorRefresh).parameters,
         "batch_size",
     }
     table = page.split("## What each setting does")[1].split("\n## ")[0]
