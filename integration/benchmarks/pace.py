@@ -123,7 +123,7 @@ SETTINGS = {
     "copy 128, 4 updates": (copies(128, updates=4),),
     "fixed 4": (fixed(4, steps=90, sequences=192),),
     "fixed 8": (fixed(8, steps=90, sequences=192),),
-    "quickstart": (copies(32, sequences=160),),
+    "copy 32, 160": (copies(32, sequences=160),),
     "copy 32, 2.2e-4, 128": (copies(32, learning_rate=2.2e-4, sequences=128),),
     "long": (copies(32, last=0.1, steps=160, sequences=192),),
     "copy 32, fixed 6": (
