@@ -239,13 +239,14 @@ def sample(bond, task, prompts, num_samples, **options):
 
 
 def train(bond, task, seed, epochs):
-    """Fits the policy."""
-    count = task.steps_per_epoch * task.batch_size
+    """Fits the policy, on a prompt once."""
+    count = epochs * task.steps_per_epoch * task.batch_size
     prompts = task.world.make_examples(count, seed=100 + seed)["prompts"]
     bond.fit(
         prompts,
         batch_size=task.batch_size,
         epochs=epochs,
+        steps_per_epoch=task.steps_per_epoch,
         callbacks=[task.anchor],
     )
 
