@@ -17,6 +17,7 @@ from keras_bond.training import checks
 from keras_bond.training import round_trip
 from keras_bond.training import saving
 from keras_bond.training import standardize
+from keras_bond.training.learning_rates import warn_learning_rate
 from keras_bond.training.whole_files import WholeFiles
 from keras_bond.turns import check_several
 
@@ -159,9 +160,7 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
                 )
         optimizer = keras.optimizers.get(optimizer)
         checks.check_optimizer(optimizer, self.trainable_variables)
-        checks.warn_high_learning_rate(
-            optimizer, "the usual 1e-05", "a pretrained backbone"
-        )
+        warn_learning_rate(optimizer, self, 1e-5, "a pretrained backbone")
         super().compile(optimizer=optimizer, **kwargs)
         self._compile_arguments = kwargs
 
