@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_bond.arguments import check_count
+from keras_bond.callbacks.checks import as_list
 from keras_bond.data import lengths
 from keras_bond.data import preferences
 from keras_bond.data import sources
@@ -234,6 +235,7 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
             TypeError, ValueError: if the pairs do not have this format.
         """
         checks.check_compiled(self)
+        callbacks = as_list(callbacks)
         x, y = self._standardize(x, y)
         if validation_data is not None and not isinstance(
             validation_data, tuple
