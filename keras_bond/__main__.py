@@ -1,10 +1,17 @@
-"""Command line: `python -m keras_bond doctor`."""
+"""Command line: `python -m keras_bond doctor`.
+
+Arguments are read before anything heavy is imported; see `__init__.py`, too.
+"""
 
 import argparse
+import os
 import sys
 
-from keras_bond.diagnosis import doctor
-from keras_bond.diagnosis.diagnose import DTYPES
+from keras_bond.version import __version__
+
+# Those of `keras_bond.diagnosis.diagnose`, which imports Keras.
+DTYPES = ("float32", "mixed_bfloat16", "bfloat16")
+DURATION = "a minute on two CPU cores"
 
 
 def main(arguments=None):
@@ -17,11 +24,12 @@ def main(arguments=None):
         int, the exit code: 0, or 1 if something is wrong.
     """
     parser = argparse.ArgumentParser(prog="python -m keras_bond")
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command")
     command = commands.add_parser(
         "doctor",
         help="check that training is right on this installation",
-        description="Checks in about a minute that training is right "
+        description=f"Checks in about {DURATION} that training is right "
         "here. The backend is that of KERAS_BACKEND.",
     )
     command.add_argument(
@@ -31,7 +39,27 @@ def main(arguments=None):
     if chosen.command is None:
         parser.print_help()
         return 0
+    print(f"This takes about {DURATION}.", flush=True)
+    _import_quietly()
+    from keras_bond.diagnosis import doctor
+
     return 0 if doctor(dtype=chosen.dtype).passed else 1
+
+
+def _import_quietly():
+    """Imports KerasHub without the lines that TensorFlow logs at its start.
+
+    Some of them are written before it reads its log level.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        import keras_hub  # noqa: F401
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 if __name__ == "__main__":

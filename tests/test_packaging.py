@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 
 import keras
@@ -161,6 +162,25 @@ def test_no_framework_is_required(built):
     always = [line for line in required if "extra ==" not in line]
     names = {re.match(r"[\w-]+", line)[0] for line in always}
     assert names == {"keras", "keras-hub", "numpy", "tensorflow-text"}
+
+
+def test_optional_packages_have_extras_and_one_has_all():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    (everything,) = extras["all"]
+    named = set(re.search(r"\[(.*)\]", everything)[1].split(","))
+    frameworks = {"jax", "tensorflow", "torch"}
+    tools = {"all", "benchmarks", "docs", "examples", "lint", "test"}
+    assert named == set(extras) - frameworks - tools
+    packages = {
+        re.match(r"[\w-]+", line)[0] for name in named for line in extras[name]
+    }
+    tested = {re.match(r"[\w-]+", line)[0] for line in extras["test"]}
+    assert packages - tested == {"tensorflow-text", "tokenizers"}
+    # There are no wheels for Windows.
+    for line in [*project["dependencies"], *sum(extras.values(), [])]:
+        if line.startswith("tensorflow-text"):
+            assert "platform_system != 'Windows'" in line
 
 
 def test_the_version_is_written_down_once():

@@ -14,6 +14,7 @@ GOLDEN = pathlib.Path(__file__).parent / "golden" / "public_api.txt"
 FLOORS = (
     "version",
     "arguments",
+    "packages",
     "files",
     "turns",
     "formulas",

@@ -77,7 +77,7 @@ PRESET, DTYPE = "gemma3_instruct_1b", "bfloat16"
 TEMPLATE = "<start_of_turn>user\n{prompt}<end_of_turn>\n<start_of_turn>model\n"
 WORDS = 40
 PROMPT_LENGTH, COMPLETION_LENGTH = 64, 128
-BATCH_SIZE, STEPS, LEARNING_RATE = 8, 24, 1e-4
+BATCH_SIZE, STEPS, LEARNING_RATE = 8, 24, 1e-3
 THINGS = (
     "rainbows tides yeast magnets glaciers vaccines inflation echoes lightning "
     "earthquakes antibiotics sleep compost satellites refrigerators fever "

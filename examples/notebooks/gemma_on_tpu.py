@@ -79,7 +79,7 @@ WORDS = 40
 PROMPT_LENGTH, COMPLETION_LENGTH = 64, 128
 BATCH_SIZE = 16  # prompts a step, of all chips together
 STEPS, EPOCHS = 20, 3
-LEARNING_RATE = 1e-4
+LEARNING_RATE = 5e-4
 HELD_OUT, SAMPLES = 32, 8
 if SMALL:
     PRESET = str(FOLDER.parent / "presets" / "data_to_text")

@@ -63,7 +63,7 @@ DTYPE = "bfloat16"  # of the frozen weights; adapters are float32
 LORA_RANK = 16
 PROMPT_LENGTH, COMPLETION_LENGTH = 256, 256
 TRAIN, HELD_OUT = 2048, 256
-BATCH_SIZE, EPOCHS, RATE = 16, 1, 3e-5
+BATCH_SIZE, EPOCHS, RATE = 16, 1, 5e-4
 if SMALL:
     PRESET = str(FOLDER.parent / "presets" / "word_problems")
     DTYPE, LORA_RANK = "float32", None

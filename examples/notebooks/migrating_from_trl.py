@@ -63,7 +63,7 @@ DTYPE = "bfloat16"  # of the frozen weights; adapters are float32
 LORA_RANK = 16
 PROMPT_BUCKETS, COMPLETION_LENGTH = (128, 256), 256
 TRAIN, HELD_OUT = 2048, 256
-BATCH_SIZE, RATE = 16, 3e-5
+BATCH_SIZE, RATE = 16, 5e-4
 if SMALL:
     PRESET = str(FOLDER.parent / "presets" / "word_problems")
     DTYPE, LORA_RANK = "float32", None

@@ -75,7 +75,7 @@ PRESET = "gemma3_instruct_1b"
 DTYPE = "bfloat16"  # of the frozen weights; adapters are float32
 LORA_RANK = 8
 PROMPT_LENGTH, COMPLETION_LENGTH = 96, 64
-BATCH_SIZE, STEPS, EPOCHS, RATE = 32, 30, 2, 1e-4
+BATCH_SIZE, STEPS, EPOCHS, RATE = 32, 30, 2, 1e-3
 HELD_OUT = 128
 if SMALL:
     PRESET = str(FOLDER.parent / "presets" / "data_to_text")

@@ -21,9 +21,13 @@ There is one module per backend, and all of them define the same names:
 
 import keras
 
+from keras_bond.backend.hidden_tensorflow import hide_accelerators
 from keras_bond.backend.step import all_finite
 
 name = keras.config.backend()
+
+if name != "tensorflow":
+    hide_accelerators()
 
 if name == "jax":
     from keras_bond.backend import many_devices as devices

@@ -2,6 +2,10 @@
 
 import keras
 
+from keras_bond.packages import check_installed
+
+TENSORBOARD = ["tensorflow", "tensorboard"]
+
 
 def as_list(callbacks):
     """Returns what a user passes as `callbacks` as a list.
@@ -12,6 +16,8 @@ def as_list(callbacks):
 
     Raises:
         TypeError: if one of them is not a callback.
+        ImportError: if one of them is a `keras.callbacks.TensorBoard`, which
+            would miss its packages only after the first step.
     """
     if isinstance(callbacks, keras.callbacks.CallbackList):
         return list(callbacks.callbacks)
@@ -22,4 +28,6 @@ def as_list(callbacks):
                 "`callbacks` must be a list of `keras.callbacks.Callback`. "
                 f"Received: {callback!r} of type {type(callback).__name__}"
             )
+        if isinstance(callback, keras.callbacks.TensorBoard):
+            check_installed("`TensorBoard`", "tensorboard", TENSORBOARD)
     return callbacks

@@ -1,12 +1,12 @@
 """Chat templates in Jinja, as Hugging Face models bring them, and functions."""
 
 import datetime
-import importlib.util
 import json
 import os
 import pathlib
 import re
 
+from keras_bond.packages import check_installed
 from keras_bond.turns import check_content
 from keras_bond.turns import is_answer
 
@@ -166,7 +166,7 @@ class JinjaTemplate:
     """
 
     def __init__(self, template, tokens):
-        check_jinja()
+        check_installed("A chat template in Jinja", "chat", ["jinja2"])
         import jinja2
 
         try:
@@ -270,20 +270,6 @@ def _left_open(write, turns):
     if rest.startswith(" ") or not text.strip():
         return head
     return head.removesuffix(text[len(text.rstrip()) :])
-
-
-def check_jinja():
-    """Raises an error if Jinja is not installed.
-
-    Raises:
-        ImportError: naming what to install.
-    """
-    if not importlib.util.find_spec("jinja2"):
-        raise ImportError(
-            'A chat template in Jinja needs jinja2: `pip install "keras-bond'
-            '[chat]"`. Or pass `chat_template=` a function. Received: jinja2 '
-            "not installed"
-        )
 
 
 def written_markers(text, turns):

@@ -20,7 +20,7 @@ from keras_bond.rollouts import network
 from keras_bond.rollouts import supported
 from keras_bond.training import Bond
 from keras_bond.training.anchored_trainer import COMPLETIONS
-from keras_bond.training.checks import PAPER_LEARNING_RATE
+from keras_bond.training.learning_rates import USUAL
 
 # Not 1, where a forgotten temperature would not show.
 TEMPERATURE = 0.8
@@ -99,7 +99,7 @@ class Testbed:
             a `Record`.
         """
         # Without a mean over steps, the "momentum" of Adam is the gradient.
-        optimizer = keras.optimizers.Adam(PAPER_LEARNING_RATE, beta_1=0.0)
+        optimizer = keras.optimizers.Adam(USUAL["all weights"], beta_1=0.0)
         with warnings.catch_warnings():
             # Of variables without a gradient.
             warnings.simplefilter("ignore")

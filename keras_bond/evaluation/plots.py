@@ -144,7 +144,8 @@ def new_figure(**arguments):
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
-            "Figures need matplotlib: `pip install matplotlib`. "
+            "Figures need matplotlib: `pip install matplotlib`, or keras_bond "
+            "with its extra `plots`. "
             f"Received: {error}"
         ) from error
     return Figure(**arguments)

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_bond.export import checks
 from keras_bond.files import atomic_folder
+from keras_bond.packages import check_installed
 from keras_bond.rollouts import supported
 from keras_bond.training.whole_files import lora_layers
 
@@ -62,6 +63,7 @@ def save_adapters(policy, path, *, base_model=None):
         ValueError: if it has no adapters, trains other weights too, or is of
             another family.
         FileExistsError: if there is a file or folder at `path`.
+        ImportError: if safetensors is not installed.
         OSError: if the disk is too small.
 
     Example:
@@ -74,6 +76,7 @@ def save_adapters(policy, path, *, base_model=None):
     """
     path = os.fspath(path)
     supported.check_causal_lm(policy)
+    check_installed("`save_adapters`", "hub", ["safetensors"])
     _check_only_adapters(policy)
     checks.check_absent("path", path)
     modules = dict(_modules(policy.backbone))

@@ -1,6 +1,5 @@
 """Argument checks of the export functions."""
 
-import importlib.util
 import os
 import warnings
 
@@ -8,6 +7,7 @@ import keras
 
 from keras_bond.export.byte_pair import graph_spec
 from keras_bond.files import check_free_space
+from keras_bond.packages import check_installed
 from keras_bond.rollouts import supported
 from keras_bond.training import standardize
 from keras_bond.training.whole_files import bytes_of
@@ -114,14 +114,8 @@ def check_tensorflow():
     Raises:
         ImportError: naming what to install.
     """
-    wanted = ("tensorflow", "tensorflow_text")
-    missing = [name for name in wanted if not importlib.util.find_spec(name)]
-    if missing:
-        raise ImportError(
-            "Export to TensorFlow Serving needs TensorFlow and its text "
-            'operations, on every backend: `pip install "keras-bond[export]"`. '
-            f"Received: {missing} not installed"
-        )
+    names = ["tensorflow", "tensorflow_text"]
+    check_installed("Export to TensorFlow Serving", "export", names)
 
 
 def check_template(prompt_template):

@@ -7,6 +7,7 @@ from keras_bond.export import checks
 from keras_bond.files import atomic_folder
 from keras_bond.files import temporary_folder
 from keras_bond.hugging_face import write
+from keras_bond.packages import check_installed
 from keras_bond.rollouts import supported
 from keras_bond.training import round_trip
 from keras_bond.training.whole_files import lora_layers
@@ -65,6 +66,7 @@ def save_safetensors(policy, path):
             Transformers, or if KerasHub does not export this family.
         FileExistsError: if there is a file or folder at `path`.
         OSError: if the disk is too small.
+        ImportError: if safetensors is not installed.
 
     Example:
 
@@ -75,6 +77,7 @@ def save_safetensors(policy, path):
     """
     path = os.fspath(path)
     supported.check_causal_lm(policy)
+    check_installed("`save_safetensors`", "hub", ["safetensors"])
     checks.check_transformers(policy)
     checks.check_absent("path", path)
     has_adapters = bool(lora_layers(policy))

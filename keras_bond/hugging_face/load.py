@@ -13,6 +13,7 @@ from keras_bond.arguments import is_count
 from keras_bond.data import chat_templates
 from keras_bond.hugging_face import files
 from keras_bond.hugging_face import settings
+from keras_bond.packages import check_installed
 from keras_bond.rollouts import supported
 
 # Texts that two tokenizers must agree about.
@@ -62,6 +63,7 @@ def load_hugging_face(folder, *, dtype=None):
         ValueError: if a file cannot be read, if `dtype` is not known, or if
             KerasHub's model would not compute what the folder says, naming the
             settings, weights or tokens that differ.
+        ImportError: if safetensors is not installed.
 
     Example:
 
@@ -73,6 +75,7 @@ def load_hugging_face(folder, *, dtype=None):
     """
     import keras_hub
 
+    check_installed("`load_hugging_face`", "hub", ["safetensors", "tokenizers"])
     _check_dtype(dtype)
     config = files.read_config(folder)
     folder = pathlib.Path(folder)

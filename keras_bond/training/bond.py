@@ -131,7 +131,7 @@ class Bond(AnchoredTrainer):
     bond = keras_bond.Bond(
         policy, my_reward, max_prompt_length=64, max_completion_length=64
     )
-    bond.compile(optimizer=keras.optimizers.Adam(3e-6))
+    bond.compile(optimizer=keras.optimizers.Adam(1e-3))
     bond.fit(prompts, batch_size=16, epochs=2)
     bond.policy.generate("What is best-of-n sampling?")
     ```

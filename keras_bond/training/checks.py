@@ -11,11 +11,8 @@ from keras_bond.arguments import is_number
 from keras_bond.backend import parts
 from keras_bond.rollouts import network
 from keras_bond.rollouts import supported
+from keras_bond.training.learning_rates import usual_rate
 from keras_bond.training.whole_files import lora_factors
-
-PAPER_LEARNING_RATE = 3e-6
-# A constant learning rate of at least this value can damage a policy.
-HIGH_LEARNING_RATE = 1e-4
 
 
 def check_policy(policy):
@@ -259,33 +256,9 @@ def check_compiled(model):
     if not model.compiled:
         raise ValueError(
             "`compile` must be called before `fit` and `evaluate`: "
-            "`model.compile(keras.optimizers.Adam(3e-6))`. Received: a "
+            "`model.compile(keras.optimizers.Adam("
+            f"{usual_rate(model):g}))`. Received: a "
             f"{type(model).__name__} without an optimizer"
-        )
-
-
-def warn_high_learning_rate(
-    optimizer, usual=f"the paper's {PAPER_LEARNING_RATE:g}", what="the policy"
-):
-    """Warns if a constant learning rate is far above the usual one.
-
-    Args:
-        optimizer: `keras.optimizers.Optimizer`.
-        usual: str. The usual rate, for the message.
-        what: str. What a high rate can damage, for the message.
-    """
-    schedule = getattr(optimizer, "_learning_rate", None)
-    if isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule):
-        return
-    rate = float(ops.convert_to_numpy(optimizer.learning_rate))
-    if rate >= HIGH_LEARNING_RATE:
-        warnings.warn(
-            f"A constant learning rate of {rate:g} is far above {usual} "
-            f"and can damage {what} in its first steps. Warm it up, for "
-            "instance with "
-            "`keras.optimizers.schedules.CosineDecay(0.0, decay_steps, "
-            f"warmup_target={rate:g}, warmup_steps=100)`, or lower it.",
-            stacklevel=3,
         )
 
 

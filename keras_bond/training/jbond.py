@@ -46,7 +46,7 @@ class JBond(Bond):
     bond = keras_bond.JBond(
         policy, brevity, max_prompt_length=64, max_completion_length=64
     )
-    bond.compile(optimizer=keras.optimizers.Adam(3e-6))
+    bond.compile(optimizer=keras.optimizers.Adam(1e-3))
     bond.fit(prompts, batch_size=32, epochs=2)
     bond.policy.generate("What is best-of-n sampling?")
     ```

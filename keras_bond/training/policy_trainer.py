@@ -23,6 +23,8 @@ from keras_bond.training import standardize
 from keras_bond.training.completing import Completing
 from keras_bond.training.fit_checks import FitChecks
 from keras_bond.training.interpolating import Interpolating
+from keras_bond.training.learning_rates import warn_learning_rate
+from keras_bond.training.nothing_learned import NothingLearned
 from keras_bond.training.sampling_check import SamplingCheck
 from keras_bond.training.unscored import Unscored
 from keras_bond.training.weight_sets import WeightSets
@@ -215,8 +217,7 @@ class PolicyTrainer(
 
         Args:
             optimizer: `keras.optimizers.Optimizer`, or its name. The paper uses
-                Adam with a learning rate of 3e-6 and 100 warm-up steps for
-                Gemma 2B and 7B.
+                Adam at 3e-6 for all weights; LoRA adapters need 1e-4 to 2e-3.
             rollout_batch_size: int, or `None` for the whole batch. Number of
                 prompts whose completions are drawn at once, which bounds the
                 size of the key-value cache. Must divide the batch size of
@@ -250,7 +251,7 @@ class PolicyTrainer(
         """
         optimizer = keras.optimizers.get(optimizer)
         checks.check_optimizer(optimizer, self.policy.trainable_variables)
-        checks.warn_high_learning_rate(optimizer)
+        warn_learning_rate(optimizer, self.policy)
         checks.warn_weight_decay(optimizer, self.policy)
         if rollout_batch_size is not None:
             check_count("rollout_batch_size", rollout_batch_size, 1)
@@ -443,8 +444,8 @@ class PolicyTrainer(
             # Keras evaluates in the middle of `fit`, with its callbacks.
             return callbacks
         callbacks = as_list(with_progress_bar(callbacks, verbose))
-        own = SamplingCheck(self.policy)
-        return [Unscored(callbacks), *callbacks, own]
+        after = [SamplingCheck(self.policy), NothingLearned(verbose != 0)]
+        return [Unscored(callbacks), *callbacks, *after]
 
     def _follow_progress(self, train, steps_per_epoch, callbacks):
         """Takes the start and number of each epoch from the loaded weights."""

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_bond.arguments import check_count
+from keras_bond.callbacks.checks import as_list
 from keras_bond.data import lengths
 from keras_bond.data import preferences
 from keras_bond.data import sources
@@ -17,6 +18,7 @@ from keras_bond.training import checks
 from keras_bond.training import round_trip
 from keras_bond.training import saving
 from keras_bond.training import standardize
+from keras_bond.training.learning_rates import warn_learning_rate
 from keras_bond.training.whole_files import WholeFiles
 from keras_bond.turns import check_several
 
@@ -159,9 +161,7 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
                 )
         optimizer = keras.optimizers.get(optimizer)
         checks.check_optimizer(optimizer, self.trainable_variables)
-        checks.warn_high_learning_rate(
-            optimizer, "the usual 1e-05", "a pretrained backbone"
-        )
+        warn_learning_rate(optimizer, self, 1e-5, "a pretrained backbone")
         super().compile(optimizer=optimizer, **kwargs)
         self._compile_arguments = kwargs
 
@@ -235,6 +235,7 @@ class RewardModel(WholeFiles, saving.CompileConfig, keras.Model):
             TypeError, ValueError: if the pairs do not have this format.
         """
         checks.check_compiled(self)
+        callbacks = as_list(callbacks)
         x, y = self._standardize(x, y)
         if validation_data is not None and not isinstance(
             validation_data, tuple

@@ -48,6 +48,8 @@ def bond():
 def names(bond, tmp_path, monkeypatch):
     """What the code assumes: a policy, prompts, rewards, files."""
     monkeypatch.chdir(tmp_path)
+    # Programs set it; other tests start processes.
+    monkeypatch.setenv("KERAS_BACKEND", keras.config.backend())
     (tmp_path / "my_folder").mkdir()
     for model in (keras_hub.models.Gemma3CausalLM, keras_hub.models.CausalLM):
         monkeypatch.setattr(

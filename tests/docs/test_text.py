@@ -7,6 +7,7 @@ import re
 import pytest
 
 import keras_bond
+from keras_bond.training import learning_rates
 from tests.docs.conftest import DOCS
 from tests.docs.conftest import FENCE
 from tests.docs.conftest import GOLDEN
@@ -95,6 +96,7 @@ def test_settings_that_are_explained_exist():
         *inspect.signature(keras_bond.Bond.compile).parameters,
         *inspect.signature(keras_bond.callbacks.AnchorEMA).parameters,
         *inspect.signature(keras_bond.callbacks.AnchorRefresh).parameters,
+        *keras_bond.callbacks.__all__,
         "batch_size",
     }
     table = page.split("## What each setting does")[1].split("\n## ")[0]
@@ -102,6 +104,35 @@ def test_settings_that_are_explained_exist():
     named = re.findall(r"`(\w+)`", " ".join(first_cells))
     assert len(named) >= 6
     assert set(named) <= arguments
+
+
+def code_that_trains():
+    """Blocks of pages and docstrings, and whole notebooks, by file."""
+    sources = (ROOT / "keras_bond").rglob("*.py")
+    for path in [*PAGES, *sources]:
+        blocks = re.findall(r"```python\n(.*?)```", path.read_text(), FENCE)
+        yield from ((path.name, block) for block in blocks)
+    for path in (ROOT / "examples" / "notebooks").glob("*.py"):
+        lines = path.read_text().splitlines()
+        rates = [line for line in lines if re.search("RATE|enable_lora", line)]
+        yield path.name, "\n".join(rates)
+
+
+def test_lora_is_trained_at_rates_of_lora():
+    blocks = [b for b in code_that_trains() if "enable_lora(" in b[1]]
+    assert len(blocks) >= 15
+    for name, block in blocks:
+        for rate in re.findall(r"\b\d[\d.]*e-\d+\b", block):
+            assert float(rate) >= 1e-4, f"{name}: {rate}"
+
+
+def test_the_page_has_the_rates_of_the_code():
+    section = (DOCS / "settings.md").read_text().split("## Learning rates")[1]
+    section = section.split("\n## ")[0]
+    assert "1e-3" in section and learning_rates.USUAL["LoRA adapters"] == 1e-3
+    for rates in (learning_rates.HIGH, learning_rates.LOW):
+        for rate in rates.values():
+            assert f"{rate:.0e}".replace("e-0", "e-") in section
 
 
 def code_in_text(page):

@@ -140,19 +140,6 @@ def test_adam_on_bfloat16_variables_is_refused():
         adapters.compile(keras.optimizers.Adam(1e-5))
 
 
-def test_a_high_learning_rate_without_warm_up_is_warned_about(policy):
-    bond = keras_bond.JBond(policy, length_reward, **GOOD)
-    with pytest.warns(UserWarning, match="far above the paper's"):
-        bond.compile(keras.optimizers.Adam(1e-3))
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, 100, warmup_target=1e-3, warmup_steps=10
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        bond.compile(keras.optimizers.Adam(schedule))
-        bond.compile(keras.optimizers.Adam(3e-6))
-
-
 @pytest.mark.parametrize(
     ("optimizer", "received"),
     [

@@ -427,8 +427,10 @@ def test_what_is_no_setting_is_named():
     low = keras_bond.RewardModel(make_policy(dtype="bfloat16"))
     with pytest.raises(ValueError, match="cannot move bfloat16"):
         low.compile(keras.optimizers.Adam(_constant(1e-5)))
+    compiled = make_model()
+    compiled.compile("sgd")
     with pytest.raises(ValueError, match="have no targets"):
-        make_model().fit(PAIRS, y=[1.0])
+        compiled.fit(PAIRS, y=[1.0])
     with pytest.raises(ValueError, match="must not share trainable"):
         keras_bond.JBond(
             policy,
