@@ -415,21 +415,36 @@ def to_finite_batches(data, encoder, batch_size):
     Raises:
         TypeError, ValueError: see `to_batches`; also if the data are endless.
     """
-    check_several(data)
-    data = read_rows(data)
     if isinstance(data, PromptBatches):
         table = data.table
-    elif _is_in_memory(data):
-        table = encoder.add_token_ids(to_table(data))
     else:
-        _check_rewindable(data)
-        if num_batches(data) == math.inf:
-            raise ValueError(
-                "Prompts must end, because all of them get completions: take "
-                "some of them first. Received: an endless data set"
-            )
-        table = encoder.add_token_ids(concatenate(tables_of(data)))
+        table = encoder.add_token_ids(read_finite(data))
     return PromptBatches(lambda: table, encoder, batch_size)
+
+
+def read_finite(data):
+    """Reads all prompts at once, whatever batches the data have.
+
+    Args:
+        data: see `to_batches`.
+
+    Returns:
+        a `PromptTable`, as `to_table` returns it.
+
+    Raises:
+        TypeError, ValueError: see `to_batches`; also if the data are endless.
+    """
+    check_several(data)
+    data = read_rows(data)
+    if _is_in_memory(data):
+        return to_table(data)
+    _check_rewindable(data)
+    if num_batches(data) == math.inf:
+        raise ValueError(
+            "Prompts must end, because all of them get completions: take "
+            "some of them first. Received: an endless data set"
+        )
+    return concatenate(tables_of(data))
 
 
 def _is_in_memory(data):
