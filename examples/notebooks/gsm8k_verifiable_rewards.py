@@ -201,20 +201,16 @@ def score(reward, data, drawn):
 
 A problem that is always or never answered rightly gives all its samples the
 same reward, and there is nothing to learn from it. So it is worth the samples
-to look before: of eight, how many are right? Keep what is neither hopeless nor
-solved. While training goes on, `frac_reward_zero_std` logs the same share; when
-it rises because problems are solved, bring in harder ones.
+to look before: `informative` draws eight of each problem and keeps what is
+neither hopeless nor solved. It looks at the number alone, as the form would
+tell wrong answers apart. While training goes on, `frac_reward_zero_std` logs
+the same share; when it rises because problems are solved, bring in harder ones.
 """
 
-right = score(number, train, draw(train)).mean(axis=1)
-teaches = (right > 0) & (right < 1)
-for name, share in {"never": right == 0, "always": right == 1}.items():
-    print(f"{share.mean():.3f} of the problems are {name} answered rightly")
-kept = {
-    name: [value for value, keep in zip(column, teaches) if keep]
-    for name, column in train.items()
-}
-print(f"{teaches.sum()} of {len(teaches)} problems are kept")
+kept = keras_bond.data.informative(
+    bond, train, num_samples=SAMPLES, reward=number, batch_size=64, seed=SEED
+)
+teaches = len(kept["prompts"]) / len(train["prompts"])
 
 """
 ## Training
@@ -265,7 +261,7 @@ results = {
     "best_of_2_before": frontier[1]["reward"],
     "right_after": float(after.mean()),
     "well_formed_after": float(well_formed.mean()),
-    "teaches": float(teaches.mean()),
+    "teaches": teaches,
     "dead_first": float(history["frac_reward_zero_std"][0]),
     "dead_last": float(history["frac_reward_zero_std"][-1]),
     "kl_ref": float(history["kl_ref"][-1]),

@@ -1,12 +1,14 @@
-"""Completions of held-out prompts, as records and as a table to read."""
+"""Completions of held-out prompts, as records and as blocks to read."""
 
 import contextlib
+import html
+import re
 import typing
 import zlib
 
 import numpy as np
 import rich.console
-import rich.table
+import rich.padding
 import rich.text
 
 from keras_bond.rewards.cached import canonical_text
@@ -15,8 +17,8 @@ from keras_bond.rewards.samples import crc32_of_images
 
 # Entries of every record, besides those of the other weight set.
 KNOWN = ("step", "prompt", "completion", "reward", "quantile", "gold_reward")
-# What a cell of the table shows of a text.
-MAX_CHARACTERS = 400
+BLOCK_STYLE = "border-top:1px solid #8888;padding:0.5em 0;max-width:60em"
+TEXT_STYLE = "white-space:pre-wrap;overflow-wrap:anywhere;margin:0 0 0.5em 1em"
 
 
 class Answers(typing.NamedTuple):
@@ -138,51 +140,91 @@ def _quantiles(rewards, pool):
     return (below + 0.5 * (pool == rewards).mean(axis=1)).tolist()
 
 
-def print_table(records, console=None):
-    """Prints records as a table in the width of the terminal.
+def show(records, console=None):
+    """Shows records as blocks to read, whole: as HTML in a notebook.
 
     Args:
         records: list of dict of one step, see `records`.
         console: `rich.console.Console`, or `None` for standard output.
     """
+    console = console or rich.console.Console()
+    if console.is_jupyter:
+        from IPython import display
+
+        display.display(display.HTML(to_html(records)))
+        return
+    console.print()
+    console.print(rich.text.Text(_title(records), style="bold"))
+    for i, record in enumerate(records):
+        console.print()
+        console.rule(f"{i + 1} of {len(records)}", align="left", style="dim")
+        for head, numbers, text in _parts(record):
+            heading = rich.text.Text(head, style="bold")
+            console.print(heading.append(numbers, style="not bold dim"))
+            if text:
+                body = rich.text.Text(text, overflow="fold")
+                console.print(rich.padding.Padding(body, (0, 0, 0, 2)))
+
+
+def to_html(records):
+    """Returns records as blocks of HTML, which the browser wraps.
+
+    Args:
+        records: list of dict of one step, see `records`.
+
+    Returns:
+        str.
+    """
+    blocks = [f"<p><b>{html.escape(_title(records))}</b></p>"]
+    for record in records:
+        parts = [
+            f"<div><b>{html.escape(head)}</b>"
+            f'<span style="opacity:0.7">{html.escape(numbers)}</span></div>'
+            f'<div style="{TEXT_STYLE}" dir="auto">{html.escape(text)}</div>'
+            for head, numbers, text in _parts(record)
+        ]
+        blocks.append(f'<div style="{BLOCK_STYLE}">{"".join(parts)}</div>')
+    return "".join(blocks)
+
+
+def _title(records):
+    return f"Held-out prompts at step {records[0]['step']}"
+
+
+def _parts(record):
+    """Yields heading, numbers and text of each part of a block."""
     # The first: a reward function may have logged others.
     other = next(
         name.removesuffix("_completion")
-        for name in records[0]
+        for name in record
         if name.endswith("_completion")
     )
-    known = (*KNOWN, f"{other}_completion", f"{other}_reward")
-    extra = [name for name in records[0] if name not in known]
-    table = rich.table.Table(
-        "prompt",
-        "policy",
+    names = (f"{other}_completion", f"{other}_reward")
+    if record["prompt"] is not None:
+        yield "prompt", "", _escaped(record["prompt"])
+    numbers = _numbers(record, ("reward", "quantile", "gold_reward"))
+    yield "policy", numbers, _escaped(record["completion"])
+    numbers = _numbers({"reward": record[names[1]]}, ("reward",))
+    is_same = record[names[0]] == record["completion"]
+    yield (
         "initial policy" if other == "reference" else other,
-        *[rich.table.Column(_text(name)) for name in extra],
-        title=f"Held-out prompts at step {records[0]['step']}",
-        title_justify="left",
-        show_lines=True,
+        numbers + ", the same completion" * is_same,
+        "" if is_same else _escaped(record[names[0]]),
     )
-    for record in records:
-        table.add_row(
-            _text(record["prompt"]),
-            _text(record["completion"])
-            + _numbers(record, ("reward", "quantile", "gold_reward")),
-            _text(record[f"{other}_completion"])
-            + _numbers({"reward": record[f"{other}_reward"]}, ("reward",)),
-            *[_text(record[name]) for name in extra],
-        )
-    console = console or rich.console.Console()
-    console.print()
-    console.print(table)
+    for name, value in record.items():
+        if name not in (*KNOWN, *names):
+            yield _escaped(name), "", _escaped(value)
 
 
-def _text(value):
-    text = " ".join(str(value).split())
-    if len(text) > MAX_CHARACTERS:
-        text = text[: MAX_CHARACTERS - 1] + "…"
-    # Control characters of a completion could change the terminal.
-    escaped = [c if c.isprintable() else ascii(c)[1:-1] for c in text]
-    return rich.text.Text("".join(escaped))
+def _escaped(value):
+    """Text with control characters, which could change the page, spelled."""
+    lines = str(value).expandtabs(4).replace("\r\n", "\n").split("\n")
+    lines = [
+        "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line).rstrip()
+        for line in lines
+    ]
+    # Policies that have learned little write nothing but empty lines.
+    return re.sub("\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
 
 
 def _numbers(record, names):
@@ -191,4 +233,4 @@ def _numbers(record, names):
         for name in names
         if name in record
     ]
-    return rich.text.Text("\n" + ", ".join(numbers), style="dim")
+    return ": " + ", ".join(numbers)

@@ -50,9 +50,9 @@ class HeldOut(keras.callbacks.Callback):
 
     From the same completions come
 
-    - a table of a few prompts, with the completions of the policy and, beside
-      them, those of the initial policy, or of the anchor where there is no
-      reference, drawn with the same random numbers,
+    - a few prompts to read, in the terminal or as HTML in a notebook: whole
+      completions of the policy and, below, of the initial policy, or of the
+      anchor where there is no reference, drawn with the same random numbers,
     - in the folder `path`, `completions.jsonl` with one line per prompt and
       step, `held_out.json` with all numbers, and `best_of_n.png`, the policy
       against Best-of-N of the initial policy,
@@ -85,7 +85,7 @@ class HeldOut(keras.callbacks.Callback):
         pool_size: int. Samples of the initial policy per prompt: a multiple of
             `num_samples`, and more than the largest N. Defaults to 32.
         num_samples: int. Samples of the policy per prompt. Defaults to 8.
-        num_shown: int. Prompts in the table, 0 for no table. Defaults to 4.
+        num_shown: int. Prompts to show, 0 for none. Defaults to 4.
         batch_size: int. Prompts at a time. Defaults to 32.
         verbose: 0 or 1. Whether to print anything. Defaults to 1.
 
@@ -254,7 +254,7 @@ class HeldOut(keras.callbacks.Callback):
             self._files.append(records)
             self._write(with_picture=False)
         if self.verbose and self.num_shown:
-            completions.print_table(records[: self.num_shown])
+            completions.show(records[: self.num_shown])
         if self.verbose and point.get("is_overoptimized"):
             print("\n" + self._gold.warning(point))
 

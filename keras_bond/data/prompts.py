@@ -434,18 +434,28 @@ def to_finite_batches(data, encoder, batch_size):
     Raises:
         TypeError, ValueError: see `to_batches`; also if the data are endless.
     """
-    check_several(data)
-    data = read_rows(data)
     is_encoded = isinstance(data, PromptBatches)
-    table = data.table if is_encoded else _whole_table(data)
+    table = data.table if is_encoded else read_finite(data)
     given.check_usable(table.given, None)
     if not is_encoded:
         table = encoder.add_token_ids(table)
     return PromptBatches(lambda: table, encoder, batch_size)
 
 
-def _whole_table(data):
-    """Reads all of a data set that ends."""
+def read_finite(data):
+    """Reads all prompts at once, whatever batches the data have.
+
+    Args:
+        data: see `to_batches`.
+
+    Returns:
+        a `PromptTable`, as `to_table` returns it.
+
+    Raises:
+        TypeError, ValueError: see `to_batches`; also if the data are endless.
+    """
+    check_several(data)
+    data = read_rows(data)
     if _is_in_memory(data):
         return to_table(data)
     _check_rewindable(data)

@@ -75,6 +75,15 @@ class PromptTable:
         """Returns a `PromptTable` of the prompts of the given indices."""
         return self._map(lambda column: [column[i] for i in indices])
 
+    def to_columns(self):
+        """Returns the dict of lists that `to_table` reads as this table."""
+        named = {
+            "prompts": self.conversations or self.prompts,
+            "token_ids": self.token_ids,
+        }
+        kept = {k: v for k, v in named.items() if v is not None}
+        return {**kept, **self.columns}
+
     def repeat(self, times):
         """Returns a `PromptTable` with every entry `times` times in a row."""
         return self.take([i for i in range(len(self)) for _ in range(times)])

@@ -13,6 +13,7 @@ from keras_bond.rewards.reward import Reward
 from keras_bond.rewards.reward import get
 from keras_bond.rewards.samples import Samples
 from keras_bond.rewards.shapes import Length
+from keras_bond.rewards.shapes import OverlongPenalty
 from keras_bond.rewards.shapes import Repetition
 from keras_bond.rewards.shapes import SlotCoverage
 from keras_bond.rewards.text import TextReward
@@ -25,6 +26,7 @@ __all__ = [
     "Length",
     "ModelReward",
     "NumberAnswer",
+    "OverlongPenalty",
     "RankFusion",
     "RegexAnswer",
     "Repetition",

@@ -7,9 +7,13 @@ import keras
 
 from keras_bond.arguments import check_count
 from keras_bond.arguments import is_number
+from keras_bond.arguments import shown
+from keras_bond.rewards.scores import RewardValueError
 from keras_bond.rewards.text import TextReward
 from keras_bond.rewards.text import entry_text
 from keras_bond.rewards.text import is_missing
+
+UNITS = ("words", "characters", "tokens")
 
 
 @keras.saving.register_keras_serializable(package="keras_bond")
@@ -61,17 +65,59 @@ def _slots_of(entry):
     return [slot for slot in entry if not is_missing(slot) and slot != ""]
 
 
+class LengthReward(TextReward):
+    """A rule of the length of a completion; a subclass defines `score_length`.
+
+    Args:
+        unit: `"words"`, `"characters"`, or `"tokens"`: those that the policy
+            drew, the end token included.
+
+    Raises:
+        ValueError: if the unit is unknown; when scoring, if tokens are counted
+            and `completion_ids` is not passed, which a trainer passes.
+    """
+
+    def __init__(self, unit):
+        if unit not in UNITS:
+            raise ValueError(
+                f"`unit` must be one of {UNITS}. Received: unit={unit!r}"
+            )
+        self.unit = unit
+
+    def __call__(self, /, prompts, completions, **columns):
+        if self.unit != "tokens":
+            return super().__call__(prompts, completions, **columns)
+        token_ids = columns.get("completion_ids")
+        if token_ids is None or len(token_ids) != len(completions):
+            raise RewardValueError(
+                f"`{type(self).__name__}` in tokens must be given the token "
+                "ids of each completion: pass completion_ids=[[...], ...], as "
+                'a trainer does, or use unit="words". Received: '
+                f"completion_ids={shown(token_ids)}"
+            )
+        return [self.score_length(len(ids)) for ids in token_ids]
+
+    def score(self, completion):
+        is_words = self.unit == "words"
+        return self.score_length(
+            len(completion.split() if is_words else completion)
+        )
+
+
 @keras.saving.register_keras_serializable(package="keras_bond")
-class Length(TextReward):
+class Length(LengthReward):
     """0 if the length is within bounds, else minus the distance to them.
 
     Args:
         minimum: int. Defaults to 0.
         maximum: int, or `None` for no bound. Defaults to `None`.
-        unit: `"words"` or `"characters"`. Defaults to `"words"`.
+        unit: `"words"`, `"characters"`, or `"tokens"`: those that the policy
+            drew, the end token included. Defaults to `"words"`.
 
     Raises:
-        ValueError: if the bounds cross, or the unit is unknown.
+        ValueError: if the bounds cross, or the unit is unknown; when scoring,
+            if tokens are counted and `completion_ids` is not passed, which a
+            trainer passes.
 
     Example:
 
@@ -90,18 +136,11 @@ class Length(TextReward):
                 "`minimum` must be at least 0 and not above `maximum`. "
                 f"Received: minimum={minimum!r}, maximum={maximum!r}"
             )
-        if unit not in ("words", "characters"):
-            raise ValueError(
-                '`unit` must be "words" or "characters". '
-                f"Received: unit={unit!r}"
-            )
+        super().__init__(unit)
         self.minimum = minimum
         self.maximum = maximum
-        self.unit = unit
 
-    def score(self, completion):
-        words = self.unit == "words"
-        length = len(completion.split() if words else completion)
+    def score_length(self, length):
         missing = max(self.minimum - length, 0)
         most = length if self.maximum is None else self.maximum
         return -float(missing + max(length - most, 0))
@@ -110,6 +149,61 @@ class Length(TextReward):
         return {
             "minimum": self.minimum,
             "maximum": self.maximum,
+            "unit": self.unit,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_bond")
+class OverlongPenalty(LengthReward):
+    """A soft penalty for completions that come near a limit, in [-1, 0].
+
+    0 up to `maximum - buffer`, from there linearly down to -1 at `maximum`, and
+    -1 beyond. It is the soft overlong punishment of DAPO (Yu et al., 2025,
+    arXiv 2503.14476, equation 13). With `max_completion_length` as `maximum`,
+    a completion that was truncated costs 1, and one that nearly was costs
+    almost as much. Add it to another reward in a list.
+
+    Args:
+        maximum: int, at least 1. The length that costs 1, such as the
+            `max_completion_length` of the trainer.
+        buffer: int, from 1 to `maximum`. The lengths below `maximum` over which
+            the penalty grows.
+        unit: `"tokens"`, those that the policy drew, the end token included,
+            `"words"` or `"characters"`. Defaults to `"tokens"`.
+
+    Raises:
+        ValueError: if a number is out of its range, or the unit is unknown;
+            when scoring, if tokens are counted and `completion_ids` is not
+            passed, which a trainer passes.
+
+    Example:
+
+    ```python
+    reward = keras_bond.rewards.OverlongPenalty(4, buffer=2, unit="words")
+    reward(["..."] * 2, ["one two three", "one two three four"])  # [-0.5, -1.0]
+    ```
+    """
+
+    def __init__(self, maximum, buffer, unit="tokens"):
+        check_count("maximum", maximum, 1)
+        check_count("buffer", buffer, 1)
+        if buffer > maximum:
+            raise ValueError(
+                "`buffer` must not be above `maximum`. Received: "
+                f"buffer={buffer}, maximum={maximum}"
+            )
+        super().__init__(unit)
+        self.maximum = maximum
+        self.buffer = buffer
+
+    def score_length(self, length):
+        excess = length - (self.maximum - self.buffer)
+        return max(min(-excess / self.buffer, 0.0), -1.0)
+
+    def get_config(self):
+        return {
+            "maximum": self.maximum,
+            "buffer": self.buffer,
             "unit": self.unit,
         }
 

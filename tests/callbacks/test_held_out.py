@@ -2,11 +2,13 @@
 
 import io
 import json
+import sys
 import types
 
 import keras
 import numpy as np
 import pytest
+import rich.cells
 import rich.console
 
 from keras_bond.callbacks import HeldOut
@@ -479,18 +481,56 @@ RECORD = dict(
 )
 
 
-def test_a_table_fits_the_terminal():
-    """Pins: completions that color, clear or ring the user's terminal."""
+def printed(records, width=80):
     file = io.StringIO()
-    console = rich.console.Console(width=80, file=file)
-    completions.print_table([RECORD], console)
-    _, title, *rows = file.getvalue().splitlines()
-    assert title.strip() == "Held-out prompts at step 7"
-    assert all(len(row) <= 80 for row in rows)
-    text = " ".join(file.getvalue().split())
-    assert "reward 0.123" in text and "…" in text and "nan" in text
-    assert "[bold]short" in text and "\\x1b[31m" in text and "\\u202e" in text
+    completions.show(records, rich.console.Console(width=width, file=file))
+    return file.getvalue()
+
+
+def test_whole_completions_fit_the_terminal():
+    """Pins: completions that color, clear or ring the user's terminal."""
+    text = printed([RECORD])
+    assert text.splitlines()[1].strip() == "Held-out prompts at step 7"
+    assert all(len(row) <= 80 for row in text.splitlines())
+    assert text.count("long") == 200 and text.count("two") == 30
+    assert "policy: reward 0.123, quantile 1\n" in text
+    assert "initial policy: reward nan\n" in text
+    assert "[bold]short \\x1b[31m\\u202e" in text
     assert "\x1b" not in text and "\u202e" not in text
+
+
+def test_lines_stay_lines_and_wide_characters_are_two_columns():
+    wide = "全角文字" * 10
+    record = {**RECORD, "prompt": "a\r\n\tb\n\n\n\n\nc", "completion": wide}
+    rows = printed([record], width=30).splitlines()
+    start = rows.index("prompt") + 1
+    lines = [row.rstrip() for row in rows[start : start + 4]]
+    assert lines == ["  a", "      b", "", "  c"]
+    halves = [row for row in rows if "全" in row]
+    assert "".join(halves).replace(" ", "") == wide
+    assert max(map(rich.cells.cell_len, rows)) == 30
+
+
+def test_equal_completions_are_shown_once():
+    text = printed([{**RECORD, "reference_completion": RECORD["completion"]}])
+    assert "initial policy: reward nan, the same completion\n" in text
+    assert text.count("long") == 200
+
+
+def test_notebooks_show_html(monkeypatch):
+    """Pins: markup of a completion that becomes part of the page."""
+    shown = []
+    display = types.SimpleNamespace(display=shown.append, HTML=str)
+    ipython = types.SimpleNamespace(display=display)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    record = {**RECORD, "prompt": "<b>bold\x07", "<i>": "&"}
+    console = types.SimpleNamespace(is_jupyter=True)
+    completions.show([record], console)
+    (page,) = shown
+    assert "&lt;b&gt;bold\\x07" in page and "<b>bold" not in page
+    assert "&lt;i&gt;" in page and ">&amp;<" in page
+    assert page.count("long") == 200 and "\u202e" not in page
+    assert page.count("<div") == page.count("</div>")
 
 
 def test_policies_without_a_tokenizer_have_records():
@@ -508,7 +548,7 @@ def test_policies_without_a_tokenizer_have_records():
     records = completions.records(0, samples, rewards, other)
     assert [r["completion"] for r in records] == ["[1, 2]", "[4]"]
     assert [r["quantile"] for r in records] == [0.0, 1.0]
-    completions.print_table(records, rich.console.Console(file=io.StringIO()))
+    assert "None" not in printed(records)
 
 
 def test_columns_that_rewards_log_stand_beside_the_completions():
@@ -526,11 +566,8 @@ def test_columns_that_rewards_log_stand_beside_the_completions():
     assert [r["golden_completion"] for r in records] == ["a", 1.5]
     assert [r["found"] for r in records] == ["['x']", 1]
     json.dumps(records)
-    file = io.StringIO()
-    console = rich.console.Console(file=file, width=120)
-    completions.print_table(records, console)
-    assert "golden_completion" in file.getvalue()
-    assert "['x']" in file.getvalue()
+    assert "golden_completion\n  a" in printed(records)
+    assert "found\n  ['x']" in printed(records)
     samples.log.columns["completion"] = ["a", "b", "c", "d"]
     with pytest.raises(ValueError, match="`log_extra` must not be given"):
         completions.records(0, samples, rewards, other)

@@ -184,11 +184,11 @@ def test_bar_shows_reward_kl_and_win_rate_only(watched):
         assert name not in watched.printed
 
 
-def test_tables_and_lines_are_printed(watched):
-    """A table for each draw, two prompts in each, a line for each epoch."""
+def test_blocks_and_lines_are_printed(watched):
+    """Two prompts for each draw, and a line for each epoch."""
     printed = watched.printed
     assert printed.count("One sample is worth the best of") == 2
-    shown = [f"prompts at step {i} " in printed for i in range(6)]
+    shown = [f"prompts at step {i}\n" in printed for i in range(6)]
     assert shown == [True] * 5 + [False]
     assert printed.count("Held-out prompts at step") == 5
     assert printed.count("quantile") == 2 * 5

@@ -133,3 +133,14 @@ def test_examples_in_docstrings_run(name):
     module = importlib.import_module(f"keras_bond.evaluation.{name}")
     result = doctest.testmod(module)
     assert result.attempted and not result.failed
+
+
+def test_rewards_of_0_and_1_give_pass_at_k():
+    """The estimate of Chen et al. (2021), by its definition."""
+    right = np.arange(8) < np.arange(9)[:, None]
+    rng = np.random.default_rng(0)
+    pool = rng.permuted(right.astype(float), axis=1)
+    for row in best_of_n_frontier(pool, ns=(1, 2, 5)):
+        k = row["n"]
+        wrong = [math.comb(8 - c, k) / math.comb(8, k) for c in range(9)]
+        np.testing.assert_allclose(row["reward"], 1 - np.mean(wrong), atol=1e-6)

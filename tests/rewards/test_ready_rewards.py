@@ -1,5 +1,6 @@
 """Ready rewards: rules, classifiers and ranks."""
 
+import dataclasses
 import decimal
 import json
 
@@ -147,6 +148,35 @@ def test_lengths_count_outside_their_bounds_only():
     assert ask(rewards.Length(1), "a " * 50) == [0]
 
 
+def test_lengths_in_tokens():
+    """Tokens that were drawn, of which the text need not tell."""
+    reward = rewards.Length(2, 3, unit="tokens")
+    ids = [[], [1], [1, 2], [1, 2, 3], [1, 2, 3, 4, 5]]
+    texts = ["a b c"] * 5
+    assert reward(["q"] * 5, texts, completion_ids=ids) == [-2, -1, 0, 0, -2]
+    drawn = samples(texts)
+    with pytest.raises(ValueError, match="ids of each completion.*=None"):
+        rewards.get(reward)(drawn)
+    drawn = dataclasses.replace(drawn, completion_ids=ids)
+    assert rewards.get(reward)(drawn).tolist() == [-2, -1, 0, 0, -2]
+    with pytest.raises(ValueError, match="`Length` in tokens must be given"):
+        reward(["q"], ["a"], completion_ids=[])
+
+
+def test_overlong_penalties_are_those_of_dapo():
+    """Equation 13: (L_max - L_cache - |y|) / L_cache within the buffer."""
+    reward = rewards.OverlongPenalty(10, buffer=4)
+    lengths = range(13)
+    expected = [
+        0 if y <= 6 else (6 - y) / 4 if y <= 10 else -1 for y in lengths
+    ]
+    assert expected[6:12] == [0, -0.25, -0.5, -0.75, -1, -1]
+    ids = [[0] * y for y in lengths]
+    assert reward(["q"] * 13, [""] * 13, completion_ids=ids) == expected
+    in_words = rewards.OverlongPenalty(2, 2, unit="words")
+    assert ask(in_words, "", "a", "a b", "a b c") == [0, -0.5, -1, -1]
+
+
 def test_repeated_n_grams_cost_their_share():
     texts = ["a b c d", "a b a b a b", "a", "a a a a"]
     expected = [0, 2 / 5 - 1, 0, 1 / 3 - 1]
@@ -241,6 +271,7 @@ def test_all_come_back_from_their_configs():
         rewards.NumberAnswer("gold"),
         rewards.SlotCoverage("facts", ignore_case=False),
         rewards.Length(1, 5, "characters"),
+        rewards.OverlongPenalty(9, 3, "words"),
         rewards.Repetition(2),
         rewards.Classifier(length_reward, "good", with_prompt=True),
         rewards.RankFusion([length_reward, rewards.Length(1)], [2.0, 1.0]),
@@ -335,7 +366,11 @@ def test_a_missing_column_of_a_ready_reward_is_named():
     [
         (lambda: rewards.RegexAnswer("("), "`pattern` must be"),
         (lambda: rewards.Length(3, 2), "`minimum` must be at least 0"),
-        (lambda: rewards.Length(unit="tokens"), "`unit` must be"),
+        (lambda: rewards.Length(unit="lines"), "`unit` must be"),
+        (lambda: rewards.OverlongPenalty(0, 1), "`maximum` must be"),
+        (lambda: rewards.OverlongPenalty(2, 0), "`buffer` must be"),
+        (lambda: rewards.OverlongPenalty(2, 3), "`buffer` must not be above"),
+        (lambda: rewards.OverlongPenalty(2, 1, "line"), "`unit` must be"),
         (lambda: rewards.Repetition(0), "`n` must be an integer"),
         (lambda: rewards.RankFusion([]), "at least one reward"),
         (lambda: rewards.RankFusion([length_reward], [0.0]), "`weights` must"),
