@@ -320,7 +320,7 @@ class Logger:
         self._log.metrics.setdefault(name, []).append(value)
 
     def log_extra(self, column, values):
-        """Logs a column, which `HeldOut` shows beside the completions.
+        """Logs a column, which `HeldOut` shows below the completions.
 
         Args:
             column: str.

@@ -142,6 +142,7 @@ SMALL = {
     ],
     keras_bond.callbacks.ProgressBar: ["names"],
     rewards.Length: ["minimum", "maximum", "unit"],
+    rewards.OverlongPenalty: ["maximum", "buffer", "unit"],
     rewards.Repetition: ["n"],
     rewards.ExactAnswer: ["column"],
     rewards.RegexAnswer: ["pattern", "column"],
@@ -161,6 +162,7 @@ SMALL = {
 NEEDED = {
     keras_bond.callbacks.HeldOut: {"prompts": ["a"]},
     keras_bond.callbacks.AnchorRefresh: {"every": 1},
+    rewards.OverlongPenalty: {"maximum": 2, "buffer": 1},
     rewards.RegexAnswer: {"pattern": "a"},
     rewards.Cached: {"reward": length_reward},
     rewards.Classifier: {"classify": len},
