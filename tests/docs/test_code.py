@@ -162,7 +162,7 @@ def test_an_example_runs(name, names):
 def test_little_is_left_out():
     codes = [code for page in PAGES for code in blocks(page)]
     assert len(codes) >= 20 and len(EXAMPLES) >= 30
-    assert sum(not is_run(code) for code in codes) <= 9
+    assert sum(not is_run(code) for code in codes) <= 12
     assert sum(not is_run(code) for code in EXAMPLES.values()) <= 5
     for sign in NOT_RUN:
         assert any(sign in c for c in [*codes, *EXAMPLES.values()]), sign
