@@ -8,6 +8,7 @@ from keras_bond.arguments import is_number
 from keras_bond.rewards.reward import Reward
 from keras_bond.rewards.reward import Wrapper
 from keras_bond.rewards.reward import get
+from keras_bond.rewards.reward import scores_of_parts
 from keras_bond.rewards.scores import RewardValueError
 
 
@@ -69,8 +70,9 @@ class RankFusion(Reward):
         total = np.zeros_like(ranks)
         # Sums of the largest weights could overflow.
         weights = np.array(self.weights) / max(self.weights)
-        for reward, weight in zip(self.rewards, weights):
-            scores = reward(samples).reshape(-1, samples.num_samples)
+        parts = scores_of_parts(self.rewards, samples)
+        for scores, weight in zip(parts, weights):
+            scores = scores.reshape(-1, samples.num_samples)
             counts = ~np.isnan(scores).all(axis=1, keepdims=True)
             ranks = ranks + np.where(counts, weight * rank(scores), 0.0)
             total += weight * counts

@@ -1,8 +1,10 @@
 """Rewards: functions, models and weighted sums of them."""
 
 import asyncio
+import collections
 import functools
 import inspect
+import math
 
 import keras
 import numpy as np
@@ -362,9 +364,10 @@ class WeightedRewards(Reward):
     def score(self, samples):
         total = np.zeros(len(samples))
         counted = np.zeros(len(samples), bool)
-        for reward, weight in zip(self.rewards, self.weights):
+        parts = scores_of_parts(self.rewards, samples)
+        for reward, weight, scores in zip(self.rewards, self.weights, parts):
             with np.errstate(over="ignore"):
-                scores = weight * reward(samples)
+                scores = weight * scores
             scores = check_scores(scores, reward.name, len(samples))
             by_prompt = np.isnan(scores).reshape(-1, samples.num_samples)
             silent = np.repeat(by_prompt.all(axis=1), samples.num_samples)
@@ -374,3 +377,28 @@ class WeightedRewards(Reward):
 
     def variables(self):
         return [v for reward in self.rewards for v in reward.variables()]
+
+
+def scores_of_parts(rewards, samples):
+    """Scores samples by each reward of a list, and logs the means.
+
+    They are logged as `NAME/mean`, over all completions that the reward could
+    score; a second reward of the same name is `NAME_2`.
+
+    Args:
+        rewards: list of `Reward`.
+        samples: `Samples`.
+
+    Yields:
+        float64 array `(rows,)` of each reward, NaN where it has no score.
+    """
+    seen = collections.Counter()
+    for reward in rewards:
+        scores = np.asarray(reward(samples), "float64")
+        seen[reward.name] += 1
+        repeated = f"_{seen[reward.name]}" if seen[reward.name] > 1 else ""
+        known = scores[~np.isnan(scores)]
+        mean = float(known.mean()) if known.size else math.nan
+        name = f"{reward.name}{repeated}/mean"
+        samples.log.metrics.setdefault(name, []).append(mean)
+        yield scores

@@ -176,7 +176,7 @@ def logs(prompts, completions, log_metric, log_extra):
 def test_rewards_log_metrics_and_columns():
     part = samples(["a", "bb", "ccc", "d"], num_samples=2)
     rewards.get([logs, logs])(part)
-    assert part.log.metrics == {"length": [1.75, 1.75]}
+    assert part.log.metrics["length"] == [1.75, 1.75]
     assert part.log.columns == {"upper": ["A", "BB", "CCC", "D"]}
 
 

@@ -99,3 +99,26 @@ def test_a_silent_reward_does_not_count_and_a_partial_one_drops_the_prompt():
 def test_what_is_no_reward_is_refused(reward, weights, error, text):
     with pytest.raises(error, match=text):
         rewards.get(reward, weights)
+
+
+def test_the_mean_of_each_reward_of_a_list_is_logged():
+    def length(prompts, completions):
+        return [len(text) for text in completions]
+
+    def some(prompts, completions):
+        return [None, None, 4.0, 1.0]
+
+    def none(prompts, completions):
+        return [None] * 4
+
+    parts = [length, some, none, length]
+    expected = {
+        "length/mean": [1.5],
+        "some/mean": [2.5],
+        "none/mean": [np.nan],
+        "length_2/mean": [1.5],
+    }
+    for reward in (rewards.get(parts, [9.0] * 4), rewards.RankFusion(parts)):
+        scored = samples()
+        reward(scored)
+        np.testing.assert_equal(scored.log.metrics, expected)
