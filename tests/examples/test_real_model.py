@@ -190,9 +190,10 @@ def test_standard_errors_are_over_questions():
 
 
 def load(preset):
+    backend, output = keras.config.backend(), f"{preset}-trained"
     return real_model.load_policy(
         real_model.parse_arguments(
-            ["--policy", str(preset), "--backend", keras.config.backend()]
+            [f"--policy={preset}", f"--backend={backend}", f"--output={output}"]
         )
     )
 
