@@ -63,6 +63,7 @@ ON_ONE_BACKEND = (
     "data/test_given.py",
     "families/test_every_family.py",
     "hugging_face",
+    "integration/test_restaurants.py",
     "training/test_chat.py",
     "training/test_given_settings.py",
 )
