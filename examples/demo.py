@@ -18,6 +18,7 @@ POOL_SIZE = SAMPLES = 64
 # Another one than that of the pool, whose draws would be the same.
 MEASURE_SEED = 1_000_000
 SEQUENCES_PER_STEP = 192
+WEIGHTS = (0, 0.5, 0.75, 1, 1.25, 1.5, 2)
 CURVE = (1, 2, 3, 4, 5, 6, 7, 8)
 SHOWN = (1, 2, 4, 8)
 COLUMNS = {
@@ -75,6 +76,11 @@ def parse_arguments(description):
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, help="default: as documented")
     parser.add_argument("--held-out", type=int, default=64, help="prompts")
+    parser.add_argument(
+        "--front",
+        action="store_true",
+        help="measure interpolated and extrapolated weights, too",
+    )
     default = HERE / "runs" / pathlib.Path(sys.argv[0]).stem
     parser.add_argument("--output", type=pathlib.Path, default=default)
     arguments = parser.parse_args()
@@ -185,6 +191,8 @@ def run(task, arguments):
     (arguments.output / "table.md").write_text(format_table(rows))
     print(say_result(rows))
     plot(rows, arguments.output / "best_of_n.png")
+    if arguments.front:
+        show_front(bond, held_out, arguments.output / "front.png")
     bond.policy.save_to_preset(str(arguments.output / "policy"))
     print(
         f"\nWrote best_of_n.png, table.md and the trained policy to "
@@ -438,6 +446,17 @@ def plot(rows, file):
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=150)
     plt.close(figure)
+
+
+def show_front(bond, held_out, file):
+    """Prints and draws what policies between and beyond are worth."""
+    from keras_bond import evaluation
+
+    front = evaluation.weight_front(
+        bond, held_out, WEIGHTS, num_samples=SAMPLES
+    )
+    print(f"\n{front}")
+    evaluation.plot_weight_front(front).savefig(file, dpi=150)
 
 
 def equal_n(rows):
