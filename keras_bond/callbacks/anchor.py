@@ -83,7 +83,8 @@ class AnchorRefresh(AnchorRule):
 
     Args:
         every: int, at least 1. OPTIMIZER updates from one copy to the next.
-            The paper uses 50 with J-BOND and 1,000 with BOND.
+            The paper uses 50 with J-BOND and 1,000 with BOND;
+            `keras_bond.Bond` takes 32 if no rule is passed to `fit`.
 
     Raises:
         ValueError: if `every` is not a positive integer below 2**31.
