@@ -82,7 +82,9 @@ def test_parts_change_no_result(kind):
     for a, b in zip(whole, parted):
         np.testing.assert_allclose(b, a, atol=1e-5)
     for name, values in logs.items():
-        assert parted_logs[name] == pytest.approx(values, rel=1e-4, abs=1e-5)
+        # A ratio of log-ratios that are hardly above their rounding errors.
+        close = 1e-2 if name == "bond/rank_correlation" else 1e-5
+        assert parted_logs[name] == pytest.approx(values, rel=1e-4, abs=close)
 
 
 def test_parts_of_adapters():
