@@ -35,13 +35,13 @@ PARTS = {
     ("training/test_anchor*.py", "training/test_resume.py"): (4, 1.5, 1),
     ("export", "distribution"): (2, 3.5, 2.5),
     ("training/test_exact*.py", "training/test_binary*.py"): (2, 1, 1.5),
-    ("training",): (4, 3, 1),
+    ("training",): (7, 4, 2),
     ("formulas", "rollouts", "fuzz", "callbacks"): (2, 2.5, 1),
     ("examples",): (0.2, 4.5, 0.2),
     ("docs", "benchmarks", "integration"): (1.5, 3, 0.5),
     ("diagnosis", "planning"): (3, 2, 1),
     ("families",): (2, 2, 1.5),
-    ("",): (3, 1.5, 1),
+    ("",): (4, 2.5, 3),
 }
 QUICK_PARTS = {
     ("rewards", "evaluation", "data"): (1, 1, 1),
@@ -66,6 +66,7 @@ ON_ONE_BACKEND = (
     "integration/test_restaurants.py",
     "training/test_chat.py",
     "training/test_given_settings.py",
+    "training/test_learning_rates.py",
 )
 PASSED, NOTHING_SELECTED = 0, 5
 
