@@ -336,20 +336,25 @@ def compare(after, pool):
 def means_and_errors(by_prompt):
     """The mean of each number, and as `..._error` its standard error.
 
-    Prompts are the independent units: samples of one resemble each other.
-
     Args:
         by_prompt: dict of arrays `(prompts,)`.
     """
-    import numpy as np
-
     found = {}
     for name, values in by_prompt.items():
-        values = np.asarray(values, "float64")
-        found[name] = float(values.mean())
-        error = values.std(ddof=1) / len(values) ** 0.5
-        found[f"{name}_error"] = float(error)
+        found[name], found[f"{name}_error"] = mean_and_error(values)
     return found
+
+
+def mean_and_error(by_prompt):
+    """A mean over prompts and its standard error, two floats.
+
+    Prompts are the independent units: samples of one resemble each other.
+    """
+    import numpy as np
+
+    values = np.asarray(by_prompt, "float64")
+    error = values.std(ddof=1) / len(values) ** 0.5
+    return float(values.mean()), float(error)
 
 
 def format_table(rows, columns=COLUMNS):

@@ -326,24 +326,13 @@ def best_of_n(before):
             "name": f"best of {n} of the initial policy" if n > 1 else "before",
             "n": n,
             **{
-                key: mean([rows[i][key] for rows in by_question])
+                key: demo.mean_and_error([rows[i][key] for rows in by_question])
                 for key in ("reward", "win_rate", "kl")
             },
             "effective_n": (float(n), 0.0),
         }
         for i, n in enumerate(demo.CURVE)
     ]
-
-
-def mean(per_question):
-    """A mean over questions and its standard error.
-
-    Questions are the independent units: answers to one resemble each other.
-    """
-    import numpy as np
-
-    values = np.asarray(per_question, "float64")
-    return values.mean(), values.std(ddof=1) / len(values) ** 0.5
 
 
 def compare(after, before):
@@ -358,9 +347,9 @@ def compare(after, before):
     return {
         "name": "after",
         "n": 1,
-        "reward": mean(after.rewards.mean(axis=1)),
-        "win_rate": mean(win_rates),
-        "kl": mean(after.kls.mean(axis=1)),
+        "reward": demo.mean_and_error(after.rewards.mean(axis=1)),
+        "win_rate": demo.mean_and_error(win_rates),
+        "kl": demo.mean_and_error(after.kls.mean(axis=1)),
         # Half the width of a 68 % interval is one standard error.
         "effective_n": (n.value, (n.high - n.low) / 2),
     }

@@ -318,8 +318,8 @@ def run(bond, pairs, held_out, judge, settings, seed):
 def judged_row(scores, win_rates):
     """What the judge says, as entries of a row."""
     return {
-        "judge": real_model.mean(scores),
-        "judge_win_rate": real_model.mean(win_rates),
+        "judge": demo.mean_and_error(scores),
+        "judge_win_rate": demo.mean_and_error(win_rates),
     }
 
 

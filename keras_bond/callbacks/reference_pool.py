@@ -4,6 +4,7 @@ import numpy as np
 
 from keras_bond import evaluation
 from keras_bond.callbacks.completions import Answers
+from keras_bond.evaluation.checks import check_scored
 
 DEFAULT_NS = (1, 2, 4, 8)
 
@@ -64,12 +65,7 @@ class ReferencePool:
 
     def _compare_on(self, scored):
         """The pool of the scored prompts, on which the frontier is then."""
-        if scored.sum() < 2:
-            raise ValueError(
-                "At least 2 of the `prompts` of `HeldOut` must get a reward "
-                f"for each completion. Received: {scored.sum()} of "
-                f"{len(scored)}"
-            )
+        check_scored("HeldOut", scored)
         pool = self._pool[scored]
         self.frontier = evaluation.best_of_n_frontier(pool, self.ns)
         return pool

@@ -104,3 +104,21 @@ def _precision(values):
     """The dtype that rounded some rewards; float64 where nothing did."""
     dtype = as_numpy(values).dtype
     return np.dtype("float64") if dtype.kind in "biuO" else dtype
+
+
+def check_scored(name, scored):
+    """Raises an error if too few prompts are left to measure on.
+
+    Args:
+        name: str. What measures, for the message.
+        scored: bool array `(prompts,)`. Whether all completions of a prompt
+            have a reward.
+
+    Raises:
+        ValueError: if fewer than two prompts are scored.
+    """
+    if scored.sum() < 2:
+        raise ValueError(
+            f"At least 2 of the `prompts` of `{name}` must get a reward for "
+            f"each completion. Received: {scored.sum()} of {len(scored)}"
+        )

@@ -9,6 +9,7 @@ import numpy as np
 from keras_bond.arguments import check_count
 from keras_bond.arguments import check_list
 from keras_bond.arguments import is_number
+from keras_bond.evaluation.checks import check_scored
 from keras_bond.evaluation.comparison import count_beaten
 from keras_bond.evaluation.frontier import best_of_n_frontier
 from keras_bond.evaluation.log_quantile import harmonic
@@ -216,7 +217,7 @@ class _Bank:
         self._samples = (samples, policy_samples)
         self._rewards = np.concatenate([rewards, policy_rewards], axis=1)
         self._scored = np.isfinite(self._rewards).all(axis=1)
-        self._check_scored(self._scored)
+        check_scored("weight_front", self._scored)
         self._all_initial = rewards
         self.pool = rewards[self._scored]
         self._read = {}
@@ -252,7 +253,7 @@ class _Bank:
         kls = self._trainer.kls_of(samples, batch_size=self._batch_size)
         kls = np.asarray(kls, "float64").reshape(rewards.shape)
         scored = self._scored & np.isfinite(rewards).all(axis=1)
-        self._check_scored(scored)
+        check_scored("weight_front", scored)
         rewards, pool = rewards[scored], self._all_initial[scored]
         counts = count_beaten(rewards, pool[:, 1:])
         return {
@@ -296,14 +297,6 @@ class _Bank:
                 for arrays in zip(*read)
             ]
         return self._read[weight]
-
-    def _check_scored(self, scored):
-        if scored.sum() < 2:
-            raise ValueError(
-                "At least 2 of the `prompts` of `weight_front` must get a "
-                f"reward for each completion. Received: {scored.sum()} of "
-                f"{len(scored)}"
-            )
 
 
 def _check_trainer(trainer):
