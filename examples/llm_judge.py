@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import re
+import urllib.error
 import urllib.request
 
 import demo
@@ -78,8 +79,13 @@ class Judge:
         request = urllib.request.Request(
             self.url, json.dumps(body).encode(), headers
         )
-        with urllib.request.urlopen(request, timeout=self.timeout) as response:
-            reply = json.load(response)
+        try:
+            with urllib.request.urlopen(request, timeout=self.timeout) as answer:
+                reply = json.load(answer)
+        except urllib.error.HTTPError as error:
+            # It holds the connection for as long as the error is kept.
+            error.close()
+            raise
         return reply["choices"][0]["message"]["content"] or ""
 
 

@@ -95,7 +95,7 @@ EXPECTED |= {
         "kl_ref": (0.05, 0.8),
         "unscored_in_sum": (0, 0),
         "unscored_alone": (0.25, 0.25),
-        "shared_names": (7, 7),
+        "shared_names": (9, 9),
     },
 }
 
