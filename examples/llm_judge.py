@@ -80,8 +80,8 @@ class Judge:
             self.url, json.dumps(body).encode(), headers
         )
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                reply = json.load(answer)
+            with urllib.request.urlopen(request, timeout=self.timeout) as file:
+                reply = json.load(file)
         except urllib.error.HTTPError as error:
             # It holds the connection for as long as the error is kept.
             error.close()
