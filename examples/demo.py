@@ -59,15 +59,16 @@ TRAINERS = {
 }
 
 
-def parse_arguments(description):
+def parse_arguments(description, long=None):
     """Reads the command line and sets the backend, before Keras is imported.
 
     Args:
         description: str. The first lines of `--help`.
+        long: str. What `--long` does, in an example that has it.
 
     Returns:
-        a namespace with `backend`, `trainer`, `seed`, `epochs`, `held_out` and
-        `output`.
+        a namespace with `backend`, `trainer`, `seed`, `epochs`, `held_out`,
+        `front`, `output` and, where there is one, `long`.
     """
     parser = argparse.ArgumentParser(description=description)
     backends = ("jax", "tensorflow", "torch")
@@ -81,6 +82,8 @@ def parse_arguments(description):
         action="store_true",
         help="measure interpolated and extrapolated weights, too",
     )
+    if long:
+        parser.add_argument("--long", action="store_true", help=long)
     default = HERE / "runs" / pathlib.Path(sys.argv[0]).stem
     parser.add_argument("--output", type=pathlib.Path, default=default)
     arguments = parser.parse_args()
@@ -220,7 +223,7 @@ def build(task, seed, epochs):
     )
     steps = epochs * task.steps_per_epoch
     schedule = keras.optimizers.schedules.CosineDecay(
-        0.0,
+        task.learning_rate / 10,
         decay_steps=max(1, steps - 10),
         alpha=0.1,
         warmup_target=task.learning_rate,
