@@ -19,6 +19,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -88,6 +89,8 @@ def main():
     """Trains, measures and saves the policy of one world."""
     args = parse_args()
     world = WORLDS[args.world]
+    if args.width:
+        world = replace(world, hidden_dim=args.width)
     policy = make_policy(
         world, world.steps if args.steps is None else args.steps
     )
@@ -100,6 +103,9 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("world", choices=WORLDS)
     parser.add_argument("--steps", type=int, help="training steps")
+    parser.add_argument(
+        "--width", type=int, help="of the model, a multiple of 8"
+    )
     parser.add_argument("--output", help="folder of the preset")
     return parser.parse_args()
 

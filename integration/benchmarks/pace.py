@@ -2,7 +2,7 @@
 
     python integration/benchmarks/pace.py [--task facts|problems|real]
         [--settings NAME ...] [--seeds 0] [--backend jax] [--output FOLDER]
-        [--report]
+        [--preset FOLDER] [--report]
 
 Trains the policy of an example with each of the settings by the product's own
 `fit` and measures it with fresh samples for held-out prompts. What counts is
@@ -126,6 +126,7 @@ SETTINGS = {
     "copy 32, 160": (copies(32, sequences=160),),
     "copy 32, 2.2e-4, 128": (copies(32, learning_rate=2.2e-4, sequences=128),),
     "long": (copies(32, last=0.1, steps=160, sequences=192),),
+    "fixed 4, to the end": (fixed(4, last=0.05, steps=160, sequences=192),),
     "copy 32, fixed 6": (
         copies(32, last=1.0, steps=80),
         fixed(6, last=0.05, steps=64, sequences=144),
@@ -252,16 +253,18 @@ class RealModel(Task):
         return [self.questions[i] for i in np.resize(order, count)]
 
 
-def load_task(name):
+def load_task(name, preset=None):
+    """A task; `preset` is a policy other than that of the example."""
     if name == "real":
         return RealModel()
     if name == "facts":
         import data_to_text as world
 
-        return Example(world, world.fact_coverage, "data_to_text", 32, 50)
+        preset = preset or "data_to_text"
+        return Example(world, world.fact_coverage, preset, 32, 50)
     import word_problems as world
 
-    return Example(world, world.is_correct, "word_problems", 24, 17)
+    return Example(world, world.is_correct, preset or "word_problems", 24, 17)
 
 
 def parse_arguments(argv=None):
@@ -272,6 +275,8 @@ def parse_arguments(argv=None):
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--backend", default="jax")
     parser.add_argument("--output", type=pathlib.Path, default=OUTPUT)
+    add = parser.add_argument
+    add("--preset", type=pathlib.Path, help="of a policy with its own --output")
     parser.add_argument("--report", action="store_true")
     return parser.parse_args(argv)
 
@@ -290,7 +295,9 @@ def main(argv=None):
 
 def study(arguments, path):
     """Runs the settings for each seed and adds a row of results for each."""
-    task = load_task(arguments.task)
+    task = load_task(
+        arguments.task, arguments.preset and arguments.preset.resolve()
+    )
     for seed in arguments.seeds:
         for name in arguments.settings or task.settings:
             progress(f"{name}, seed {seed}")
