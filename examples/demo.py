@@ -200,7 +200,8 @@ def run(task, arguments):
     print(
         f"\nWrote best_of_n.png, table.md and the trained policy to "
         f"{arguments.output} after {time.time() - started:.0f} s, with "
-        f"{measuring:.0f} CPU seconds for measuring."
+        f"{time.process_time():.0f} CPU seconds, {measuring:.0f} of them for "
+        "measuring."
     )
     return rows
 

@@ -6,8 +6,9 @@
 The policy turns facts about a hiking trail into a sentence. It was taught with
 flawed sentences, so that one sample states only about 60 % of the facts
 rightly, while the best of several samples does much better. BOND closes the
-gap in a few minutes on two CPU cores; `--trainer jbond` takes the paper's
-settings, at the same number of generated sequences.
+gap to the best of 4 in 3 minutes on two CPU cores, and to the best of 8 with
+`--long`; `--trainer jbond` takes the paper's settings, at the same number of
+generated sequences.
 """
 
 import demo
