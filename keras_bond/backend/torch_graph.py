@@ -1,6 +1,6 @@
 """A step of decoding on PyTorch, recorded once and replayed for each token.
 
-Keras and KerasHub take some milliseconds of Python per block and token, whatever
+Keras and KerasHub take milliseconds of Python per block and token, whatever
 the size of the network. A recorded step is a list of PyTorch's own operations.
 """
 
