@@ -34,12 +34,14 @@ def decode_loop(body, start, stop, state, cache):
     Returns:
         the final `state`, with all rows.
     """
-    rows, rest, step = None, state, body
+    rows, rest, step = None, state, None
     first, index = int(start), start.clone()
     with torch_graph.tensor_indices():
         for number in range(first, stop):
-            if step is body and stop - number >= WORTH_RECORDING:
-                step = torch_graph.record(body, index, rest, cache)
+            if step is None:
+                step = body
+                if stop - number >= WORTH_RECORDING:
+                    step = torch_graph.record(body, index, rest, cache)
             rest, cache = step(index, rest, cache)
             index += 1
             if number % CHECK_EVERY == 0:
@@ -50,7 +52,7 @@ def decode_loop(body, start, stop, state, cache):
                     state = _put(state, rows, rest)
                     rows = unfinished if rows is None else rows[unfinished]
                     rest, cache = _take((rest, cache), unfinished)
-                    step = body
+                    step = None
     return _put(state, rows, rest)
 
 
