@@ -1,13 +1,17 @@
-"""What one step of training works on: a Gemma 3 and a batch of prompts."""
+"""What one step of training works on: a network and a batch of prompts."""
 
 import dataclasses
+import pathlib
+import sys
 
 import numpy as np
+
+EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """A Gemma 3, what it is asked, and how it is trained.
+    """A network, what it is asked, and how it is trained.
 
     All prompts are as long as they may be and no token ends a completion, so
     that every contender computes the same number of tokens.
@@ -23,6 +27,8 @@ class Shape:
         policy_samples, anchor_samples: int. Completions a prompt.
         trainer: `"jbond"`, or `"bond"` for any number of samples.
         lora_rank: int. 0 trains all weights.
+        family: `"gemma3"`, random weights; or `"smollm2"`, the real model of
+            examples/smollm2.py, which has this shape.
     """
 
     vocabulary: int
@@ -39,6 +45,7 @@ class Shape:
     anchor_samples: int = 2
     trainer: str = "jbond"
     lora_rank: int = 0
+    family: str = "gemma3"
 
     @property
     def samples(self):
@@ -78,6 +85,8 @@ class Shape:
     def parameters(self):
         """Weights of the model, the scales of its norms included."""
         norms = 4 * self.width + 2 * self.head_dim
+        if self.family == "smollm2":
+            norms = 2 * self.width
         blocks = self.layers * (self.layer_weights + norms)
         return self.embedding_weights + blocks + self.width
 
@@ -100,6 +109,8 @@ SIZES = {
     "0.5M": Shape(2048, 6, 64, 256, 4, 1, 16),
     "14M": Shape(32_000, 6, 256, 1024, 4, 1, 64),
     "100M": Shape(32_000, 14, 640, 2048, 4, 1, 256),
+    "135M": Shape(49_152, 30, 576, 1536, 9, 3, 64),
+    "smollm2": Shape(49_152, 30, 576, 1536, 9, 3, 64, family="smollm2"),
 }
 # The start token, and the first token that a prompt may hold otherwise.
 START_TOKEN, FIRST_TOKEN = 2, 4
@@ -107,15 +118,33 @@ BATCHES_AN_EPOCH = 2
 
 
 def build_policy(shape, seed=0):
-    """Builds a KerasHub Gemma 3 whose random weights every backend shares.
+    """Builds a network of KerasHub whose weights every backend shares.
 
     Args:
         shape: a `speed_shapes.Shape`.
-        seed: int.
+        seed: int. Of random weights.
 
     Returns:
-        a `keras_hub.models.Gemma3CausalLM`.
+        a `keras_hub.models.Gemma3CausalLM`, or SmolLM2 as KerasHub's Llama 3.
     """
+    if shape.family == "smollm2":
+        sys.path.append(str(EXAMPLES))
+        import smollm2
+
+        policy = smollm2.load_policy()
+    else:
+        policy = _build_gemma3(shape)
+    if shape.lora_rank:
+        policy.backbone.enable_lora(shape.lora_rank)
+    generator = np.random.default_rng(seed)
+    for variable in policy.variables:
+        noise = generator.standard_normal(variable.shape, "float32")
+        if shape.family == "gemma3" or "lora" in variable.path:
+            variable.assign(0.02 * noise)
+    return policy
+
+
+def _build_gemma3(shape):
     import keras_hub
 
     backbone = keras_hub.models.Gemma3Backbone(
@@ -134,16 +163,7 @@ def build_policy(shape, seed=0):
         vision_encoder=None,
         dtype="float32",
     )
-    policy = keras_hub.models.Gemma3CausalLM(
-        backbone=backbone, preprocessor=None
-    )
-    if shape.lora_rank:
-        backbone.enable_lora(shape.lora_rank)
-    generator = np.random.default_rng(seed)
-    for variable in policy.variables:
-        noise = generator.standard_normal(variable.shape, "float32")
-        variable.assign(0.02 * noise)
-    return policy
+    return keras_hub.models.Gemma3CausalLM(backbone=backbone, preprocessor=None)
 
 
 def draw_prompts(shape, seed=0):

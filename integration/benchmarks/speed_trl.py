@@ -1,4 +1,4 @@
-"""TRL's RLOO on the same Gemma 3: PyTorch, transformers, three samples.
+"""TRL's RLOO on a network of the same shape: PyTorch and transformers.
 
 RLOO is no J-BOND: all its samples are the policy's, it learns from all three,
 and a fixed reference model stands where J-BOND has its anchor. Its settings
@@ -20,8 +20,8 @@ import transformers
 import trl
 
 NOTE = (
-    "RLOO, 3 generations, β 0.05, float32, batch of all rows, no gradient "
-    "checkpointing, no gradient clipping, no logging"
+    "RLOO, as many generations, β 0.05, float32, batch of all rows, "
+    "no gradient checkpointing, no gradient clipping, no logging"
 )
 
 
@@ -84,8 +84,8 @@ def make_arguments(shape, folder):
 
 
 def make_model(shape):
-    """A `Gemma3ForCausalLM` of the shape whose rows never end."""
-    config = transformers.Gemma3TextConfig(
+    """A random network of the shape whose rows never end."""
+    sizes = dict(
         vocab_size=shape.vocabulary,
         hidden_size=shape.width,
         intermediate_size=shape.intermediate,
@@ -93,13 +93,18 @@ def make_model(shape):
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.kv_heads,
         head_dim=shape.head_dim,
-        query_pre_attn_scalar=shape.head_dim,
-        sliding_window=512,
         max_position_embeddings=max(1024, shape.length),
         pad_token_id=0,
         # The tokenizer has one more word than the model: it is never drawn.
         eos_token_id=shape.vocabulary,
         bos_token_id=speed_shapes.START_TOKEN,
+        tie_word_embeddings=True,
+    )
+    if shape.family == "smollm2":
+        # The weights do not matter for speed, where no row ends.
+        return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes))
+    config = transformers.Gemma3TextConfig(
+        **sizes, query_pre_attn_scalar=shape.head_dim, sliding_window=512
     )
     return transformers.Gemma3ForCausalLM(config)
 

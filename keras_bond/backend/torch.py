@@ -6,6 +6,7 @@ import torch
 from keras import tree
 from torch.utils.checkpoint import checkpoint
 
+from keras_bond.backend import torch_graph
 from keras_bond.backend.host import host_memory
 from keras_bond.backend.step import Step
 
@@ -13,7 +14,9 @@ from keras_bond.backend.step import Step
 # for the device.
 CHECK_EVERY = 16
 # Fraction of rows that must have ended before the rest is copied together.
-WORTH_DROPPING = 0.25
+WORTH_DROPPING = 0.5
+# Number of tokens from which on recording a step pays.
+WORTH_RECORDING = 16
 
 
 def decode_loop(body, start, stop, state, cache):
@@ -31,18 +34,25 @@ def decode_loop(body, start, stop, state, cache):
     Returns:
         the final `state`, with all rows.
     """
-    rows, rest = None, state
-    for index in range(int(start), stop):
-        cache = tree.map_structure(_Updatable.of, cache)
-        rest, cache = body(index, rest, cache)
-        if index % CHECK_EVERY == 0:
-            unfinished = torch.nonzero(~rest["ended"])[:, 0]
-            if len(unfinished) == 0:
-                break
-            if len(unfinished) <= (1 - WORTH_DROPPING) * len(rest["ended"]):
-                state = _put(state, rows, rest)
-                rows = unfinished if rows is None else rows[unfinished]
-                rest, cache = _take((rest, cache), unfinished)
+    rows, rest, step = None, state, None
+    first, index = int(start), start.clone()
+    with torch_graph.tensor_indices():
+        for number in range(first, stop):
+            if step is None:
+                step = body
+                if stop - number >= WORTH_RECORDING:
+                    step = torch_graph.record(body, index, rest, cache)
+            rest, cache = step(index, rest, cache)
+            index += 1
+            if number % CHECK_EVERY == 0:
+                unfinished = torch.nonzero(~rest["ended"])[:, 0]
+                if len(unfinished) == 0:
+                    break
+                if len(unfinished) <= (1 - WORTH_DROPPING) * len(rest["ended"]):
+                    state = _put(state, rows, rest)
+                    rows = unfinished if rows is None else rows[unfinished]
+                    rest, cache = _take((rest, cache), unfinished)
+                    step = None
     return _put(state, rows, rest)
 
 
@@ -58,33 +68,6 @@ def _put(state, rows, values):
         name: tensor.index_copy(0, rows, values[name])
         for name, tensor in state.items()
     }
-
-
-class _Updatable(torch.Tensor):
-    """A tensor that `keras.ops.slice_update` updates in place.
-
-    This relies on `slice_update` of keras/src/backend/torch/core.py, which
-    calls `torch.clone(inputs)` or `inputs.clone()` and writes into the clone.
-    For a key-value cache that would copy the whole cache once per token.
-    Because the old cache is never read again, cloning returns the tensor
-    itself here.
-    `test_pytorch_drops_ended_rows_and_copies_no_cache` in
-    tests/rollouts/test_decoder.py fails if the cache is copied.
-    """
-
-    @classmethod
-    def of(cls, tensor):
-        return tensor.as_subclass(cls)
-
-    @classmethod
-    def __torch_function__(cls, function, types, args=(), kwargs=None):
-        if function in (torch.clone, torch.Tensor.clone):
-            return args[0]
-        with torch._C.DisableTorchFunctionSubclass():
-            result = function(*args, **(kwargs or {}))
-        if function is torch.Tensor.__getitem__:
-            return result.as_subclass(cls)
-        return result
 
 
 def rematerialize(function, variables):

@@ -155,7 +155,6 @@ def test_nested_parts_have_the_plain_gradient():
 def test_flat_products_change_nothing(monkeypatch, family):
     """Every dense layer of a block takes part, and has its equation back."""
     policy = make_policy(family, scale=3.0)
-    policy.backbone.enable_lora(2)
     variables = policy.trainable_variables
     results, equations = [], set()
     for flat in (False, True):
@@ -179,3 +178,13 @@ def test_flat_products_change_nothing(monkeypatch, family):
     assert results[1][0] == pytest.approx(results[0][0], rel=1e-5)
     for a, b in zip(results[0][1], results[1][1]):
         np.testing.assert_allclose(b, a, atol=1e-5 * max(1.0, np.abs(a).max()))
+
+
+def test_frozen_products_stay_as_they_are(monkeypatch):
+    """Flat ones would cost the forward pass 5 % and save nothing."""
+    policy = make_policy("gemma3")
+    policy.backbone.enable_lora(2)
+    monkeypatch.setattr(backend, "prefers_flat_products", lambda: True)
+    with layer_calls.flattened(policy.backbone):
+        layers = policy.backbone._flatten_layers()
+        assert not any("call" in vars(layer) for layer in layers)

@@ -1,0 +1,1 @@
+"""The parts of `integration/gpu.py`, a process each."""
