@@ -190,22 +190,26 @@ def learning_flops(bond, shape):
 
 
 def run_graph(quick):
-    """The same completions with and without the recorded step."""
+    """The same completions in a plain loop, recorded, and as a CUDA graph."""
+    import torch
+
     from keras_bond.backend import torch as torch_backend
+    from keras_bond.backend import torch_graph
 
     shape = QUICK if quick else SHAPES["step"]
     tokens = dataclasses.replace(shape, prompts=8, length=32)
     bond, _, _ = make_bond(tokens, None)
     ids = np.random.default_rng(0).integers(2, shape.vocabulary, (8, 32))
-    recording, drawn = torch_backend.WORTH_RECORDING, []
-    for least in (recording, 10**9):
-        torch_backend.WORTH_RECORDING = least
+    ways = {"eager": (10**9, False), "recorded": (2, False)}
+    if torch.cuda.is_available():
+        ways["CUDA graph"] = 2, True
+    drawn = {}
+    for name, way in ways.items():
+        torch_backend.WORTH_RECORDING, torch_graph.USES_CUDA_GRAPHS = way
         for _ in range(2):
             start = time.perf_counter()
-            found = bond.generate({"token_ids": ids}, num_samples=4)
+            drawn[name] = bond.generate({"token_ids": ids}, num_samples=4)
             seconds = wait(time.perf_counter() - start)
-        drawn.append(found)
-        name = "recorded" if least == recording else "eager"
         figure("graph", name, seconds / 32, "s/token")
-    same = str(drawn[0]) == str(drawn[1])
-    figure("graph", "completions are equal", same, "equal")
+        same = str(drawn[name]) == str(drawn["eager"])
+        figure("graph", f"{name}: completions are equal", same, "equal")

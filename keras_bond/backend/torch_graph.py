@@ -6,6 +6,7 @@ the size of the network. A recorded step is a list of PyTorch's own operations.
 
 import contextlib
 import operator
+import os
 
 import keras
 import torch
@@ -15,6 +16,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
+# Graphs were never launched on a GPU yet: `integration/gpu.py` compares their
+# completions with those of the loop.
+USES_CUDA_GRAPHS = os.environ.get("KERAS_BOND_CUDA_GRAPHS") == "1"
 # Operations after which Python knows what a tensor holds.
 UNRECORDABLE = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
@@ -45,7 +49,7 @@ def record(body, index, state, cache):
     except UnrecordableError:
         return body
     function = recorder.function(outputs)
-    if index.is_cuda:
+    if index.is_cuda and USES_CUDA_GRAPHS:
         function = CudaGraph(function, inputs)
     return lambda index, state, cache: tree.pack_sequence_as(
         structure, function(index, *tree.flatten((state, cache)))
