@@ -32,7 +32,7 @@ def test_a_step_is_timed_by_phase_and_held_against_the_machine():
     assert {"learn", "step", "first step", "planned peak"} < set(values)
     assert 0 < values["decoding, share of copied bytes"] < 1
     assert 0 < values["learning, share of the product"] < 1
-    assert values["completions are equal"] is True
+    assert values["recorded: completions are equal"] is True
 
 
 def test_what_there_is_no_time_for_is_named():
