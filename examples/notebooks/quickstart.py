@@ -26,11 +26,11 @@ sequence; N is the Best-of-N of the start that one sample of the trained policy
 is worth.
 
 The package is on no index yet. Open this page in Jupyter from a checkout; on
-Colab, upload the checkout and `%cd` into its `examples/notebooks` first.
+Colab or Kaggle, upload the checkout and `%cd` into its `examples/notebooks`
+first.
 """
 
-"""shell
-pip install -q "../..[examples]"
+"""install
 """
 
 import os
@@ -118,7 +118,7 @@ bond = keras_bond.Bond(
     seed=SEED,
 )
 schedule = keras.optimizers.schedules.CosineDecay(
-    0.0,
+    LEARNING_RATE / 10,
     decay_steps=EPOCHS * STEPS,
     alpha=0.1,
     warmup_target=LEARNING_RATE,
