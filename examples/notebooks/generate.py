@@ -181,8 +181,7 @@ def _clean(cell, folder):
         output
         for output in cell["outputs"]
         # Errors are warnings here; objects such as a `History` have an address.
-        if not is_error <= output.items()
-        and " at 0x" not in _plain_text(output)
+        if not is_error <= output.items() and " at 0x" not in _plain(output)
     ]
     for output in outputs:
         if output["output_type"] == "stream":
