@@ -99,13 +99,13 @@ class TensorBoard(keras.callbacks.Callback):
         if step == 0:
             for path in self.log_dir.rglob(f"events.out.tfevents.*{SUFFIX}"):
                 path.unlink()
-        self._shown_step = step - 1
+        self._shown_step = step if step > 0 else -1
         from tensorboard.compat.proto import event_pb2
 
-        # What a killed run has written from this step on is left out.
-        for folder in ("", "validation"):
+        # TensorBoard leaves out what a killed run has written after this step.
+        for folder in ("", "validation") if step > 0 else ():
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._add(folder, step, session_log=start)
+            self._add(folder, step + 1, session_log=start)
         self._text(step, "settings", _table(settings(self.model, self.params)))
         self._show(step)
 
