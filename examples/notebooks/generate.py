@@ -2,9 +2,8 @@
 
     python examples/notebooks/generate.py --execute [quickstart ...]
 
-runs them, too, and writes their outputs: all that need no download at their
-full size or at a small one, or those that are named. Without it the outputs
-stay, unless the code is another.
+runs those of `EXECUTED`, too, or the named ones of them, and writes their
+outputs. Without it the outputs stay, unless the code is another.
 
 Each is a Python file first, which runs, is tested and gives readable diffs:
 
@@ -27,16 +26,9 @@ import re
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-# Those that are shown with outputs, and whether of a run at small scale: the
-# others need presets from Kaggle, or a TPU.
-EXECUTED = {
-    "export_and_serve": True,
-    "gsm8k_verifiable_rewards": True,
-    "migrating_from_trl": True,
-    "quickstart": False,
-    "steering_style": True,
-    "summarization_reward_model": True,
-}
+# Those that are shown with outputs, and whether of a run at small scale. The
+# Gemma notebooks need presets from Kaggle, or a TPU.
+EXECUTED = {"quickstart": False}
 HEADER = ("Title", "Author", "Date created", "Description", "Accelerator")
 # What Colab is to offer.
 MACHINES = {
@@ -282,13 +274,20 @@ def _cell(kind, text):
     return cell
 
 
-def kept_outputs(fresh, file):
-    """A notebook with the outputs of its file, if the cells are the same."""
-    if file.exists():
-        old = file.read_text("utf-8")
-        if without_outputs(old) == fresh:
-            return old
-    return fresh
+def kept_outputs(text, file):
+    """A notebook with the outputs of its file, if the code is the same."""
+    if not file.exists():
+        return text
+    notebook, old = json.loads(text), json.loads(file.read_text("utf-8"))
+    new, old = (
+        [cell for cell in one["cells"] if cell["cell_type"] == "code"]
+        for one in (notebook, old)
+    )
+    if [cell["source"] for cell in new] == [cell["source"] for cell in old]:
+        for cell, before in zip(new, old):
+            for name in ("execution_count", "outputs"):
+                cell[name] = before[name]
+    return to_text(notebook)
 
 
 def executed(source, text):
