@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings(
 def make_bond(mode):
     policy = make_policy(num_layers=1, scale=3.0)
     if mode is not None:
-        policy.quantize(mode)
+        policy.backbone.quantize(mode)
     policy.backbone.enable_lora(2)
     bond = keras_bond.Bond(
         policy,
@@ -134,7 +134,7 @@ def test_they_are_exported_with_other_kernels(tmp_path):
     export.save_adapters(policy, tmp_path / "adapters")
     # Without adapters nothing is merged.
     policy = make_policy(num_layers=1)
-    policy.quantize("int8")
+    policy.backbone.quantize("int8")
     export.save_preset(policy, tmp_path / "int8")
     loaded = keras_hub.models.CausalLM.from_preset(str(tmp_path / "int8"))
     assert loaded.generate("fox", 8) == policy.generate("fox", 8)
