@@ -91,30 +91,16 @@ def parse_arguments(description, long=None):
     return arguments
 
 
-def _import_quietly():
-    """Imports KerasHub without the lines that TensorFlow logs at its start.
-
-    Some of them are written before it reads its log level.
-    """
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        import keras_hub  # noqa: F401
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
 def set_backend(backend):
     """Imports Keras and KerasHub, which run on `backend`."""
     os.environ["KERAS_BACKEND"] = backend
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if backend == "torch":
         # On models this small its threads wait longer for each other than
         # they compute, above all beside other processes.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-    _import_quietly()
+    from keras_bond.packages import import_quietly
+
+    import_quietly("keras_hub")
 
 
 @dataclasses.dataclass(frozen=True)

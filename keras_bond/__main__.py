@@ -4,9 +4,9 @@ Arguments are read before anything heavy is imported; see `__init__.py`, too.
 """
 
 import argparse
-import os
 import sys
 
+from keras_bond.packages import import_quietly
 from keras_bond.version import __version__
 
 # Those of `keras_bond.diagnosis.diagnose`, which imports Keras.
@@ -40,26 +40,10 @@ def main(arguments=None):
         parser.print_help()
         return 0
     print(f"This takes about {DURATION}.", flush=True)
-    _import_quietly()
+    import_quietly("keras_hub")
     from keras_bond.diagnosis import doctor
 
     return 0 if doctor(dtype=chosen.dtype).passed else 1
-
-
-def _import_quietly():
-    """Imports KerasHub without the lines that TensorFlow logs at its start.
-
-    Some of them are written before it reads its log level.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        import keras_hub  # noqa: F401
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Optional packages, looked for before a run begins."""
+"""Packages: optional ones, and one that is noisy."""
 
 import importlib.util
+import os
 
 
 def check_installed(what, extra, names):
@@ -23,3 +24,22 @@ def check_installed(what, extra, names):
             f"{' '.join(missing)}`, or keras_bond with its extra "
             f"`{extra}`. Received: {missing} not installed"
         )
+
+
+def import_quietly(name):
+    """Imports a package without the lines that TensorFlow logs at its start.
+
+    Some of them are written before it reads its log level.
+
+    Args:
+        name: str. `"keras_hub"`, which imports TensorFlow.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        importlib.import_module(name)
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

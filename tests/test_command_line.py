@@ -103,7 +103,7 @@ if sys.argv[2] == "examples":
 else:
     from keras_bond import __main__
 
-    __main__._import_quietly()
+    __main__.import_quietly("keras_hub")
 import tensorflow
 """
 

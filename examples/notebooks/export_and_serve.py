@@ -33,8 +33,8 @@ Weights come from Kaggle: accept Gemma's licence there, and set
 `KAGGLE_USERNAME` and `KAGGLE_KEY` (on Colab, as secrets).
 """
 
-"""shell
-pip install -q "../..[examples,export]" "jax[cuda12]" tensorflow-serving-api
+"""install
+"jax[cuda12]" safetensors tensorflow tensorflow-serving-api
 """
 
 import json
@@ -124,7 +124,7 @@ bond = keras_bond.JBond(
     seed=SEED,
 )
 schedule = keras.optimizers.schedules.CosineDecay(
-    0.0,
+    LEARNING_RATE / 10,
     decay_steps=STEPS,
     alpha=0.1,
     warmup_target=LEARNING_RATE,

@@ -36,16 +36,12 @@ set `KAGGLE_USERNAME` and `KAGGLE_KEY` (on Colab, as secrets).
 ## Install
 
 Both images bring a JAX that fits their chip, and a Keras that may be too old.
-They are kept as they are: the three packages that are needed go into a folder
-beside them, without their dependencies, which the images have. Only where
-TensorFlow is missing, as on Colab's TPUs, KerasHub's tokenizers need one more.
+Keras, KerasHub and this package are installed without what they depend on, so
+that nothing else of the image is replaced. Only where TensorFlow is missing, as
+on Colab's TPUs, KerasHub's tokenizers need one more.
 """
 
-"""shell
-pip install -q --no-deps --target packages "keras>=3.15" "keras-hub>=0.32" ../..
-pip freeze | grep -iE "^(jax|jaxlib|keras|libtpu|numpy)==" > kept.txt
-python -c "import tensorflow_text" || \
-    pip install -q -c kept.txt "tensorflow-text!=2.21.0"
+"""install
 """
 
 import os
@@ -59,8 +55,6 @@ SMALL = os.environ.get("KERAS_BOND_SMALL") == "1"
 # Where this file is, or in Jupyter its notebook; the facts are one above.
 FOLDER = pathlib.Path(globals().get("__file__", "notebook")).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
-# Found before the Keras of the image.
-sys.path.insert(0, str(pathlib.Path("packages").resolve()))
 
 import jax
 import keras

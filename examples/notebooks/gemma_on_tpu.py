@@ -35,8 +35,8 @@ first. Weights come from Kaggle: accept Gemma's licence there, and set
 `KAGGLE_USERNAME` and `KAGGLE_KEY` (on Colab, as secrets).
 """
 
-"""shell
-pip install -q "../..[examples]" "jax[tpu]"
+"""install
+"jax[tpu]"
 """
 
 import os
@@ -181,7 +181,7 @@ def make_bond():
     )
     steps = EPOCHS * STEPS
     schedule = keras.optimizers.schedules.CosineDecay(
-        0.0,
+        LEARNING_RATE / 10,
         decay_steps=steps,
         alpha=0.1,
         warmup_target=LEARNING_RATE,

@@ -24,13 +24,14 @@ an answer that is cut is wrong. The second row was measured on JAX with seeds 0
 to 2, on problems of one step; the best of two of the start is right in 0.54 to
 0.55.
 
-The package is on no index yet: open this page in Jupyter from a checkout, where
-the next cell installs it. Weights come from Kaggle: accept Gemma's licence
+The package is on no index yet. Open this page in Jupyter from a checkout; on
+Colab or Kaggle, upload the checkout and `%cd` into its `examples/notebooks`
+first. Weights come from Kaggle: accept Gemma's licence
 there, and set `KAGGLE_USERNAME` and `KAGGLE_KEY`.
 """
 
-"""shell
-pip install -q "../..[examples,tfds]"
+"""install
+tensorflow-datasets array_record importlib_resources
 """
 
 import os
@@ -226,7 +227,7 @@ frontier = keras_bond.evaluation.best_of_n_frontier(before, (1, 2, 4))
 steps = EPOCHS * -(-len(kept["prompts"]) // BATCH_SIZE)
 warmup = max(1, steps // 10)
 schedule = keras.optimizers.schedules.CosineDecay(
-    0.0,
+    RATE / 10,
     decay_steps=max(1, steps - warmup),
     alpha=0.1,
     warmup_target=RATE,

@@ -22,13 +22,14 @@ for a share of right answers that rises on held-out problems. The second row was
 measured on JAX with seeds 0 to 2, on problems of one step. Names and defaults
 of TRL are those of its release 1.16.
 
-The package is on no index yet: open this page in Jupyter from a checkout, where
-the next cell installs it. Weights come from Kaggle: accept Gemma's licence
+The package is on no index yet. Open this page in Jupyter from a checkout; on
+Colab or Kaggle, upload the checkout and `%cd` into its `examples/notebooks`
+first. Weights come from Kaggle: accept Gemma's licence
 there, and set `KAGGLE_USERNAME` and `KAGGLE_KEY`.
 """
 
-"""shell
-pip install -q "../..[examples]" datasets
+"""install
+datasets
 """
 
 import os
@@ -206,7 +207,7 @@ bond = keras_bond.Bond(
 )
 steps = len(train_dataset) // BATCH_SIZE
 schedule = keras.optimizers.schedules.CosineDecay(
-    0.0,
+    RATE / 10,
     decay_steps=steps - steps // 8,
     alpha=0.1,
     warmup_target=RATE,

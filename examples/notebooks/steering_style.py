@@ -32,15 +32,16 @@ better trade-off. The second row was measured on JAX with seeds 0 to 2:
 | ranks of both | 0.23 to 0.26 | 0.70 to 0.71 | 1.0 to 1.3 |
 | sentiment alone, held back | 0.25 to 0.28 | 0.49 to 0.51 | 0.8 to 1.0 |
 
-The package is on no index yet: open this page in Jupyter from a checkout, where
-the next cell installs it. The lexicon,
+The package is on no index yet. Open this page in Jupyter from a checkout; on
+Colab or Kaggle, upload the checkout and `%cd` into its `examples/notebooks`
+first. The lexicon,
 [VADER](https://github.com/cjhutto/vaderSentiment), lies in its package and
 wants no download. Weights come from Kaggle: accept Gemma's licence there, and
 set `KAGGLE_USERNAME` and `KAGGLE_KEY`.
 """
 
-"""shell
-pip install -q "../..[examples]" vaderSentiment
+"""install
+vaderSentiment
 """
 
 import os
@@ -171,7 +172,7 @@ folder = pathlib.Path(tempfile.mkdtemp())
 trainers = {}
 for kl_weight in KL_WEIGHTS:
     schedule = keras.optimizers.schedules.CosineDecay(
-        0.0,
+        RATE / 10,
         decay_steps=STEPS * EPOCHS - STEPS // 5,
         alpha=0.1,
         warmup_target=RATE,

@@ -28,13 +28,14 @@ row was measured on JAX with seeds 0 to 2, on sentences about hiking trails: the
 model is right on 0.62 to 0.73 of some 170 new pairs, and the best of four
 samples by its reward has a gold of 0.73 to 0.76.
 
-The package is on no index yet: open this page in Jupyter from a checkout, where
-the next cell installs it. Weights come from Kaggle: accept Gemma's licence
+The package is on no index yet. Open this page in Jupyter from a checkout; on
+Colab or Kaggle, upload the checkout and `%cd` into its `examples/notebooks`
+first. Weights come from Kaggle: accept Gemma's licence
 there, and set `KAGGLE_USERNAME` and `KAGGLE_KEY`.
 """
 
-"""shell
-pip install -q "../..[examples]" datasets
+"""install
+datasets
 """
 
 import os
@@ -158,7 +159,7 @@ def warm_up(rate, steps):
     """A learning rate that warms up, and comes down by a cosine."""
     warmup = max(1, steps // 10)
     return keras.optimizers.schedules.CosineDecay(
-        0.0,
+        rate / 10,
         decay_steps=max(1, steps - warmup),
         alpha=0.1,
         warmup_target=rate,

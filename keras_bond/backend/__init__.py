@@ -5,6 +5,8 @@ There is one module per backend, and all of them define the same names:
 - `StagedTrainer`: mixin for `keras.Model` whose `train_step` runs rollout,
   rewards and learning as separately compiled stages, see `step.Step`.
 - `all_finite`: whether all values of a list of tensors are finite.
+- `Pace`: wall time and tokens of training steps.
+- `global_norm`: Euclidean norm of a list of tensors.
 - `decode_loop`: the loop over the tokens of a completion.
 - `rematerialize`, `map_parts`: recomputation in the backward pass, which trades
   time for memory.
@@ -22,7 +24,9 @@ There is one module per backend, and all of them define the same names:
 import keras
 
 from keras_bond.backend.hidden_tensorflow import hide_accelerators
+from keras_bond.backend.pace import Pace
 from keras_bond.backend.step import all_finite
+from keras_bond.backend.step import global_norm
 
 name = keras.config.backend()
 
@@ -70,6 +74,7 @@ else:
     )
 
 __all__ = [
+    "Pace",
     "StagedTrainer",
     "all_finite",
     "check_distributes",
@@ -78,6 +83,7 @@ __all__ = [
     "device_memory",
     "devices",
     "foreign_strategy",
+    "global_norm",
     "learning_memory",
     "map_parts",
     "name",

@@ -9,6 +9,7 @@ import keras
 from keras_bond.backend import many_devices
 from keras_bond.backend.host import host_memory
 from keras_bond.backend.step import Step
+from keras_bond.backend.step import global_norm
 
 
 def rematerialize(function, variables):
@@ -105,13 +106,13 @@ class StagedTrainer(Step):
                     "`load_weights`."
                 ) from error
             raise
-        return {**logs, **self.host_logs()}, state
+        return self.with_host_logs(logs), state
 
     def test_step(self, state, data):
         self._put_back(state)
         batch = self.collected(data, training=False)
         logs, metrics = self._stage("test", self._test)(state, batch)
-        return {**logs, **self.host_logs()}, (*state[:2], metrics)
+        return self.with_host_logs(logs), (*state[:2], metrics)
 
     def run_stage(self, name, function, *tensors):
         """Calls a function as a compiled stage that does not update variables.
@@ -177,7 +178,7 @@ class StagedTrainer(Step):
         trainable, frozen, optimizer, metrics = state
         with keras.StatelessScope(state_mapping=self._mapping(state)):
             batch = self.targets(batch)
-            watched = self.watch_weights()
+            before = self.before_update()
         differentiate = jax.value_and_grad(
             self.compute_loss_and_updates, has_aux=True
         )
@@ -192,6 +193,7 @@ class StagedTrainer(Step):
             optimizer_variables=optimizer,
         )
         is_good = self.is_good(batch, outputs, loss, gradients)
+        norm = global_norm(gradients)
         updated = self.optimizer.stateless_apply(
             optimizer, gradients, trainable
         )
@@ -203,7 +205,9 @@ class StagedTrainer(Step):
         )
         state = (updated[0], frozen, updated[1], metrics)
         with keras.StatelessScope(state_mapping=self._mapping(state)) as scope:
-            logs = self.after_update(batch, outputs, loss, watched, is_good)
+            logs = self.after_update(
+                batch, outputs, loss, before, is_good, norm
+            )
         frozen = _current(scope, self.non_trainable_variables, frozen)
         metrics = _current(scope, self.metrics_variables, metrics)
         return logs, (updated[0], frozen, updated[1], metrics)

@@ -15,6 +15,8 @@ class Step(abc.ABC):
 
     Attributes:
         optimizer: `keras.optimizers.Optimizer`.
+        pace: `Pace`, the wall time of the steps.
+        stages: dict of the compiled stages.
         compiles_stages: bool. Whether to compile stages at all.
         jit_compiles_stages: bool. Whether TensorFlow compiles them with XLA.
         ends_of_data: tuple of exceptions by which Keras knows the end of data.
@@ -38,6 +40,8 @@ class Step(abc.ABC):
         Raises:
             RuntimeError: for what Keras would take for the end of the data.
         """
+        if training:
+            self.pace.begin_step(compiles="learn" not in self.stages)
         try:
             return self.collect(data[0], training)
         except self.ends_of_data as error:
@@ -52,15 +56,15 @@ class Step(abc.ABC):
         """Adds the training targets to a batch."""
 
     @abc.abstractmethod
-    def watch_weights(self):
-        """Copies some weights for comparison in `after_update`."""
+    def before_update(self):
+        """Returns tensors that `after_update` compares or logs."""
 
     @abc.abstractmethod
     def is_good(self, batch, outputs, loss, gradients):
         """Whether the update is finite and of valid prompts, a bool tensor."""
 
     @abc.abstractmethod
-    def after_update(self, batch, outputs, loss, watched, is_good):
+    def after_update(self, batch, outputs, loss, before, is_good, norm):
         """Updates anchor and counters; returns the logged values."""
 
     @abc.abstractmethod
@@ -74,6 +78,19 @@ class Step(abc.ABC):
         They are added to those of `after_update` and `evaluate_batch`, which
         are compiled.
         """
+
+    def with_host_logs(self, logs):
+        """Ends a step: what it logs is complete.
+
+        Args:
+            logs: dict of tensors, those of `after_update` or `evaluate_batch`.
+        """
+        logs = {**logs, **self.host_logs()}
+        if not self.pace.is_running:
+            return logs
+        # Waits for the device, as the progress bar would.
+        ops.convert_to_numpy(logs["loss"])
+        return {**logs, **self.pace.end_step()}
 
     def applies(self, batch, is_good):
         """Whether to call the optimizer, a bool scalar tensor.
@@ -100,3 +117,23 @@ def all_finite(tensors):
     """
     finite = [ops.all(ops.isfinite(x)) for x in tensors if x is not None]
     return ops.all(ops.stack(finite))
+
+
+def global_norm(tensors):
+    """Euclidean norm of all values together, which may have large squares.
+
+    Args:
+        tensors: list of float tensors; entries may be `None`.
+
+    Returns:
+        float32 scalar.
+    """
+    tensors = [ops.cast(x, "float32") for x in tensors if x is not None]
+    norms = ops.stack([_norm(tensor) for tensor in tensors])
+    return _norm(norms)
+
+
+def _norm(values):
+    largest = ops.max(ops.absolute(values))
+    scaled = values / ops.where(largest > 0, largest, 1.0)
+    return largest * ops.sqrt(ops.sum(ops.square(scaled)))

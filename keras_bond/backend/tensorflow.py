@@ -10,6 +10,7 @@ from tensorflow.python.client import device_lib
 
 from keras_bond.backend.host import host_memory
 from keras_bond.backend.step import Step
+from keras_bond.backend.step import global_norm
 
 
 def rematerialize(function, variables):
@@ -203,12 +204,12 @@ class StagedTrainer(Step):
     def train_step(self, data):
         batch = self.collected(data, training=True)
         logs = self._stage("learn", self._learn)(batch)
-        return {**logs, **self.host_logs()}
+        return self.with_host_logs(logs)
 
     def test_step(self, data):
         batch = self.collected(data, training=False)
         logs = self._stage("test", self._test)(batch)
-        return {**logs, **self.host_logs()}
+        return self.with_host_logs(logs)
 
     def run_stage(self, name, function, *tensors):
         """Calls a function as a compiled stage that does not update variables.
@@ -237,7 +238,7 @@ class StagedTrainer(Step):
 
     def _learn(self, batch):
         batch = self.targets(batch)
-        watched = self.watch_weights()
+        before = self.before_update()
         weights = self.trainable_weights
         with tf.GradientTape() as tape:
             outputs = self(batch)
@@ -245,12 +246,13 @@ class StagedTrainer(Step):
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, weights)
         is_good = self.is_good(batch, outputs, loss, gradients)
+        norm = global_norm(gradients)
         ops.cond(
             self.applies(batch, is_good),
             lambda: self.optimizer.apply(gradients, weights),
             lambda: None,
         )
-        return self.after_update(batch, outputs, loss, watched, is_good)
+        return self.after_update(batch, outputs, loss, before, is_good, norm)
 
     def _test(self, batch):
         return self.evaluate_batch(self.targets(batch))

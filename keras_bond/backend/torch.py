@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from keras_bond.backend import torch_graph
 from keras_bond.backend.host import host_memory
 from keras_bond.backend.step import Step
+from keras_bond.backend.step import global_norm
 
 # Number of tokens between two checks for ended rows, as each check has to wait
 # for the device.
@@ -143,12 +144,12 @@ class StagedTrainer(Step):
     def train_step(self, data):
         batch = self.collected(data, training=True)
         logs = self._stage("learn", self._learn)(batch)
-        return {**logs, **self.host_logs()}
+        return self.with_host_logs(logs)
 
     def test_step(self, data):
         batch = self.collected(data, training=False)
         logs = self._stage("test", self._test)(batch)
-        return {**logs, **self.host_logs()}
+        return self.with_host_logs(logs)
 
     def run_stage(self, name, function, *tensors):
         """Calls a function as a stage that does not update variables.
@@ -175,7 +176,7 @@ class StagedTrainer(Step):
     def _learn(self, batch):
         with torch.no_grad():
             batch = self.targets(batch)
-            watched = self.watch_weights()
+            before = self.before_update()
         self.zero_grad()
         outputs = self(batch)
         loss = self.compute_loss(x=batch, y_pred=outputs)
@@ -184,9 +185,13 @@ class StagedTrainer(Step):
         gradients = [v.value.grad for v in weights]
         with torch.no_grad():
             is_good = self.is_good(batch, outputs, loss, gradients)
+            # The optimizer may change them in place.
+            norm = global_norm(gradients)
             if self.applies(batch, is_good):
                 self.optimizer.apply(gradients, weights)
-            return self.after_update(batch, outputs, loss, watched, is_good)
+            return self.after_update(
+                batch, outputs, loss, before, is_good, norm
+            )
 
 
 def learning_memory(trainer, batch):

@@ -1,4 +1,4 @@
-"""Keras callbacks: anchor rules, held-out measurements, a bar and a stop."""
+"""Keras callbacks: anchor rules, held-out measurements, and views of a run."""
 
 from keras_bond.callbacks.anchor import AnchorEMA
 from keras_bond.callbacks.anchor import AnchorFixed
@@ -6,6 +6,7 @@ from keras_bond.callbacks.anchor import AnchorRefresh
 from keras_bond.callbacks.held_out import HeldOut
 from keras_bond.callbacks.progress_bar import ProgressBar
 from keras_bond.callbacks.stop_at import StopAt
+from keras_bond.callbacks.tensorboard import TensorBoard
 
 __all__ = [
     "AnchorEMA",
@@ -14,4 +15,5 @@ __all__ = [
     "HeldOut",
     "ProgressBar",
     "StopAt",
+    "TensorBoard",
 ]

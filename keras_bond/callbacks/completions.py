@@ -187,6 +187,24 @@ def to_html(records):
     return "".join(blocks)
 
 
+def to_markdown(records):
+    """Returns records as blocks of Markdown, whose texts are code.
+
+    Args:
+        records: list of dict of one step, see `records`.
+
+    Returns:
+        str.
+    """
+    blocks = []
+    for record in records:
+        for head, numbers, text in _parts(record):
+            lines = "\n".join("    " + line for line in text.split("\n"))
+            blocks.append(f"**{head}**{numbers}\n\n{lines}")
+        blocks.append("---")
+    return "\n\n".join(blocks)
+
+
 def _title(records):
     return f"Held-out prompts at step {records[0]['step']}"
 

@@ -102,6 +102,7 @@ class HeldOut(keras.callbacks.Callback):
             the numbers above without `held_out/`, `effective_n_low` and
             `effective_n_high`, the ends of the 95 % interval, and
             `is_overoptimized`.
+        records: list of dicts, the completions that were shown last.
         frontier: list of dicts, Best-of-N of the initial policy, see
             `keras_bond.evaluation.best_of_n_frontier`; `None` without one.
 
@@ -153,6 +154,7 @@ class HeldOut(keras.callbacks.Callback):
         self.batch_size = batch_size
         self.verbose = verbose
         self.points = []
+        self.records = []
         self._files = None if path is None else HeldOutFiles(path)
         self._gold = None if gold_reward is None else GoldReward(gold_reward)
         self._pool = None
@@ -253,8 +255,9 @@ class HeldOut(keras.callbacks.Callback):
                 self._files.keep_before(point["step"])
             self._files.append(records)
             self._write(with_picture=False)
+        self.records = records[: self.num_shown]
         if self.verbose and self.num_shown:
-            completions.show(records[: self.num_shown])
+            completions.show(self.records)
         if self.verbose and point.get("is_overoptimized"):
             print("\n" + self._gold.warning(point))
 

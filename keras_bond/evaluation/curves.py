@@ -56,13 +56,31 @@ CURVES = (
         ),
     ),
     ("Entropy", "nats per token", ("entropy",)),
+    (
+        "Drawing against learning",
+        "nats per token",
+        ("sampling/log_prob_difference",),
+    ),
+    ("Skipped steps", "steps", ("train/skipped_steps",)),
+    ("Gradient", "norm", ("grad_norm",)),
+    ("Learning rate", "", ("learning_rate",)),
+    ("Step time", "seconds", ("step_time",)),
 )
+# Where docs/logged_numbers.md says to look closer: above these values, or where
+# a win rate stays at 1/2. They are drawn if the curves come near.
+LIMITS = {
+    "KL": (1.0,),
+    "Win rate": (1 / 2, 2 / 3),
+    "Drawing against learning": (0.01,),
+    "Warning signs": (0.1,),
+}
 
 
 def plot_run(run):
     """Draws the curves of a run: reward, KL, win rate, losses, length, ...
 
-    Numbers of the validation are dashed. What was not logged is left out.
+    Numbers of the validation are dashed. Dotted lines are where the table of
+    logged numbers says to look closer. What was not logged is left out.
 
     Args:
         run: the `keras.callbacks.History` that `fit` returns, or the path of a
@@ -101,6 +119,10 @@ def plot_run(run):
             style = ".--" if name.startswith("val_") else ".-"
             at = _epochs_of(values, epochs)
             axes.plot(at, values, style, label=name)
+        low, high = axes.get_ylim()
+        for limit in LIMITS.get(title, ()):
+            if low - (high - low) <= limit <= high + (high - low):
+                axes.axhline(limit, color="grey", linestyle=":", linewidth=1)
         axes.set(title=title, ylabel=unit, xlabel="epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         plots.finish(axes)

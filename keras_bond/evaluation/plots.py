@@ -1,5 +1,6 @@
 """Policies against Best-of-N, as figures."""
 
+import io
 import math
 
 
@@ -137,6 +138,8 @@ def finish(axes):
 def new_figure(**arguments):
     """Returns a `matplotlib.figure.Figure` that belongs to no window.
 
+    A notebook displays it, whatever backend matplotlib has there.
+
     Raises:
         ImportError: if matplotlib is missing.
     """
@@ -148,4 +151,16 @@ def new_figure(**arguments):
             "with its extra `plots`. "
             f"Received: {error}"
         ) from error
-    return Figure(**arguments)
+
+    class Displayed(Figure):
+        def _repr_png_(self):
+            return to_png(self)
+
+    return Displayed(**arguments)
+
+
+def to_png(figure):
+    """Returns a figure as the bytes of a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=80)
+    return file.getvalue()

@@ -197,19 +197,35 @@ def reward_modules(reward, best_of_n):
     return sorted(m for m in modules if not m.startswith(libraries))
 
 
+def check_not_quantized(policy):
+    """Raises an error if a policy has int8 or similar kernels.
+
+    Nothing reads them without their scales, and adapters that are merged into
+    them are rounded to their steps: training moves them by less.
+
+    Raises:
+        ValueError: naming the kinds of kernels, and how adapters are exported.
+    """
+    layers = policy._flatten_layers()
+    modes = {getattr(layer, "quantization_mode", None) for layer in layers}
+    if modes - {None}:
+        raise ValueError(
+            "`policy` must not be quantized, as merged adapters would be "
+            "rounded away. Move them to the weights from before `quantize`: "
+            '`policy.backbone.save_lora_weights("adapters.lora.h5")`, then '
+            "`enable_lora` and `load_lora_weights` of a backbone that is not "
+            "quantized, and export that policy; or `save_adapters` alone. "
+            f"Received: layers quantized to {sorted(modes - {None})}"
+        )
+
+
 def resolve_dtype(dtype, policy):
     """Returns the dtype to serve in, by default that of the policy.
 
     Raises:
         ValueError: if it is unknown, or the weights are quantized.
     """
-    layers = policy._flatten_layers()
-    modes = {getattr(layer, "quantization_mode", None) for layer in layers}
-    if modes - {None}:
-        raise ValueError(
-            "`policy` must not be quantized: export it before `quantize`. "
-            f"Received: layers quantized to {sorted(modes - {None})}"
-        )
+    check_not_quantized(policy)
     if dtype == "auto":
         dtype = policy.backbone.dtype_policy.name
     if dtype not in DTYPES:

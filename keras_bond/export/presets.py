@@ -28,6 +28,7 @@ def save_preset(policy, path):
 
     Raises:
         TypeError: if `policy` is not a KerasHub causal language model.
+        ValueError: if adapters would be merged into quantized kernels.
         FileExistsError: if there is a file or folder at `path`.
         OSError: if the disk is too small.
 
@@ -40,6 +41,8 @@ def save_preset(policy, path):
     """
     path = os.fspath(path)
     supported.check_causal_lm(policy)
+    if lora_layers(policy):
+        checks.check_not_quantized(policy)
     checks.check_absent("path", path)
     checks.check_disk(policy.variables, path, None)
     round_trip.check(policy)
@@ -63,7 +66,8 @@ def save_safetensors(policy, path):
     Raises:
         TypeError: if `policy` is not a KerasHub causal language model.
         ValueError: if the exported model would compute something else in
-            Transformers, or if KerasHub does not export this family.
+            Transformers, if KerasHub does not export this family, or if the
+            policy is quantized.
         FileExistsError: if there is a file or folder at `path`.
         OSError: if the disk is too small.
         ImportError: if safetensors is not installed.
@@ -78,6 +82,7 @@ def save_safetensors(policy, path):
     path = os.fspath(path)
     supported.check_causal_lm(policy)
     check_installed("`save_safetensors`", "hub", ["safetensors"])
+    checks.check_not_quantized(policy)
     checks.check_transformers(policy)
     checks.check_absent("path", path)
     has_adapters = bool(lora_layers(policy))

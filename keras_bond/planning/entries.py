@@ -161,7 +161,9 @@ def _copies(policy):
     merged = [
         variable
         for variable in policy.variables
+        # Those of quantized layers stay apart from their adapters.
         if variable.path.endswith("/kernel")
+        and keras.backend.is_float_dtype(variable.dtype)
         and variable.path.rpartition("/")[0] in adapted
     ]
     low_set = [v for v in trained if v.dtype != "float32"]

@@ -109,6 +109,7 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
             num_anchor_samples,
         )
         self.reward_metrics = metrics.RewardMetrics()
+        self.pace = backend.Pace()
         self._refused_difference = sampling_check.limits_of(policy)[1]
 
     def collect(self, inputs, training):
@@ -265,6 +266,7 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
         prompt_index = devices.to_host(drawn["prompt_index"])
         present = prompt_index >= 0
         rewards = np.full((len(present), drawn["mask"].shape[1]), np.nan)
+        self.pace.count(devices.to_host(drawn["mask"])[present])
         if present.any():
             table = source.take(prompt_index[present].tolist())
             given = table.given.get("rewards", [[]] * len(table))
@@ -364,15 +366,16 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
         difference = metrics.sampling_difference(batch, log_probs)
         return ops.logical_and(good, difference <= self._refused_difference)
 
-    def after_update(self, batch, outputs, loss, watched, is_good):
+    def after_update(self, batch, outputs, loss, before, is_good, norm):
         """Updates anchor, counters and metrics; step 6 of algorithm 2.
 
         Args:
             batch: dict of tensors, the batch of the update.
             outputs: dict of tensors, what `call` returned.
             loss: float scalar tensor.
-            watched: what `watch_weights` returned before the update.
+            before: what `before_update` returned.
             is_good: bool scalar tensor. Whether the update was applied.
+            norm: float scalar tensor. Norm of the gradient of the scaled loss.
 
         Returns:
             dict of the logged values.
@@ -383,9 +386,8 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
         updated = self.weight_sets.anchor.follow(
             variables, self.optimizer.iterations
         )
-        self.trackers["train/updated_fraction"].update_state(
-            metrics.moved_fraction(variables, watched),
-            sample_weight=ops.cast(updated, "float32"),
+        metrics.log_update(
+            self.trackers, before, norm, is_good, variables, updated
         )
         return self.get_metrics_result()
 
@@ -423,7 +425,7 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
         skipped = ops.cast(fails, "int32")
         in_a_row = progress.skipped_in_a_row
         in_a_row.assign((in_a_row + 1) * skipped)
-        self.trackers["train/skipped_steps"].update_state(skipped)
+        self.trackers[metrics.SKIPPED].update_state(skipped)
 
     def check_skipped(self):
         """Raises an error after too many skipped steps.
@@ -438,8 +440,10 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
         if skipped >= self.max_skipped_steps:
             raise checks.skipped_error(skipped, self.max_skipped_steps)
 
-    def watch_weights(self):
-        return metrics.watch(self.policy.trainable_variables)
+    def before_update(self):
+        return metrics.watch_update(
+            self.policy.trainable_variables, self.optimizer
+        )
 
     def _stream(self, inputs, training):
         """Random number stream of a batch."""

@@ -11,17 +11,18 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_bond import backend
 from keras_bond.formulas import averages
 from keras_bond.formulas import rank_correlations
 from keras_bond.training import sampling_check
 
 # A mean over all prompts, not only the scored ones.
 UNSCORED = "frac_prompts_unscored"
-NAMES = (
-    "frac_reward_zero_std",
-    UNSCORED,
-    "train/updated_fraction",
-)
+# Numbers of optimizer updates, which an evaluation does not have.
+MOVED, SKIPPED = "train/updated_fraction", "train/skipped_steps"
+GRADIENT, RATE = "grad_norm", "learning_rate"
+UPDATE_NAMES = (MOVED, SKIPPED, GRADIENT, RATE)
+NAMES = ("frac_reward_zero_std", UNSCORED, MOVED, GRADIENT)
 POLICY_NAMES = (
     "reward",
     "kl",
@@ -42,6 +43,16 @@ class Mean(keras.metrics.Mean):
 
     def result(self):
         return ops.where(self.count > 0, super().result(), math.nan)
+
+
+class Last(Mean):
+    """The last value that counted, NaN if there is none."""
+
+    def update_state(self, value, sample_weight):
+        """Replaces the value, if its weight is 1 and not 0."""
+        keeps = 1.0 - sample_weight
+        self.total.assign(self.total * keeps + value * sample_weight)
+        self.count.assign(self.count * keeps + sample_weight)
 
 
 class StandardDeviation(keras.metrics.Metric):
@@ -83,7 +94,7 @@ class StandardDeviation(keras.metrics.Metric):
         )
         deviations = (values - center) + residuals
         mean = ops.sum(shares * deviations)
-        norm = _norm(ops.sqrt(weight) * (deviations - mean))
+        norm = backend.global_norm([ops.sqrt(weight) * (deviations - mean)])
         together = self.weight + total
         share = total / ops.maximum(together, 1.0)
         difference = mean - self.mean
@@ -97,13 +108,6 @@ class StandardDeviation(keras.metrics.Metric):
     def result(self):
         deviation = self.norm / ops.sqrt(ops.maximum(self.weight, 1.0))
         return ops.where(self.weight > 0, deviation, math.nan)
-
-
-def _norm(values):
-    """Euclidean norm, of values whose squares may overflow."""
-    largest = ops.max(ops.absolute(values))
-    scaled = values / ops.where(largest > 0, largest, 1.0)
-    return largest * ops.sqrt(ops.sum(ops.square(scaled)))
 
 
 def make_trackers(names, has_reference, num_policy_samples, num_anchor_samples):
@@ -130,7 +134,8 @@ def make_trackers(names, has_reference, num_policy_samples, num_anchor_samples):
     groups = [group for group, is_logged in logged.items() if is_logged]
     names = [*names, *itertools.chain(*groups)]
     trackers = {name: Mean(name) for name in names}
-    trackers["train/skipped_steps"] = keras.metrics.Sum("train/skipped_steps")
+    trackers[RATE] = Last(RATE)
+    trackers[SKIPPED] = keras.metrics.Sum(SKIPPED)
     if has_policy_samples:
         trackers["reward_std"] = StandardDeviation("reward_std")
     return trackers
@@ -213,7 +218,7 @@ def of_evaluation(logs, trackers):
         logs: dict of all logged values.
         trackers: dict, see `make_trackers`.
     """
-    logs = {k: v for k, v in logs.items() if not k.startswith("train/")}
+    logs = {k: v for k, v in logs.items() if k not in UPDATE_NAMES}
     if "loss" in logs:
         has_scores = trackers[UNSCORED].result() < 1
         logs["loss"] = ops.where(has_scores, logs["loss"], math.nan)
@@ -308,22 +313,58 @@ def _rank_correlation(batch, log_probs, scored):
     )
 
 
-def watch(variables, num_rows=8):
-    """Copies a few rows of each variable for `moved_fraction`."""
-    return [ops.copy(_some_rows(variable, num_rows)) for variable in variables]
+def watch_update(variables, optimizer):
+    """What an update changes, before it.
+
+    Args:
+        variables: list of `keras.Variable`, the trained ones.
+        optimizer: `keras.optimizers.Optimizer`.
+
+    Returns:
+        dict of tensors: a copy of a few rows of each variable, the rate of the
+        next update, and the factor of the loss whose gradient it is given.
+    """
+    one = ops.ones((), "float32")
+    return {
+        "weights": [ops.copy(_some_rows(variable)) for variable in variables],
+        "rate": one * optimizer.learning_rate,
+        "scale": ops.cast(optimizer.scale_loss(one), "float32"),
+    }
 
 
-def moved_fraction(variables, before, num_rows=8):
+def log_update(trackers, before, norm, is_good, variables, updated):
+    """Updates the metrics with an update.
+
+    Args:
+        trackers: dict, see `make_trackers`.
+        before: dict, see `watch_update`.
+        norm: float scalar tensor. Norm of the gradient of the scaled loss.
+        is_good: bool scalar tensor. Whether the optimizer used the gradient.
+        variables: list of `keras.Variable`, the trained ones.
+        updated: bool scalar tensor. Whether the optimizer has changed them: it
+            may accumulate gradients.
+    """
+    is_good, updated = (ops.cast(x, "float32") for x in (is_good, updated))
+    trackers[MOVED].update_state(
+        _moved_fraction(variables, before["weights"]), sample_weight=updated
+    )
+    # A norm that does not count may be infinite, and 0 * inf is NaN.
+    norm = ops.where(is_good > 0, norm / before["scale"], 0.0)
+    trackers[GRADIENT].update_state(norm, sample_weight=is_good)
+    trackers[RATE].update_state(before["rate"], sample_weight=updated)
+
+
+def _moved_fraction(variables, before):
     """Fraction of the watched values that differ from `before`."""
     moved, total = 0.0, 0
     for variable, old in zip(variables, before):
-        new = _some_rows(variable, num_rows)
+        new = _some_rows(variable)
         moved += ops.sum(ops.cast(ops.not_equal(new, old), "float32"))
         total += math.prod(old.shape)
     return moved / total
 
 
-def _some_rows(variable, num_rows):
+def _some_rows(variable, num_rows=8):
     value = ops.convert_to_tensor(variable)
     if len(value.shape) < 2:
         return value
@@ -380,7 +421,7 @@ class RewardMetrics:
 class LogsRewardMetrics:
     """Mixin for `keras.Model` that reports the metrics of reward functions.
 
-    It uses `reward_metrics`, a `RewardMetrics`.
+    It uses `reward_metrics`, a `RewardMetrics`, and `pace`, a `backend.Pace`.
     """
 
     def host_logs(self):
@@ -391,3 +432,4 @@ class LogsRewardMetrics:
         """Begins an epoch or an evaluation, see `keras.Model`."""
         super().reset_metrics()
         self.reward_metrics.reset()
+        self.pace.reset()

@@ -27,9 +27,24 @@ def curves_of(figure):
         axes.get_title(): {
             line.get_label(): list(map(tuple, line.get_xydata().tolist()))
             for line in axes.get_lines()
+            if not line.get_label().startswith("_")
         }
         for axes in figure.axes
     }
+
+
+def test_lines_show_where_to_look_closer(log):
+    """Those of a win rate; a KL of 1 is far above the curve."""
+    axes = {x.get_title(): x for x in plot_run(log).axes}
+    limits = {
+        name: [
+            line.get_ydata()[0]
+            for line in axes[name].get_lines()
+            if line.get_linestyle() == ":"
+        ]
+        for name in ("Win rate", "KL", "Reward")
+    }
+    assert limits["Win rate"] == [1 / 2, 2 / 3] and limits["Reward"] == []
 
 
 @pytest.mark.parametrize("kind", [str, lambda path: path])

@@ -1,15 +1,15 @@
-"""Every notebook runs at small scale and finds what it says.
+"""Every notebook runs in a Jupyter kernel, small, and finds what it says.
 
 A notebook ends with a dict `results`; `EXPECTED` says between which bounds each
 of its numbers lies. One entry a notebook: one that has none fails.
 """
 
+import importlib.metadata
 import importlib.util
 import json
 import os
 import pathlib
-import subprocess
-import sys
+import re
 
 import keras
 import pytest
@@ -17,7 +17,6 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "examples" / "notebooks"
 TUTORIALS = sorted(p for p in FOLDER.glob("*.py") if p.name != "generate.py")
-SECONDS = 600
 
 # Name of the notebook: name of the result: (lowest, highest). A tuple of two
 # names means the difference of the first and the second.
@@ -104,21 +103,31 @@ pytestmark = pytest.mark.skipif(
     reason="what the notebooks call is tested elsewhere on every backend",
 )
 
-# Writes what a notebook found: the file of the notebook, the file to write.
-RUNNER = """
-import json, pathlib, runpy, sys
-names = runpy.run_path(sys.argv[1], run_name="__main__")
-pathlib.Path(sys.argv[2]).write_text(json.dumps(names["results"]))
+# Written by a last cell: what a notebook found.
+WRITE = """
+import json, pathlib
+pathlib.Path("results.json").write_text(json.dumps(results))
 """
 
 
 @pytest.mark.parametrize("file", TUTORIALS, ids=lambda file: file.stem)
 def test_it_finds_what_it_says(file, tmp_path):
     expected = EXPECTED[file.stem]
-    results = run(file, tmp_path)
+    results, outputs = run(file, tmp_path)
     for name, (low, high) in expected.items():
         value = value_of(name, results)
         assert low <= value <= high, f"{name}: {value} of {results}"
+    if file.stem == "quickstart":
+        check_outputs(outputs)
+
+
+def check_outputs(outputs):
+    """The picture is one, and completions are blocks of HTML."""
+    shown = [output.get("data", {}) for output in outputs]
+    assert sum("image/png" in data for data in shown) == 1
+    blocks = ["".join(data.get("text/html", "")) for data in shown]
+    assert any("Held-out prompts at step" in html for html in blocks)
+    assert not any(str(ROOT) in json.dumps(output) for output in outputs)
 
 
 def value_of(name, results):
@@ -130,29 +139,22 @@ def value_of(name, results):
 
 
 def run(file, folder):
-    """Runs a notebook in a process of its own; returns its `results`."""
+    """Runs a notebook in a kernel; returns its `results` and its outputs."""
     environment = {
         **os.environ,
         "KERAS_BACKEND": "jax",
         "KERAS_BOND_SMALL": "1",
         # libtpu, where it is installed, serves one process at a time.
         "JAX_PLATFORMS": "cpu",
-        "MPLBACKEND": "Agg",
         "PYTHONPATH": str(ROOT),
     }
     # A notebook that wants many devices makes them itself. They run for longer
     # than they are compiled, so some optimization pays.
     environment["XLA_FLAGS"] = "--xla_backend_optimization_level=1"
-    process = subprocess.run(
-        [sys.executable, "-c", RUNNER, file, folder / "results.json"],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
-    return json.loads((folder / "results.json").read_text())
+    text = generator().to_notebook(file.read_text("utf-8"))
+    notebook = generator().execute(text, file, folder, environment, WRITE)
+    outputs = [o for c in notebook["cells"] for o in c.get("outputs", ())]
+    return json.loads((folder / "results.json").read_text()), outputs
 
 
 def generator():
@@ -166,10 +168,39 @@ def generator():
 
 @pytest.mark.parametrize("file", TUTORIALS, ids=lambda file: file.stem)
 def test_the_notebook_is_that_of_its_source(file):
-    fresh = generator().to_notebook(file.read_text("utf-8"))
-    assert fresh == file.with_suffix(".ipynb").read_text("utf-8"), (
+    is_small = generator().EXECUTED.get(file.stem)
+    fresh = generator().to_notebook(file.read_text("utf-8"), is_small)
+    committed = file.with_suffix(".ipynb").read_text("utf-8")
+    assert fresh == generator().without_outputs(committed), (
         "Run `python examples/notebooks/generate.py`"
     )
+
+
+@pytest.mark.parametrize("file", TUTORIALS, ids=lambda file: file.stem)
+def test_what_is_executed_is_shown(file):
+    text = file.with_suffix(".ipynb").read_text("utf-8")
+    cells = json.loads(text)["cells"]
+    outputs = [o for cell in cells for o in cell.get("outputs", ())]
+    assert bool(outputs) == (file.stem in generator().EXECUTED), (
+        f"Run `python examples/notebooks/generate.py --execute {file.stem}`"
+    )
+    assert len(text) < 300_000 and "<Figure size" not in text
+    shown = json.dumps(outputs)
+    assert not re.search(r"/(home|root|usr|work)/|s/step|Warning", shown)
+    if file.stem == "quickstart":
+        check_outputs(outputs)
+
+
+def test_cells_that_install_name_what_keras_needs():
+    """They install it without what it depends on."""
+    needed = set()
+    for package in ("keras", "keras-hub"):
+        lines = importlib.metadata.requires(package)
+        lines = [line for line in lines if "extra ==" not in line]
+        needed |= {re.match("[A-Za-z0-9-]+", line)[0] for line in lines}
+    needed -= {"keras", "numpy", "tensorflow-text"}
+    light = generator().LIGHT.split()
+    assert {package.partition("==")[0] for package in light} == needed
 
 
 SOURCE = '''"""
@@ -186,10 +217,9 @@ r"""
 with \\alpha
 """
 
-"""shell
-pip install one
-docker run \\
-  two
+"""install
+one
+"two>=2"
 """
 
 # A comment.
@@ -204,15 +234,17 @@ f()
 '''
 
 
-def test_docstrings_become_text_and_shell_and_the_rest_code():
+def test_docstrings_become_text_and_installation_and_the_rest_code():
     notebook = json.loads(generator().to_notebook(SOURCE))
     cells = [(c["cell_type"], "".join(c["source"])) for c in notebook["cells"]]
     (kind, front), *rest = cells
     assert kind == "markdown" and front.startswith("# One\n")
     assert "A page of two lines." in front and "TPU" in front
+    install = cells[2][1]
+    assert '-c kept.txt jax matplotlib one "two>=2" \\\n' in install
     assert rest == [
         ("markdown", "# Text\nwith \\alpha"),
-        ("code", "!pip install one\n!docker run \\\n  two"),
+        ("code", install),
         ("code", SOURCE[SOURCE.index("# A comment") :].strip()),
     ]
     assert notebook["metadata"]["accelerator"] == "TPU"
