@@ -10,7 +10,7 @@ class Step(abc.ABC):
     """Abstract methods of a trainer that `StagedTrainer` calls.
 
     The `StagedTrainer` of each backend inherits from this class. It runs
-    `collect`, `targets`, `call` and `compute_loss` with gradients, the
+    `collect`, `targets`, `call` and `compute_loss` with gradients in `cut`, the
     optimizer, and `after_update`, in this order.
 
     Attributes:
@@ -50,6 +50,18 @@ class Step(abc.ABC):
     @abc.abstractmethod
     def targets(self, batch):
         """Adds the training targets to a batch."""
+
+    @abc.abstractmethod
+    def cut(self, batch, function):
+        """Calls a function of `call`, whose completions are cut if they fit.
+
+        Args:
+            batch: dict of tensors, what `call` is given.
+            function: callable without arguments.
+
+        Returns:
+            what `function` returned.
+        """
 
     @abc.abstractmethod
     def watch_weights(self):
@@ -99,4 +111,7 @@ def all_finite(tensors):
         tensors: list of tensors; entries may be `None`.
     """
     finite = [ops.all(ops.isfinite(x)) for x in tensors if x is not None]
-    return ops.all(ops.stack(finite))
+    # XLA fuses a reduction of so few values into each update of a variable that
+    # depends on it, which takes minutes to compile where there are hundreds. It
+    # fuses no sort.
+    return ops.sort(ops.cast(ops.stack(finite), "int32"))[0] == 1

@@ -34,7 +34,7 @@ def loss_of(policy, rematerialize=False, temperature=0.7):
     def loss():
         hidden = rollouts.completion_hidden(policy, *arrays, rematerialize)
         head = rollouts.Head(policy, temperature)
-        log_probs = head.token_log_probs(hidden, arrays[2])
+        log_probs = head.token_log_probs(hidden, arrays[2], arrays[3])
         return ops.sum(log_probs * ops.convert_to_tensor(weights, "float32"))
 
     return loss
