@@ -9,8 +9,9 @@ import numpy as np
 class Shape:
     """A Gemma 3, what it is asked, and how it is trained.
 
-    All prompts are as long as they may be and no token ends a completion, so
-    that every contender computes the same number of tokens.
+    All prompts are as long as they may be and, unless `stop_share` says
+    otherwise, no token ends a completion, so that every contender computes the
+    same number of tokens.
 
     Attributes:
         vocabulary: int. Entries of the embedding.
@@ -23,6 +24,8 @@ class Shape:
         policy_samples, anchor_samples: int. Completions a prompt.
         trainer: `"jbond"`, or `"bond"` for any number of samples.
         lora_rank: int. 0 trains all weights.
+        stop_share: float. Share of the vocabulary that ends a completion: the
+            weights are random, so that lengths are about geometric.
     """
 
     vocabulary: int
@@ -39,6 +42,7 @@ class Shape:
     anchor_samples: int = 2
     trainer: str = "jbond"
     lora_rank: int = 0
+    stop_share: float = 0.0
 
     @property
     def samples(self):
@@ -60,8 +64,11 @@ class Shape:
 
     @property
     def generated_tokens(self):
-        """Tokens drawn in a step."""
-        return self.prompts * self.samples * self.completion_length
+        """Tokens drawn in a step, on average."""
+        length, p = self.completion_length, self.stop_share
+        if p:
+            length = (1 - (1 - p) ** length) / p
+        return self.prompts * self.samples * length
 
     @property
     def layer_weights(self):

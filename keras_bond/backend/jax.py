@@ -227,6 +227,7 @@ class StagedTrainer(Step):
     def _stage(self, name, function, **options):
         if name not in self.stages:
             if self.compiles_stages:
+                self.announce(name)
                 function = jax.jit(function, **options)
             self.stages[name] = function
         return self.stages[name]

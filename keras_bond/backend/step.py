@@ -17,11 +17,13 @@ class Step(abc.ABC):
         optimizer: `keras.optimizers.Optimizer`.
         compiles_stages: bool. Whether to compile stages at all.
         jit_compiles_stages: bool. Whether TensorFlow compiles them with XLA.
+        announces_stages: bool. Whether to print which stage is being compiled.
         ends_of_data: tuple of exceptions by which Keras knows the end of data.
     """
 
     compiles_stages = True
     jit_compiles_stages = True
+    announces_stages = False
     ends_of_data = (StopIteration,)
 
     @abc.abstractmethod
@@ -46,6 +48,15 @@ class Step(abc.ABC):
                 "has ended: give `next` a default, or start the iterator "
                 f"again. Received: {type(error).__name__}"
             ) from error
+
+    def announce(self, name):
+        """Prints that a stage is about to be compiled, which takes a while.
+
+        Args:
+            name: str, the stage.
+        """
+        if self.announces_stages:
+            print(f"Compiling `{name}`, once for each shape.", flush=True)
 
     @abc.abstractmethod
     def targets(self, batch):

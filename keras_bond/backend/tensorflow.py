@@ -229,6 +229,7 @@ class StagedTrainer(Step):
     def _stage(self, name, function):
         if name not in self.stages:
             if self.compiles_stages:
+                self.announce(name)
                 function = tf.function(
                     function,
                     jit_compile=self.jit_compiles_stages,

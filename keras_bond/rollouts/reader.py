@@ -98,7 +98,7 @@ class Reader:
                 part,
                 ragged.num_parts(
                     (group[0], part["prompt_ids"].shape[1] + group[1]),
-                    len(rows["mask"]),
+                    rows["mask"].shape[0],
                     size,
                     num_parts,
                 ),
