@@ -7,8 +7,9 @@
 
 Varies one number at a time around a base, which takes its turn in every round.
 The sweep `raggedness` lets completions end, with lengths that are geometric
-with a mean of a quarter of the limit. On JAX it also asks XLA what the learning stage sets aside beside its arguments
-and results. Writes table.md, CSV files and scaling.png.
+with a mean of a quarter of the limit. On JAX it also asks XLA what the learning
+stage sets aside beside its arguments and results. Writes table.md, CSV files
+and scaling.png.
 """
 
 import argparse
@@ -43,7 +44,7 @@ QUICK_SWEEPS = {
     "vocabulary": ("vocabulary", (256, 512)),
     "raggedness": ("stop_share", (0.0, 4 / 64)),
 }
-# Long enough for completions to be cut to the length of theirs.
+# As large as learning has to be to sort the rows by length.
 RAGGED = {"prompts": 8, "completion_length": 64}
 QUICK = {"prompts": 2, "prompt_length": 4, "completion_length": 4}
 WARM_UP = 2

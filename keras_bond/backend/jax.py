@@ -251,7 +251,7 @@ class StagedTrainer(Step):
         differentiate = jax.value_and_grad(
             self.compute_loss_and_updates, has_aux=True
         )
-        differentiated = self.cut(
+        differentiated = self.truncated(
             batch,
             lambda: differentiate(
                 trainable,

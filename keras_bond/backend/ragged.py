@@ -1,4 +1,4 @@
-"""Completions sorted by length, in groups of rows that are cut to their own."""
+"""Completions sorted by length, in groups of rows that are truncated."""
 
 import numpy as np
 from keras import ops
@@ -60,7 +60,7 @@ def _exact_groups(lengths):
 
 
 def sort(rows, groups):
-    """Sorts rows by length and cuts them.
+    """Sorts rows by length and truncates them.
 
     Args:
         rows: dict of tensors `(rows, ...)` with `completion_ids` and `mask`

@@ -10,8 +10,8 @@ class Step(abc.ABC):
     """Abstract methods of a trainer that `StagedTrainer` calls.
 
     The `StagedTrainer` of each backend inherits from this class. It runs
-    `collect`, `targets`, `call` and `compute_loss` with gradients in `cut`, the
-    optimizer, and `after_update`, in this order.
+    `collect`, `targets`, `call` and `compute_loss` with gradients in
+    `truncated`, the optimizer, and `after_update`, in this order.
 
     Attributes:
         optimizer: `keras.optimizers.Optimizer`.
@@ -63,8 +63,8 @@ class Step(abc.ABC):
         """Adds the training targets to a batch."""
 
     @abc.abstractmethod
-    def cut(self, batch, function):
-        """Calls a function of `call`, whose completions are cut if they fit.
+    def truncated(self, batch, function):
+        """Calls a function of `call`, with completions truncated if they fit.
 
         Args:
             batch: dict of tensors, what `call` is given.

@@ -260,7 +260,7 @@ class StagedTrainer(Step):
             }
             return outputs, loss, gradients
 
-        outputs, loss, gradients = self.cut(batch, differentiate)
+        outputs, loss, gradients = self.truncated(batch, differentiate)
         gradients = [gradients.get(str(i)) for i in range(len(weights))]
         is_good = self.is_good(batch, outputs, loss, gradients)
         ops.cond(

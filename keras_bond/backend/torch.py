@@ -207,7 +207,7 @@ class StagedTrainer(Step):
             self.optimizer.scale_loss(loss).backward()
             return outputs, loss
 
-        outputs, loss = self.cut(batch, differentiate)
+        outputs, loss = self.truncated(batch, differentiate)
         weights = self.trainable_weights
         gradients = [v.value.grad for v in weights]
         with torch.no_grad():

@@ -28,7 +28,7 @@ class Reader:
             context in which the policy runs with it.
 
     Attributes:
-        groups: the groups of rows in `cut`, `None` outside of it.
+        groups: the groups of rows in `truncated`, `None` outside of it.
     """
 
     def __init__(self, policy, head, using):
@@ -37,11 +37,11 @@ class Reader:
         self.using = using
         self.groups = None
 
-    def cut(self, mask, function):
-        """Calls a function that reads completions, cut to what fits them.
+    def truncated(self, mask, function):
+        """Calls a function that reads completions, truncated to their length.
 
         On JAX and TensorFlow the function is compiled twice, for rows sorted
-        into groups that are cut and for whole rows, and the lengths choose
+        into groups that are truncated and for whole rows, and the lengths choose
         when the program runs.
 
         Args:
@@ -70,7 +70,7 @@ class Reader:
             self.groups = None
 
     def read(self, inputs, rematerialize=False, num_parts=1):
-        """Computes `log π(y|x)`, of rows in groups inside `cut`.
+        """Computes `log π(y|x)`, of rows in groups inside `truncated`.
 
         Args:
             inputs: see `hidden`.

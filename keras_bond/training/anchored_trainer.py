@@ -226,7 +226,7 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
             samples = self._policy_samples(batch)
             others = self.weight_sets.others
             if training:
-                scored = self.cut(
+                scored = self.truncated(
                     samples, lambda: self.reader.read_others(samples, others)
                 )
             else:
@@ -315,9 +315,9 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
         more = self._in_parts(self.more_outputs, inputs)
         return {"log_probs": log_probs, **more}
 
-    def cut(self, batch, function):
+    def truncated(self, batch, function):
         if self.compiles_stages:
-            return self.reader.cut(batch["mask"], function)
+            return self.reader.truncated(batch["mask"], function)
         return function()
 
     def more_outputs(self, inputs):

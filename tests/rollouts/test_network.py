@@ -179,3 +179,30 @@ def test_flat_products_change_nothing(monkeypatch, family):
     assert results[1][0] == pytest.approx(results[0][0], rel=1e-5)
     for a, b in zip(results[0][1], results[1][1]):
         np.testing.assert_allclose(b, a, atol=1e-5 * max(1.0, np.abs(a).max()))
+
+
+@pytest.mark.skipif(
+    keras.config.backend() != "jax", reason="reads a program of XLA"
+)
+def test_the_head_holds_no_copy_of_the_embedding(monkeypatch):
+    """Pins: a transposed embedding that XLA computes once before the loop."""
+    import jax
+
+    policy = make_policy()
+    width, vocabulary = 16, policy.backbone.vocabulary_size
+    policy.backbone.trainable = False
+    monkeypatch.setattr(rollouts.Head, "tokens_at_once", lambda self: 2)
+    head, variables = rollouts.Head(policy), policy.variables
+
+    def loss(hidden, values):
+        mapping = list(zip(variables, values))
+        with keras.StatelessScope(state_mapping=mapping):
+            ids = ops.zeros(hidden.shape[:1], "int32")
+            return ops.sum(head.token_log_probs(hidden, ids, ids == 0))
+
+    program = jax.jit(jax.grad(loss)).lower(
+        ops.ones((24, width)), [v.value for v in variables]
+    )
+    program = program.compile().as_text()
+    assert f"f32[{vocabulary},{width}]" in program
+    assert f"f32[{width},{vocabulary}]" not in program

@@ -1,4 +1,4 @@
-"""Rows sorted into groups that are cut have the results of whole rows."""
+"""Rows sorted into truncated groups have the results of whole rows."""
 
 import keras
 import numpy as np
@@ -55,7 +55,7 @@ def test_groups_change_neither_values_nor_gradients(
 ):
     """Also of lengths that do not fit into fixed groups; in parts of memory.
 
-    Pins: rows that come back in another order, a token that is cut off, and a
+    Pins: rows that come back in another order, a token that is lost, and a
     gradient that a group loses.
     """
     policy = make_policy(scale=3.0)
