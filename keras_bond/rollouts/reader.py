@@ -41,8 +41,8 @@ class Reader:
         """Calls a function that reads completions, truncated to their length.
 
         On JAX and TensorFlow the function is compiled twice, for rows sorted
-        into groups that are truncated and for whole rows, and the lengths choose
-        when the program runs.
+        into truncated groups and for whole rows, and the lengths choose when
+        the program runs.
 
         Args:
             mask: bool tensor `(batch, samples, completion_length)`.
