@@ -1,12 +1,15 @@
 """How the cost of a step grows with batch, lengths, samples and vocabulary.
 
     python integration/benchmarks/scaling.py [--backend jax] [--size 14M]
-        [--sweeps batch prompt completion k vocabulary] [--modes full lora]
+        [--sweeps batch prompt completion k vocabulary raggedness]
+        [--modes full lora]
         [--rounds 5] [--output FOLDER]
 
 Varies one number at a time around a base, which takes its turn in every round.
-On JAX it also asks XLA what the learning stage sets aside beside its arguments
-and results. Writes table.md, CSV files and scaling.png.
+The sweep `raggedness` lets completions end, with lengths that are geometric
+with a mean of a quarter of the limit. On JAX it also asks XLA what the learning
+stage sets aside beside its arguments and results. Writes table.md, CSV files
+and scaling.png.
 """
 
 import argparse
@@ -31,6 +34,7 @@ SWEEPS = {
     "completion": ("completion_length", (64, 16, 128, 256)),
     "k": ("anchor_samples", (2, 4, 8)),
     "vocabulary": ("vocabulary", (32_000, 65_536, 131_072, 262_144)),
+    "raggedness": ("stop_share", (0.0, 4 / 64)),
 }
 QUICK_SWEEPS = {
     "batch": ("prompts", (2, 4)),
@@ -38,7 +42,10 @@ QUICK_SWEEPS = {
     "completion": ("completion_length", (4, 8)),
     "k": ("anchor_samples", (2, 3)),
     "vocabulary": ("vocabulary", (256, 512)),
+    "raggedness": ("stop_share", (0.0, 4 / 64)),
 }
+# As large as learning has to be to sort the rows by length.
+RAGGED = {"prompts": 8, "completion_length": 64}
 QUICK = {"prompts": 2, "prompt_length": 4, "completion_length": 4}
 WARM_UP = 2
 # One step that notes what the stages are called with.
@@ -108,6 +115,8 @@ def run_sweep(arguments, name, mode):
         base = dataclasses.replace(base, **QUICK)
     if name == "k":
         base = dataclasses.replace(base, trainer="bond")
+    if name == "raggedness":
+        base = dataclasses.replace(base, **RAGGED)
     base = dataclasses.replace(base, **{field: values[0]})
     workers = [speed_contest.Worker("machine", base)]
     for value in values:
@@ -119,7 +128,7 @@ def run_sweep(arguments, name, mode):
         workers,
         arguments.rounds,
         WARM_UP,
-        PROFILES,
+        arguments.rounds if name == "raggedness" else PROFILES,
         extras=("memory",),
         progress=progress,
     )

@@ -6,6 +6,7 @@ import speed_backend
 import speed_shapes
 
 import keras_bond
+from keras_bond.formulas import masks
 
 EPOCHS = 10**6
 
@@ -52,6 +53,10 @@ def make_bond(shape, channel):
     class Measured(Phases, parent):
         """The trainer with a clock at every stage."""
 
+    if shape.stop_share:
+        # As many stop tokens, one by one, would be another benchmark.
+        last = round(shape.stop_share * shape.vocabulary)
+        masks.is_any_of = lambda ids, stops: keras.ops.less(ids, last)
     bond = Measured(
         speed_shapes.build_policy(shape),
         TokenReward(shape),

@@ -212,6 +212,8 @@ def report_scaling(sweeps, facts):
         parts += failures(sweep)
         if sweep.label.startswith("vocabulary"):
             parts.append(memory_line(sweep))
+        if sweep.label.startswith("raggedness"):
+            parts.append(ragged_table(sweep))
     return "\n\n".join(part.rstrip("\n") for part in parts if part) + "\n"
 
 
@@ -219,7 +221,7 @@ def sweep_table(sweep):
     """Time and memory at each value, against the base."""
     base = sweep.contenders[0]
     rows = []
-    for c in sorted(sweep.contenders, key=lambda c: int(c.name)):
+    for c in sorted(sweep.contenders, key=lambda c: float(c.name)):
         if not c.seconds.size:
             rows.append([c.name, "failed", *[DASH] * 7])
             continue
@@ -240,6 +242,18 @@ def sweep_table(sweep):
     columns += [f"roofline / {base.name}", "tokens/s", "time / roofline"]
     columns += ["peak [MiB]", "temporary, learn [MiB]"]
     return markdown([*columns, "beyond the embedding [MiB]"], rows)
+
+
+def ragged_table(sweep):
+    """Phases where completions end early, over those where none does."""
+    full, *others = sweep.contenders
+    names = ("rollout policy", "rollout anchor", "score_with_anchor", "learn")
+    rows = []
+    for c in others:
+        tokens = c.shape.generated_tokens / full.shape.generated_tokens
+        shares = (c.phases.get(n, np.nan) / full.phases[n] for n in names)
+        rows.append([c.name, f"{tokens:.2f}", *(f"{x:.2f}" for x in shares)])
+    return markdown(["ends with", "tokens drawn", *names], rows)
 
 
 def memory_line(sweep):
@@ -412,8 +426,8 @@ def draw_sweep(axis, sweep):
     """Ratios to the base with their quartiles."""
     base = sweep.contenders[0]
     shown = [c for c in sweep.contenders if c.seconds.size]
-    shown.sort(key=lambda c: int(c.name))
-    values = [int(c.name) for c in shown]
+    shown.sort(key=lambda c: float(c.name))
+    values = [float(c.name) for c in shown]
     medians, low, high = np.array([c.ratio for c in shown]).T
     axis.errorbar(
         values,
@@ -425,9 +439,10 @@ def draw_sweep(axis, sweep):
     )
     least = [sweep.least_step(c.shape) / sweep.least_step() for c in shown]
     axis.plot(values, least, "k--", label="least possible")
-    axis.set_xscale("log", base=2)
+    if min(values) > 0:
+        axis.set_xscale("log", base=2)
     axis.set_yscale("log", base=2)
-    axis.set_xticks(values, [f"{value:,}" for value in values])
+    axis.set_xticks(values, [f"{value:,g}" for value in values])
     axis.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
     axis.minorticks_off()
     axis.set_xlabel(sweep.label.partition(",")[0])
@@ -442,12 +457,12 @@ def draw_memory(axis, sweeps):
         if not sweep.label.startswith("vocabulary"):
             continue
         known = [c for c in sweep.contenders if learning_bytes(c) is not None]
-        known.sort(key=lambda c: int(c.name))
+        known.sort(key=lambda c: float(c.name))
         if not known:
             continue
         sizes = [learning_bytes(c) for c in known]
         rest = [beyond_embedding(c, s) for c, s in zip(known, sizes)]
-        values = [int(c.name) for c in known]
+        values = [float(c.name) for c in known]
         mode = sweep.label.partition(", ")[2]
         (line,) = axis.plot(
             values, np.array(sizes) / MEGA, "o-", label=f"{mode}, all"

@@ -13,8 +13,9 @@ EXAMPLES = pathlib.Path(__file__).resolve().parents[2] / "examples"
 class Shape:
     """A network, what it is asked, and how it is trained.
 
-    All prompts are as long as they may be and no token ends a completion, so
-    that every contender computes the same number of tokens.
+    All prompts are as long as they may be and, unless `stop_share` says
+    otherwise, no token ends a completion, so that every contender computes the
+    same number of tokens.
 
     Attributes:
         vocabulary: int. Entries of the embedding.
@@ -29,6 +30,8 @@ class Shape:
         lora_rank: int. 0 trains all weights.
         family: `"gemma3"`, random weights; or `"smollm2"`, the real model of
             examples/smollm2.py, which has this shape.
+        stop_share: float. Share of the vocabulary that ends a completion: the
+            weights are random, so that lengths are about geometric.
     """
 
     vocabulary: int
@@ -46,6 +49,7 @@ class Shape:
     trainer: str = "jbond"
     lora_rank: int = 0
     family: str = "gemma3"
+    stop_share: float = 0.0
 
     @property
     def samples(self):
@@ -67,8 +71,11 @@ class Shape:
 
     @property
     def generated_tokens(self):
-        """Tokens drawn in a step."""
-        return self.prompts * self.samples * self.completion_length
+        """Tokens drawn in a step, on average."""
+        length, p = self.completion_length, self.stop_share
+        if p:
+            length = (1 - (1 - p) ** length) / p
+        return self.prompts * self.samples * length
 
     @property
     def layer_weights(self):

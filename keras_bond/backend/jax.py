@@ -23,7 +23,7 @@ def rematerialize(function, variables):
     return jax.checkpoint(function)
 
 
-def map_parts(function, tensors, variables):
+def map_parts(function, tensors, variables, num_used=None):
     """Applies a function to one part after another, rematerialized.
 
     Args:
@@ -31,11 +31,80 @@ def map_parts(function, tensors, variables):
             the first axis, and returns a structure of tensors.
         tensors: nested structure of tensors `(parts, ...)`.
         variables: list of `keras.Variable` that the function reads.
+        num_used: int scalar tensor, or `None`. Only so many parts are computed,
+            and the others are zeros.
 
     Returns:
         structure of tensors `(parts, ...)`.
     """
-    return jax.lax.map(rematerialize(function, variables), tensors)
+    if num_used is None:
+        return jax.lax.map(rematerialize(function, variables), tensors)
+    return _map_first(function, tensors, variables, num_used)
+
+
+def _map_first(function, tensors, variables, num_used):
+    """`map_parts` whose number of parts is known when the program runs.
+
+    JAX does not differentiate such a loop, so the gradient has one of its own.
+    """
+    trained = [v for v in variables if v.trainable]
+    frozen = [(v, v.value) for v in variables if not v.trainable]
+    leaves, structure = jax.tree.flatten(tensors)
+    is_float = [
+        jax.numpy.issubdtype(x.dtype, jax.numpy.floating) for x in leaves
+    ]
+    fixed = [x for x, yes in zip(leaves, is_float) if not yes]
+
+    def apply(values, floats, fixed):
+        chosen = {True: iter(floats), False: iter(fixed)}
+        part = structure.unflatten([next(chosen[yes]) for yes in is_float])
+        mapping = [*zip(trained, values), *frozen]
+        with keras.StatelessScope(state_mapping=mapping):
+            return function(part)
+
+    def part_of(tensors, i):
+        return [x[i] for x in tensors]
+
+    def put(whole, i, part):
+        return jax.tree.map(lambda x, y: x.at[i].set(y), whole, part)
+
+    @jax.custom_vjp
+    def mapped(values, floats, fixed, num_used):
+        def one(i, outputs):
+            part = apply(values, part_of(floats, i), part_of(fixed, i))
+            return put(outputs, i, part)
+
+        first = part_of(floats, 0), part_of(fixed, 0)
+        outputs = jax.tree.map(
+            lambda x: jax.numpy.zeros((len(leaves[0]), *x.shape), x.dtype),
+            jax.eval_shape(apply, values, *first),
+        )
+        return jax.lax.fori_loop(0, num_used, one, outputs)
+
+    def forward(*arguments):
+        return mapped(*arguments), arguments
+
+    def backward(arguments, upstream):
+        values, floats, fixed, num_used = arguments
+
+        def one(i, sums):
+            _, pull_back = jax.vjp(
+                lambda values, part: apply(values, part, part_of(fixed, i)),
+                values,
+                part_of(floats, i),
+            )
+            of_part = jax.tree.map(lambda x: x[i], upstream)
+            of_values, of_floats = pull_back(of_part)
+            added = jax.tree.map(lambda x, y: x + y, sums[0], of_values)
+            return added, put(sums[1], i, of_floats)
+
+        zeros = jax.tree.map(jax.numpy.zeros_like, (values, floats))
+        return *jax.lax.fori_loop(0, num_used, one, zeros), None, None
+
+    mapped.defvjp(forward, backward)
+    values = [v.value for v in trained]
+    floats = [x for x, yes in zip(leaves, is_float) if yes]
+    return mapped(values, floats, fixed, num_used)
 
 
 def prefers_flat_products():
@@ -159,6 +228,7 @@ class StagedTrainer(Step):
     def _stage(self, name, function, **options):
         if name not in self.stages:
             if self.compiles_stages:
+                self.announce(name)
                 function = jax.jit(function, **options)
             self.stages[name] = function
         return self.stages[name]
@@ -182,16 +252,20 @@ class StagedTrainer(Step):
         differentiate = jax.value_and_grad(
             self.compute_loss_and_updates, has_aux=True
         )
-        (_, (loss, outputs, frozen, metrics)), gradients = differentiate(
-            trainable,
-            frozen,
-            metrics,
+        differentiated = self.truncated(
             batch,
-            None,
-            None,
-            training=True,
-            optimizer_variables=optimizer,
+            lambda: differentiate(
+                trainable,
+                frozen,
+                metrics,
+                batch,
+                None,
+                None,
+                training=True,
+                optimizer_variables=optimizer,
+            ),
         )
+        (_, (loss, outputs, frozen, metrics)), gradients = differentiated
         is_good = self.is_good(batch, outputs, loss, gradients)
         norm = global_norm(gradients)
         updated = self.optimizer.stateless_apply(

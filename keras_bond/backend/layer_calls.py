@@ -68,6 +68,42 @@ def _rematerialized_call(layer):
     return rematerialized_call
 
 
+def untransposed(layer):
+    """Returns a context in which tied logits need no copy of the embedding.
+
+    `ReversibleEmbedding.call` (keras/src/layers/core/reversible_embedding.py)
+    transposes the embedding, and XLA does so once before a loop that multiplies
+    with it: that copy is as large as the embedding. Here the product itself
+    sums over the last axes of both.
+    `test_the_head_holds_no_copy_of_the_embedding` in
+    tests/rollouts/test_network.py fails if a copy is back.
+
+    Args:
+        layer: what computes logits of hidden states; other layers than a
+            `keras.layers.ReversibleEmbedding` with tied weights stay as they
+            are.
+    """
+    is_tied = (
+        isinstance(layer, keras.layers.ReversibleEmbedding)
+        and layer.tie_weights
+        and layer.quantization_mode is None
+    )
+    if not is_tied:
+        return replaced({})
+
+    def call(inputs, reverse):
+        kernel = layer.embeddings
+        if layer.reverse_dtype is not None:
+            inputs = ops.cast(inputs, layer.reverse_dtype)
+            kernel = ops.cast(kernel, layer.reverse_dtype)
+        logits = ops.einsum("...d,vd->...v", inputs, kernel)
+        if layer.logit_soft_cap is None:
+            return logits
+        return ops.tanh(logits / layer.logit_soft_cap) * layer.logit_soft_cap
+
+    return replaced({(layer, "call"): call})
+
+
 def flattened(backbone):
     """Returns a context in which dense layers see all tokens along one axis.
 

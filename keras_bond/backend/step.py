@@ -10,8 +10,8 @@ class Step(abc.ABC):
     """Abstract methods of a trainer that `StagedTrainer` calls.
 
     The `StagedTrainer` of each backend inherits from this class. It runs
-    `collect`, `targets`, `call` and `compute_loss` with gradients, the
-    optimizer, and `after_update`, in this order.
+    `collect`, `targets`, `call` and `compute_loss` with gradients in
+    `truncated`, the optimizer, and `after_update`, in this order.
 
     Attributes:
         optimizer: `keras.optimizers.Optimizer`.
@@ -19,11 +19,13 @@ class Step(abc.ABC):
         stages: dict of the compiled stages.
         compiles_stages: bool. Whether to compile stages at all.
         jit_compiles_stages: bool. Whether TensorFlow compiles them with XLA.
+        announces_stages: bool. Whether to print which stage is being compiled.
         ends_of_data: tuple of exceptions by which Keras knows the end of data.
     """
 
     compiles_stages = True
     jit_compiles_stages = True
+    announces_stages = False
     ends_of_data = (StopIteration,)
 
     @abc.abstractmethod
@@ -51,9 +53,30 @@ class Step(abc.ABC):
                 f"again. Received: {type(error).__name__}"
             ) from error
 
+    def announce(self, name):
+        """Prints that a stage is about to be compiled, which takes a while.
+
+        Args:
+            name: str, the stage.
+        """
+        if self.announces_stages:
+            print(f"Compiling `{name}`, once for each shape.", flush=True)
+
     @abc.abstractmethod
     def targets(self, batch):
         """Adds the training targets to a batch."""
+
+    @abc.abstractmethod
+    def truncated(self, batch, function):
+        """Calls a function of `call`, with completions truncated if they fit.
+
+        Args:
+            batch: dict of tensors, what `call` is given.
+            function: callable without arguments.
+
+        Returns:
+            what `function` returned.
+        """
 
     @abc.abstractmethod
     def before_update(self):
@@ -116,7 +139,10 @@ def all_finite(tensors):
         tensors: list of tensors; entries may be `None`.
     """
     finite = [ops.all(ops.isfinite(x)) for x in tensors if x is not None]
-    return ops.all(ops.stack(finite))
+    # XLA fuses a reduction of so few values into each update of a variable that
+    # depends on it, which takes minutes to compile where there are hundreds. It
+    # fuses no sort.
+    return ops.sort(ops.cast(ops.stack(finite), "int32"))[0] == 1
 
 
 def global_norm(tensors):

@@ -29,7 +29,7 @@ def rematerialize(function, variables):
     return rematerialized
 
 
-def map_parts(function, tensors, variables):
+def map_parts(function, tensors, variables, num_used=None):
     """Applies a function to one part after another, rematerialized.
 
     `tf.recompute_grad` (tensorflow/python/ops/custom_gradient.py) watches only
@@ -45,6 +45,8 @@ def map_parts(function, tensors, variables):
             the first axis, and returns a structure of tensors.
         tensors: nested structure of tensors `(parts, ...)`.
         variables: list of `keras.Variable` that the function reads.
+        num_used: int scalar tensor, or `None`. Only so many parts are computed,
+            and the others are zeros.
 
     Returns:
         structure of tensors `(parts, ...)`.
@@ -70,7 +72,7 @@ def map_parts(function, tensors, variables):
     def mapped(*arguments):
         values, flat = arguments[:num_values], arguments[num_values:]
         outputs = _loop(
-            lambda i: apply(values, [x[i] for x in flat]), num_parts
+            lambda i: apply(values, [x[i] for x in flat]), num_parts, num_used
         )
 
         def gradient(*upstream):
@@ -95,7 +97,8 @@ def map_parts(function, tensors, variables):
                 )
                 return [tf.convert_to_tensor(x) for x in gradients]
 
-            found = iter(_loop(pull_back, num_parts, num_sums=sum(trained)))
+            found = _loop(pull_back, num_parts, num_used, sum(trained))
+            found = iter(found)
             chosen = [*trained, *differentiable[num_values:]]
             return [next(found) if yes else None for yes in chosen]
 
@@ -107,12 +110,14 @@ def map_parts(function, tensors, variables):
     return tree.pack_sequence_as(structure, list(results))
 
 
-def _loop(function, num_parts, num_sums=0):
+def _loop(function, num_parts, num_used=None, num_sums=0):
     """Runs `function(i)` for each part, and sums or stacks the results.
 
     Args:
         function: callable of an int scalar that returns a list of tensors.
         num_parts: int.
+        num_used: int scalar tensor, or `None`. Parts after them are zeros; the
+            first is always computed.
         num_sums: int. Number of results, the first ones, that are summed; the
             rest is stacked.
 
@@ -137,8 +142,9 @@ def _loop(function, num_parts, num_sums=0):
         ]
         return i + 1, sums, stacks
 
+    end = num_parts if num_used is None else num_used
     _, sums, stacks = tf.while_loop(
-        lambda i, *_: i < num_parts,
+        lambda i, *_: i < end,
         advance,
         (tf.constant(1), sums, stacks),
         maximum_iterations=num_parts - 1,
@@ -224,6 +230,7 @@ class StagedTrainer(Step):
     def _stage(self, name, function):
         if name not in self.stages:
             if self.compiles_stages:
+                self.announce(name)
                 function = tf.function(
                     function,
                     jit_compile=self.jit_compiles_stages,
@@ -240,11 +247,22 @@ class StagedTrainer(Step):
         batch = self.targets(batch)
         before = self.before_update()
         weights = self.trainable_weights
-        with tf.GradientTape() as tape:
-            outputs = self(batch)
-            loss = self.compute_loss(x=batch, y_pred=outputs)
-            scaled = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, weights)
+
+        def differentiate():
+            with tf.GradientTape() as tape:
+                outputs = self(batch)
+                loss = self.compute_loss(x=batch, y_pred=outputs)
+                scaled = self.optimizer.scale_loss(loss)
+            # A conditional returns tensors: no `None`, and no slices.
+            gradients = {
+                str(i): tf.convert_to_tensor(gradient)
+                for i, gradient in enumerate(tape.gradient(scaled, weights))
+                if gradient is not None
+            }
+            return outputs, loss, gradients
+
+        outputs, loss, gradients = self.truncated(batch, differentiate)
+        gradients = [gradients.get(str(i)) for i in range(len(weights))]
         is_good = self.is_good(batch, outputs, loss, gradients)
         norm = global_norm(gradients)
         ops.cond(

@@ -84,7 +84,7 @@ def rematerialize(function, variables):
     )
 
 
-def map_parts(function, tensors, variables):
+def map_parts(function, tensors, variables, num_used=None):
     """Applies a function to one part after another, rematerialized.
 
     Args:
@@ -92,16 +92,22 @@ def map_parts(function, tensors, variables):
             the first axis, and returns a structure of tensors.
         tensors: nested structure of tensors `(parts, ...)`.
         variables: list of `keras.Variable` that the function reads.
+        num_used: int scalar tensor, or `None`. Only so many parts are computed,
+            and the others are zeros.
 
     Returns:
         structure of tensors `(parts, ...)`.
     """
     apply = rematerialize(function, variables)
     num_parts = len(tree.flatten(tensors)[0])
+    # At least one part, whose results have the shapes of the others.
+    num_used = num_parts if num_used is None else max(1, int(num_used))
     results = [
         apply(tree.map_structure(lambda x, i=i: x[i], tensors))
-        for i in range(num_parts)
+        for i in range(num_used)
     ]
+    zeros = tree.map_structure(torch.zeros_like, results[0])
+    results += [zeros] * (num_parts - num_used)
     return tree.map_structure(lambda *parts: torch.stack(parts), *results)
 
 
@@ -178,9 +184,14 @@ class StagedTrainer(Step):
             batch = self.targets(batch)
             before = self.before_update()
         self.zero_grad()
-        outputs = self(batch)
-        loss = self.compute_loss(x=batch, y_pred=outputs)
-        self.optimizer.scale_loss(loss).backward()
+
+        def differentiate():
+            outputs = self(batch)
+            loss = self.compute_loss(x=batch, y_pred=outputs)
+            self.optimizer.scale_loss(loss).backward()
+            return outputs, loss
+
+        outputs, loss = self.truncated(batch, differentiate)
         weights = self.trainable_weights
         gradients = [v.value.grad for v in weights]
         with torch.no_grad():

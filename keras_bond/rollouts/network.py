@@ -12,6 +12,7 @@ from keras import ops
 from keras import tree
 
 from keras_bond import backend
+from keras_bond.backend import devices
 from keras_bond.backend import layer_calls
 from keras_bond.formulas import likelihood
 from keras_bond.formulas import sequences
@@ -47,6 +48,8 @@ NEEDS_TENSOR_INDEX = "SmolLM3CausalLM"
 PROBES = (8, 16)
 # Maximum number of logits held at once: 64 MiB in float32.
 MOST_LOGITS = 2**24
+# Parts that tokens are divided into, at least, to skip those masked out.
+MASKED_PARTS = 8
 
 
 def is_a(layer, *names):
@@ -371,37 +374,44 @@ class Head:
 
     def logits(self, hidden):
         """Logits `(..., vocabulary)` of hidden states `(..., width)`."""
-        logits = self._project(hidden, reverse=True)
+        with layer_calls.untransposed(self._project):
+            logits = self._project(hidden, reverse=True)
         if self._soft_cap is None:
             return logits
         return ops.tanh(logits / self._soft_cap) * self._soft_cap
 
-    def token_log_probs(self, hidden, token_ids):
+    def token_log_probs(self, hidden, token_ids, mask):
         """Log-probability of each token, see `likelihood.token_log_probs`.
 
         Args:
             hidden: float tensor `(..., width)`, hidden states that predict the
                 tokens.
             token_ids: int32 tensor `(...)`.
+            mask: bool tensor `(...)`. Which tokens count.
 
         Returns:
-            float32 tensor `(...)`, in nats.
+            float32 tensor `(...)`, in nats, 0 where `mask` is False.
         """
 
-        def log_probs(part):
+        def of_part(part):
             return likelihood.token_log_probs(
                 self.logits(part["hidden"]), part["ids"], self.temperature
             )
 
-        return self.map_tokens(log_probs, {"hidden": hidden, "ids": token_ids})
+        tensors = {"hidden": hidden, "ids": token_ids}
+        log_probs = self.map_tokens(of_part, tensors, mask)
+        return ops.where(mask, log_probs, 0.0)
 
-    def map_tokens(self, function, tensors):
+    def map_tokens(self, function, tensors, mask=None):
         """Applies a function of tokens to a few of them at a time.
 
         Args:
             function: callable that takes `tensors` with one token axis in place
-                of the leading axes, and returns a tensor `(tokens,)`.
+                of the leading axes, and returns a tensor `(tokens,)`. With
+                `mask`, it reads no variables but those of the embedding.
             tensors: dict of tensors with the same leading axes as `"ids"`.
+            mask: bool tensor of the shape of `"ids"`, or `None`. Parts of
+                tokens that are all masked out are not computed.
 
         Returns:
             tensor of the shape of `"ids"`.
@@ -415,9 +425,23 @@ class Head:
         num_parts = -(-num_tokens // self.tokens_at_once())
         if num_parts <= 1:
             return ops.reshape(function(flat), leading)
+        places, num_used = None, None
+        if mask is not None and devices.num_replicas() == 1:
+            num_parts = max(num_parts, min(MASKED_PARTS, num_tokens))
+            order, places = _masked_last(ops.reshape(mask, (-1,)))
+            flat = {
+                name: ops.take(x, order, axis=0) for name, x in flat.items()
+            }
+            size = -(-num_tokens // num_parts)
+            num_used = (ops.sum(ops.cast(mask, "int32")) + size - 1) // size
         parts = tree.map_structure(lambda x: _into_parts(x, num_parts), flat)
-        mapped = backend.map_parts(function, parts, self.embedding.variables)
-        return ops.reshape(ops.reshape(mapped, (-1,))[:num_tokens], leading)
+        mapped = backend.map_parts(
+            function, parts, self.embedding.variables, num_used
+        )
+        mapped = ops.reshape(mapped, (-1,))[:num_tokens]
+        if places is not None:
+            mapped = ops.take(mapped, places, axis=0)
+        return ops.reshape(mapped, leading)
 
     def tokens_at_once(self):
         """Returns the number of tokens whose logits are held at once.
@@ -430,6 +454,22 @@ class Head:
         return (
             max(tokens, width) if self.embedding.trainable_variables else tokens
         )
+
+
+def _masked_last(mask):
+    """Orders tokens so that those that count come first.
+
+    Args:
+        mask: bool tensor `(tokens,)`.
+
+    Returns:
+        `(order, places)`: int32 tensors `(tokens,)`, the tokens in their new
+        order, and the place of each token in it.
+    """
+    counts = ops.cast(mask, "int32")
+    kept, masked = ops.cumsum(counts), ops.cumsum(1 - counts)
+    places = ops.where(mask, kept, ops.sum(counts) + masked) - 1
+    return ops.argsort(places), places
 
 
 def _into_parts(tensor, num_parts):

@@ -1,8 +1,13 @@
 """Log-probabilities and exact KLs of given completions, in one forward pass."""
 
+import contextlib
+
 from keras import ops
 
+from keras_bond import backend
 from keras_bond.backend import layer_calls
+from keras_bond.backend import parts as parts_lib
+from keras_bond.backend import ragged
 from keras_bond.formulas import divergences
 from keras_bond.formulas import likelihood
 from keras_bond.formulas import masks
@@ -21,12 +26,101 @@ class Reader:
         head: the `keras_bond.rollouts.Head` of the policy.
         using: callable that takes the name of a weight set and returns a
             context in which the policy runs with it.
+
+    Attributes:
+        groups: the groups of rows in `truncated`, `None` outside of it.
     """
 
     def __init__(self, policy, head, using):
         self.policy = policy
         self.head = head
         self.using = using
+        self.groups = None
+
+    def truncated(self, mask, function):
+        """Calls a function that reads completions, truncated to their length.
+
+        On JAX and TensorFlow the function is compiled twice, for rows sorted
+        into truncated groups and for whole rows, and the lengths choose when
+        the program runs.
+
+        Args:
+            mask: bool tensor `(batch, samples, completion_length)`.
+            function: callable without arguments that calls `read`.
+
+        Returns:
+            what `function` returned.
+        """
+        groups, fits = ragged.groups_for(mask)
+        if groups is None:
+            return function()
+
+        def in_groups():
+            with self._using_groups(groups):
+                return function()
+
+        return ops.cond(fits, in_groups, function)
+
+    @contextlib.contextmanager
+    def _using_groups(self, groups):
+        self.groups = groups
+        try:
+            yield
+        finally:
+            self.groups = None
+
+    def read(self, inputs, rematerialize=False, num_parts=1):
+        """Computes `log π(y|x)`, of rows in groups inside `truncated`.
+
+        Args:
+            inputs: see `hidden`.
+            rematerialize: bool. See `completion_hidden`.
+            num_parts: int. In so many parts that are recomputed in the backward
+                pass, or more, if rows are in groups.
+
+        Returns:
+            float32 tensor `(batch, samples)`, in nats.
+        """
+        if self.groups is None:
+            return self.log_probs(inputs, self.hidden(inputs, rematerialize))
+        rows = _rows(inputs)
+        size = rows["prompt_ids"].shape[1] + rows["mask"].shape[1]
+        parts, places = ragged.sort(rows, self.groups)
+
+        def read(part):
+            return completion_hidden(
+                self.policy, **part, rematerialize=rematerialize
+            )
+
+        hidden = [
+            _in_parts(
+                read,
+                part,
+                ragged.num_parts(
+                    (group[0], part["prompt_ids"].shape[1] + group[1]),
+                    rows["mask"].shape[0],
+                    size,
+                    num_parts,
+                ),
+                self.policy.variables,
+            )
+            for part, group in zip(parts, self.groups)
+        ]
+        # One loop of the head reads the tokens of all groups.
+        ids, mask = (
+            _flat([part[name] for part in parts])
+            for name in ("completion_ids", "mask")
+        )
+        tokens = self.head.token_log_probs(_flat(hidden), ids, mask)
+        log_probs, start = [], 0
+        for part in parts:
+            mask = part["mask"]
+            stop = start + mask.shape[0] * mask.shape[1]
+            found = ops.reshape(tokens[start:stop], mask.shape)
+            log_probs.append(likelihood.sequence_log_probs(found, mask))
+            start = stop
+        log_probs = ops.take(ops.concatenate(log_probs), places, axis=0)
+        return ops.reshape(log_probs, inputs["mask"].shape[:2])
 
     def hidden(self, inputs, rematerialize=False):
         """Computes the hidden states that predict each completion token.
@@ -42,21 +136,11 @@ class Reader:
         Returns:
             float tensor `(batch, samples, completion_length, width)`.
         """
-        batch_size, num_samples, length = inputs["completion_ids"].shape
-        images = {
-            name: sequences.repeat_rows(tensor, num_samples)
-            for name, tensor in inputs.get("images", {}).items()
-        }
         hidden = completion_hidden(
-            self.policy,
-            sequences.repeat_rows(inputs["prompt_ids"], num_samples),
-            sequences.repeat_rows(inputs["prompt_lengths"], num_samples),
-            ops.reshape(inputs["completion_ids"], (-1, length)),
-            ops.reshape(inputs["mask"], (-1, length)),
-            rematerialize,
-            images,
+            self.policy, **_rows(inputs), rematerialize=rematerialize
         )
-        return ops.reshape(hidden, (batch_size, num_samples, length, -1))
+        leading = inputs["mask"].shape
+        return ops.reshape(hidden, (*leading, hidden.shape[-1]))
 
     def log_probs(self, inputs, hidden):
         """Computes `log π(y|x)` of the completions with the current head.
@@ -68,7 +152,9 @@ class Reader:
         Returns:
             float32 tensor `(batch, samples)`, in nats.
         """
-        log_probs = self.head.token_log_probs(hidden, inputs["completion_ids"])
+        log_probs = self.head.token_log_probs(
+            hidden, inputs["completion_ids"], inputs["mask"]
+        )
         return likelihood.sequence_log_probs(log_probs, inputs["mask"])
 
     def read_given(self, inputs, completion_ids, stop_token_ids, weights):
@@ -93,6 +179,43 @@ class Reader:
         with self.using(weights):
             log_probs = self.log_probs(inputs, self.hidden(inputs))
         return {**given, "log_probs": log_probs}
+
+    def read_others(self, inputs, names):
+        """Computes log-probabilities under other weight sets than the policy's.
+
+        Args:
+            inputs: see `hidden`.
+            names: tuple of str, the weight sets.
+
+        Returns:
+            dict of float32 tensors `(batch, samples)`, such as
+            `anchor_log_probs`, in nats.
+        """
+        log_probs = {}
+        for name in names:
+            with self.using(name):
+                log_probs[f"{name}_log_probs"] = self.read(inputs)
+        return log_probs
+
+    def compare(self, inputs, names):
+        """Computes what `read_others` does, and KLs of the policy.
+
+        Args:
+            inputs, names: see `read_others`.
+
+        Returns:
+            dict of float32 tensors `(batch, samples)`, in nats: entries such as
+            `anchor_log_probs` and `anchor_kls`, see `kls`.
+        """
+        hidden, compared = self.hidden(inputs), {}
+        for name in names:
+            with self.using(name):
+                other = self.hidden(inputs)
+                log_probs = self.log_probs(inputs, other)
+            kls = self.kls(inputs, hidden, other, name)
+            compared[f"{name}_log_probs"] = log_probs
+            compared[f"{name}_kls"] = kls
+        return compared
 
     def kls(self, inputs, hidden, other_hidden, other):
         """Computes the KL of the policy to another weight set.
@@ -122,6 +245,39 @@ class Reader:
         tensors["ids"] = inputs["completion_ids"]
         kls = self.head.map_tokens(token_kls, tensors)
         return likelihood.sequence_log_probs(kls, inputs["mask"])
+
+
+def _rows(inputs):
+    """Arguments of `completion_hidden`: each prompt once per sample."""
+    batch_size, num_samples, length = inputs["completion_ids"].shape
+
+    def repeat(tensor):
+        return sequences.repeat_rows(tensor, num_samples)
+
+    rows = {
+        "prompt_ids": repeat(inputs["prompt_ids"]),
+        "prompt_lengths": repeat(inputs["prompt_lengths"]),
+        "completion_ids": ops.reshape(inputs["completion_ids"], (-1, length)),
+        "mask": ops.reshape(inputs["mask"], (-1, length)),
+    }
+    if "images" in inputs:
+        images = inputs["images"].items()
+        rows["images"] = {name: repeat(tensor) for name, tensor in images}
+    return rows
+
+
+def _in_parts(function, rows, num_parts, variables):
+    if num_parts == 1:
+        return function(rows)
+    parts = parts_lib.split(rows, num_parts)
+    return parts_lib.join(backend.map_parts(function, parts, variables))
+
+
+def _flat(tensors):
+    """Concatenates the tokens of tensors `(rows, length, ...)`."""
+    return ops.concatenate(
+        [ops.reshape(x, (-1, *x.shape[2:])) for x in tensors]
+    )
 
 
 def completion_hidden(
@@ -183,6 +339,6 @@ def completion_log_probs(
         policy, prompt_ids, prompt_lengths, completion_ids, mask
     )
     log_probs = Head(policy, temperature).token_log_probs(
-        hidden, completion_ids
+        hidden, completion_ids, mask
     )
     return likelihood.sequence_log_probs(log_probs, mask)

@@ -225,16 +225,13 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
 
         def score(batch):
             samples = self._policy_samples(batch)
-            hidden = None if training else self.reader.hidden(samples)
-            scored = {}
-            for name in self.weight_sets.others:
-                with self.weight_sets.using(name):
-                    other = self.reader.hidden(samples)
-                    log_probs = self.reader.log_probs(samples, other)
-                scored[f"{name}_log_probs"] = log_probs
-                if not training:
-                    kls = self.reader.kls(samples, hidden, other, name)
-                    scored[f"{name}_kls"] = kls
+            others = self.weight_sets.others
+            if training:
+                scored = self.truncated(
+                    samples, lambda: self.reader.read_others(samples, others)
+                )
+            else:
+                scored = self.reader.compare(samples, others)
             # Those of the anchor's own samples are known.
             own = batch["sampling_log_probs"][:, self.num_policy_samples :]
             scored["anchor_log_probs"] = ops.concatenate(
@@ -308,12 +305,22 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
             return {"log_probs": ops.zeros((inputs["prompt_ids"].shape[0], 0))}
 
         def read(inputs):
-            hidden = self.reader.hidden(inputs, self.rematerialize)
-            log_probs = self.reader.log_probs(inputs, hidden)
+            log_probs = self.reader.read(inputs, self.rematerialize)
             return {"log_probs": log_probs, **self.more_outputs(inputs)}
 
         inputs = {name: inputs[name] for name in COMPLETIONS if name in inputs}
-        return self._in_parts(read, inputs)
+        if self.reader.groups is None:
+            return self._in_parts(read, inputs)
+        # Sorted rows of several prompts make parts of their own.
+        num_parts = self.gradient_accumulation_steps
+        log_probs = self.reader.read(inputs, self.rematerialize, num_parts)
+        more = self._in_parts(self.more_outputs, inputs)
+        return {"log_probs": log_probs, **more}
+
+    def truncated(self, batch, function):
+        if self.compiles_stages:
+            return self.reader.truncated(batch["mask"], function)
+        return function()
 
     def more_outputs(self, inputs):
         """Additional outputs of `call` that the subclass's loss needs."""

@@ -443,6 +443,7 @@ class PolicyTrainer(
         if isinstance(callbacks, keras.callbacks.CallbackList):
             # Keras evaluates in the middle of `fit`, with its callbacks.
             return callbacks
+        self.announces_stages = verbose != 0
         callbacks = as_list(with_progress_bar(callbacks, verbose))
         after = [SamplingCheck(self.policy), NothingLearned(verbose != 0)]
         return [Unscored(callbacks), *callbacks, *after]

@@ -124,6 +124,16 @@ def test_scaling_writes_tables_and_a_picture(tmp_path, compiles_fast):
     assert (tmp_path / "scaling.png").stat().st_size > 1000
 
 
+def test_scaling_lets_completions_end(tmp_path, compiles_fast):
+    """Truncated and whole rows are compiled before the second step."""
+    arguments = ["--quick", "--sweeps", "raggedness"]
+    assert scaling.main([*arguments, "--output", str(tmp_path)])
+    table = (tmp_path / "table.md").read_text()
+    row = table.partition("| ends with")[2].splitlines()[2].split("|")
+    assert (row[1].strip(), row[2].strip()) == ("0.0625", "0.25")
+    assert all(float(cell) > 0 for cell in row[3:-1])
+
+
 def test_the_ratio_is_that_of_rounds():
     """Pins: the ratio of two medians, which noise of the machine moves."""
     ours = np.array([1.0, 10.0, 2.0, 4.0])

@@ -34,7 +34,7 @@ def loss_of(policy, rematerialize=False, temperature=0.7):
     def loss():
         hidden = rollouts.completion_hidden(policy, *arrays, rematerialize)
         head = rollouts.Head(policy, temperature)
-        log_probs = head.token_log_probs(hidden, arrays[2])
+        log_probs = head.token_log_probs(hidden, arrays[2], arrays[3])
         return ops.sum(log_probs * ops.convert_to_tensor(weights, "float32"))
 
     return loss
@@ -188,3 +188,30 @@ def test_frozen_products_stay_as_they_are(monkeypatch):
     with layer_calls.flattened(policy.backbone):
         layers = policy.backbone._flatten_layers()
         assert not any("call" in vars(layer) for layer in layers)
+
+
+@pytest.mark.skipif(
+    keras.config.backend() != "jax", reason="reads a program of XLA"
+)
+def test_the_head_holds_no_copy_of_the_embedding(monkeypatch):
+    """Pins: a transposed embedding that XLA computes once before the loop."""
+    import jax
+
+    policy = make_policy()
+    width, vocabulary = 16, policy.backbone.vocabulary_size
+    policy.backbone.trainable = False
+    monkeypatch.setattr(rollouts.Head, "tokens_at_once", lambda self: 2)
+    head, variables = rollouts.Head(policy), policy.variables
+
+    def loss(hidden, values):
+        mapping = list(zip(variables, values))
+        with keras.StatelessScope(state_mapping=mapping):
+            ids = ops.zeros(hidden.shape[:1], "int32")
+            return ops.sum(head.token_log_probs(hidden, ids, ids == 0))
+
+    program = jax.jit(jax.grad(loss)).lower(
+        ops.ones((24, width)), [v.value for v in variables]
+    )
+    program = program.compile().as_text()
+    assert f"f32[{vocabulary},{width}]" in program
+    assert f"f32[{width},{vocabulary}]" not in program

@@ -47,3 +47,24 @@ def test_the_anchor_counts_the_updates_of_the_new_optimizer(accumulation):
         np.testing.assert_allclose(anchor, moved, atol=1e-6)
     gap = max(np.abs(a - b).max() for a, b in zip(policies[2], anchors[1]))
     assert gap > 1e-3
+
+
+@pytest.mark.skipif(
+    keras.config.backend() == "torch", reason="compiles no stages"
+)
+@pytest.mark.parametrize("verbose", [0, 2])
+def test_it_says_what_it_compiles(capsys, verbose):
+    """Once for each stage, and nothing with `verbose=0`."""
+    bond = keras_bond.JBond(
+        make_policy(num_layers=1),
+        length_reward,
+        max_prompt_length=12,
+        max_completion_length=3,
+        seed=1,
+    )
+    bond.compile(keras.optimizers.SGD(1e-2), **COMPILED_QUICKLY)
+    bond.fit(PROMPTS[:2], batch_size=2, epochs=2, verbose=verbose)
+    lines = capsys.readouterr().out.splitlines()
+    said = [line for line in lines if line.startswith("Compiling")]
+    expected = [f"Compiling `{s}`, once for each shape." for s in bond.stages]
+    assert said == (expected if verbose else [])
