@@ -140,6 +140,10 @@ def phases(shape):
     return {
         "rollout policy": policy,
         "rollout anchor": anchor,
+        "rollout policy and anchor": [
+            forward(shape, 2 * shape.prompts, shape.prompt_length, 0),
+            *decode(shape, shape.prompts * shape.samples),
+        ],
         "score_with_anchor": score_with_anchor(shape),
         "learn": learn(shape),
         "decode": rollout(shape, shape.samples),
@@ -149,5 +153,9 @@ def phases(shape):
 def step(shape):
     """All that a step cannot do without."""
     found = phases(shape)
-    names = ("rollout policy", "rollout anchor", "score_with_anchor", "learn")
+    # With LoRA the policy and the anchor are drawn from in one loop.
+    drawn = ("rollout policy", "rollout anchor")
+    if shape.lora_rank:
+        drawn = ("rollout policy and anchor",)
+    names = (*drawn, "score_with_anchor", "learn")
     return [cost for name in names for cost in found[name]]

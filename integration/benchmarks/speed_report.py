@@ -31,6 +31,7 @@ COLORS = plt.get_cmap("tab20").colors
 ORDER = (
     "rollout policy",
     "rollout anchor",
+    "rollout policy and anchor",
     "collate",
     "score_with_anchor",
     "reward",

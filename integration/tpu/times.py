@@ -9,7 +9,8 @@ LOOKED_UP = "per_layer_token_embedding"
 def least(trainer, arguments, chip, num_chips):
     """Says how long a step takes at least, and of what.
 
-    Every drawn token reads all weights and the key-value cache once; a token
+    Every drawn token reads all weights and the key-value cache once, with LoRA
+    once for the samples of policy and anchor together; a token
     that is read costs two operations a weight, and one that is learned from
     six, or four where only adapters are trained. Not counted are Gemma 4's
     per-layer embeddings, of which a token needs one row.
@@ -30,9 +31,13 @@ def least(trainer, arguments, chip, num_chips):
     )
     length = arguments.prompt_length + arguments.completion_length
     decoding = 0.0
-    for samples in (trainer.num_policy_samples, trainer.num_anchor_samples):
+    counts = {
+        "policy": trainer.num_policy_samples,
+        "anchor": trainer.num_anchor_samples,
+    }
+    for drawn in trainer.rollout.plan_draws({}, counts):
         cache = trainer.decoder.cache_builder.num_bytes(
-            arguments.prompts * samples, length
+            arguments.prompts * sum(drawn.values()), length
         )
         moved = (num_bytes + cache) * arguments.completion_length
         decoding += moved / (chip.bandwidth * num_chips)

@@ -93,6 +93,38 @@ def shard(tensor, axis=0):
     return _constrained(tensor, axes)
 
 
+def take_rows(tensor, rows):
+    """Gathers rows of each shard, which stay on their device.
+
+    Args:
+        tensor: tensor `(shards * rows per shard, ...)`.
+        rows: int32 tensor `(shards, kept)`. Indices within each shard.
+
+    Returns:
+        tensor `(shards * kept, ...)`.
+    """
+    taken = jax.vmap(lambda shard, chosen: shard[chosen])(
+        _by_shard(tensor, len(rows)), rows
+    )
+    return _joined(taken)
+
+
+def put_rows(tensor, rows, values):
+    """Returns `tensor` with `values` in the rows that `take_rows` took."""
+    changed = jax.vmap(lambda shard, chosen, new: shard.at[chosen].set(new))(
+        _by_shard(tensor, len(rows)), rows, _by_shard(values, len(rows))
+    )
+    return _joined(changed)
+
+
+def _by_shard(tensor, num_shards):
+    return tensor.reshape(num_shards, -1, *tensor.shape[1:])
+
+
+def _joined(shards):
+    return shards.reshape(-1, *shards.shape[2:])
+
+
 def layout_of(variable):
     """Returns the layout of a variable, for variables of the same shape."""
     distribution = keras.distribution.distribution()

@@ -55,6 +55,24 @@ def shard(tensor, axis=0):
     return tensor
 
 
+def take_rows(tensor, rows):
+    """Gathers rows.
+
+    Args:
+        tensor: tensor `(rows, ...)`.
+        rows: int32 tensor `(1, kept)`. Indices of the rows.
+
+    Returns:
+        tensor `(kept, ...)`.
+    """
+    return ops.take(tensor, rows[0], axis=0)
+
+
+def put_rows(tensor, rows, values):
+    """Returns `tensor` with `values` in the rows that `take_rows` took."""
+    return ops.scatter_update(tensor, rows[0][:, None], values)
+
+
 def layout_of(variable):
     """Returns `None`, as variables have no layout on one device."""
     return None

@@ -71,6 +71,26 @@ def repeat_rows(values, num_samples):
     return ops.repeat(values, num_samples, axis=0)
 
 
+def repeat_in_groups(values, counts):
+    """Repeats the rows of each group, row i of a group `counts[i]` times.
+
+    Args:
+        values: tensor `(groups * len(counts), ...)`.
+        counts: tuple of int.
+
+    Returns:
+        tensor `(groups * sum(counts), ...)`; copies are adjacent.
+    """
+    groups = ops.reshape(values, (-1, len(counts), *values.shape[1:]))
+    repeated = [
+        ops.repeat(groups[:, i : i + 1], count, axis=1)
+        for i, count in enumerate(counts)
+    ]
+    if len(counts) > 1:
+        repeated = [ops.concatenate(repeated, axis=1)]
+    return ops.reshape(repeated[0], (-1, *values.shape[1:]))
+
+
 def take_samples(tensors, chosen):
     """Selects samples of each prompt.
 

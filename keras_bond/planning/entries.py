@@ -37,11 +37,14 @@ class Shapes:
 
     def __init__(self, bond, settings):
         prompts, p = settings.rollout_prompts, bond.num_policy_samples
-        drawn = max(p, bond.num_anchor_samples)
+        draws = bond.rollout.plan_draws(
+            {}, {"policy": p, "anchor": bond.num_anchor_samples}
+        )
+        drawn = max(sum(counts.values()) for counts in draws)
         batch = _Targets(bond).compute_output_spec(learning_batch(bond, 2))
         learned = settings.learning_prompts * batch["completion_ids"].shape[1]
         rows = (prompts * drawn, prompts * p, learned)
-        self.prompts = prompts
+        self.prompt_rows = prompts * max(len(counts) for counts in draws)
         self.rows = dict(zip(PASSES, rows))
         self.prompt_length = bond.max_prompt_length
         self.completion_length = bond.max_completion_length
@@ -180,7 +183,7 @@ def _copies(policy):
 def _rollout(bond, shapes, network):
     """What the passes without a gradient make."""
     cache, rows = bond.decoder.cache_builder, shapes.rows
-    prompts, length = shapes.prompts, shapes.prompt_length
+    prompts, length = shapes.prompt_rows, shapes.prompt_length
     prefilled = cache.num_bytes(prompts, length)
     then = f"{prompts:,} rows x {length:,} tokens, then copied"
     grown = cache.num_bytes(rows["decoding"], shapes.length)

@@ -1,9 +1,12 @@
 """Token-by-token sampling from the full distribution of a policy."""
 
+import contextlib
 import functools
 import math
 
+import numpy as np
 from keras import ops
+from keras import tree
 
 from keras_bond import backend
 from keras_bond.data.given import GIVEN_IDS
@@ -21,8 +24,8 @@ class Decoder:
     Each prompt is processed once, regardless of the number of samples. Its
     key-value cache has the length of the prompts; it is then repeated for the
     samples and enlarged for the completions. A row ends at its first stop
-    token, and the loop stops when all rows have ended. On PyTorch, where shapes
-    may change, ended rows are removed during the loop.
+    token. Rows that have ended are removed during the loop, which stops when
+    all have ended, see `backend.decode_loop`.
 
     Args:
         policy: a `keras_hub.models.CausalLM` with a key-value cache.
@@ -44,7 +47,15 @@ class Decoder:
         self.temperature = temperature
         self.cache_builder = CacheBuilder(policy)
 
-    def __call__(self, prompt_ids, prompt_lengths, uniforms, images=None):
+    def __call__(
+        self,
+        prompt_ids,
+        prompt_lengths,
+        uniforms,
+        images=None,
+        counts=None,
+        using_each=None,
+    ):
         """Draws `num_samples` completions for each prompt.
 
         Args:
@@ -54,6 +65,11 @@ class Decoder:
             uniforms: float32 tensor
                 `(batch, num_samples, max_completion_length)`.
             images: dict of tensors, see `Rollout.embed_images`, or `None`.
+            counts: tuple of int. How many of the samples are drawn with each
+                of several weight sets, or `None` for the current one.
+            using_each: callable that takes an int32 tensor `(rows,)`, indices
+                in `counts`, and returns a context in which each row runs with
+                its own weight set; `None` without `counts`.
 
         Returns:
             dict of tensors over `(batch, num_samples)`:
@@ -65,19 +81,26 @@ class Decoder:
         """
         batch_size, num_samples, length = uniforms.shape
         total = prompt_ids.shape[1] + length
-        cache = self.cache_builder.grow(
-            self._read_prompts(prompt_ids, images), num_samples, total
-        )
+        counts = counts or (num_samples,)
+        using_each = using_each or (lambda rows: contextlib.nullcontext())
+        sets = np.tile(np.arange(len(counts), dtype="int32"), batch_size)
+        with using_each(ops.convert_to_tensor(sets)):
+            cache = self._read_prompts(prompt_ids, images, len(counts))
+        cache = self.cache_builder.grow(cache, counts, total)
         state = self._start(
             sequences.repeat_rows(prompt_ids, num_samples),
             sequences.repeat_rows(prompt_lengths, num_samples),
             ops.reshape(uniforms, (batch_size * num_samples, length)),
         )
+        sets = sequences.repeat_in_groups(ops.convert_to_tensor(sets), counts)
+        state["weight_set"] = sets
         # One index serves all rows. The loop starts at the end of the shortest
         # prompt, where the first completion begins; rows with longer prompts
         # copy their prompt until their own completion begins, see `_step`.
         state = backend.decode_loop(
-            functools.partial(self._step, keeps_prompts=bool(images)),
+            functools.partial(
+                self._step, keeps_prompts=bool(images), using_each=using_each
+            ),
             ops.min(prompt_lengths),
             total,
             state,
@@ -85,12 +108,13 @@ class Decoder:
         )
         return self._collect(state, (batch_size, num_samples))
 
-    def _read_prompts(self, prompt_ids, images):
-        return network.read_prompts(
-            self.policy,
-            {"token_ids": prompt_ids, **(images or {})},
-            self.cache_builder.empty(*prompt_ids.shape),
+    def _read_prompts(self, prompt_ids, images, num_sets):
+        inputs = {"token_ids": prompt_ids, **(images or {})}
+        inputs = tree.map_structure(
+            lambda x: sequences.repeat_rows(x, num_sets), inputs
         )
+        cache = self.cache_builder.empty(*inputs["token_ids"].shape)
+        return network.read_prompts(self.policy, inputs, cache)
 
     def _start(self, prompt_ids, prompt_lengths, uniforms):
         rows = prompt_ids.shape[0]
@@ -105,7 +129,7 @@ class Decoder:
             "entropies": ops.zeros((rows,), "float32"),
         }
 
-    def _step(self, index, state, cache, keeps_prompts):
+    def _step(self, index, state, cache, keeps_prompts, using_each):
         """Processes the token at `index - 1` and chooses the one at `index`.
 
         A row whose prompt is longer than `index` processes a token of it once
@@ -118,9 +142,10 @@ class Decoder:
         kept = {}
         if keeps_prompts:
             kept["cache_update_mask"] = position[:, None] > 0
-        logits, cache = network.read_tokens(
-            self.policy, previous, cache, index - 1, **kept
-        )
+        with using_each(state["weight_set"]):
+            logits, cache = network.read_tokens(
+                self.policy, previous, cache, index - 1, **kept
+            )
         logits = ops.cast(logits[:, 0], "float32") / self.temperature
         last = self.max_completion_length - 1
         draws = ops.take_along_axis(
@@ -179,14 +204,13 @@ class Rollout:
     Args:
         decoder: a `keras_bond.rollouts.Decoder`.
         reader: a `keras_bond.rollouts.Reader` of the same policy.
-        using: callable that takes the name of a weight set and returns a
-            context in which the policy runs with it.
+        weight_sets: a `keras_bond.training.weight_sets.WeightSets`.
     """
 
-    def __init__(self, decoder, reader, using):
+    def __init__(self, decoder, reader, weight_sets):
         self.decoder = decoder
         self.reader = reader
-        self.using = using
+        self.weight_sets = weight_sets
 
     def embed_images(self, inputs, run_stage):
         """Runs the vision encoder, if a batch of prompts has images.
@@ -219,37 +243,67 @@ class Rollout:
         rest = {k: v for k, v in inputs.items() if k not in taken}
         return {**rest, "images": images}
 
-    def draw(self, inputs, weights, num_samples, stream):
-        """Draws completions of each prompt from one weight set.
+    def plan_draws(self, inputs, counts):
+        """Splits samples of several weight sets into stages.
+
+        With LoRA all samples are drawn in one stage, in which the frozen
+        weights are read and multiplied once for all of them.
+
+        Args:
+            inputs: see `draw`.
+            counts: dict that maps the name of a weight set to an int, its
+                samples per prompt.
+
+        Returns:
+            list of dicts such as `counts`, one for each call of `draw`.
+        """
+        counts = {name: count for name, count in counts.items() if count}
+        shares = GIVEN_IDS not in inputs and self.weight_sets.can_share_a_pass()
+        if shares or not counts:
+            return [counts] if counts else []
+        return [{name: count} for name, count in counts.items()]
+
+    def draw(self, inputs, counts, stream):
+        """Draws completions of each prompt from one or several weight sets.
 
         Args:
             inputs: dict of int32 tensors `prompt_ids` `(batch,
                 prompt_length)` and `prompt_lengths` `(batch,)`; maybe
                 `images`, see `embed_images`, and `given_ids` `(batch, k,
                 max_completion_length)`, samples of the anchor.
-            weights: str. Name of the weight set.
-            num_samples: int. Completions per prompt, if they are drawn.
+            counts: dict that maps the name of a weight set to an int, its
+                completions per prompt, if they are drawn. Several sets must
+                be able to share a pass, see `plan_draws`.
             stream: a `random_numbers.Stream`.
 
         Returns:
-            dict of tensors over `(batch, num_samples)`, see `Decoder`; over
-            `(batch, k)` and without entropies of completions that are given.
+            dict of tensors over `(batch, sum of the counts)`, see `Decoder`;
+            over `(batch, k)` and without entropies of completions that are
+            given.
         """
-        if weights == "anchor" and GIVEN_IDS in inputs:
+        names = tuple(counts)
+        if names == ("anchor",) and GIVEN_IDS in inputs:
             stops = self.decoder.stop_token_ids
             return self.reader.read_given(
-                inputs, inputs[GIVEN_IDS], stops, weights
+                inputs, inputs[GIVEN_IDS], stops, "anchor"
             )
-        uniforms = stream.uniforms(
-            weights, num_samples, self.decoder.max_completion_length
+        length = self.decoder.max_completion_length
+        uniforms = [
+            stream.uniforms(name, count, length)
+            for name, count in counts.items()
+        ]
+        draw = functools.partial(
+            self.decoder,
+            inputs["prompt_ids"],
+            inputs["prompt_lengths"],
+            ops.concatenate(uniforms, axis=1),
+            inputs.get("images"),
         )
-        with self.using(weights):
-            return self.decoder(
-                inputs["prompt_ids"],
-                inputs["prompt_lengths"],
-                uniforms,
-                inputs.get("images"),
-            )
+        if len(names) > 1:
+            using_each = self.weight_sets.of_rows(names)
+            return draw(tuple(counts.values()), using_each)
+        with self.weight_sets.using(names[0]):
+            return draw()
 
     def collate(self, inputs, *drawn):
         """Concatenates the samples of each prompt and adds masks.

@@ -310,22 +310,23 @@ class CacheBuilder(keras.Operation):
             for leaf, axis in leaves
         )
 
-    def grow(self, cache, num_samples, length):
+    def grow(self, cache, counts, length):
         """Repeats every row and makes room for more tokens.
 
         Args:
-            cache: a cache of `(batch, ...)`.
-            num_samples: int. Number of adjacent copies of each row.
+            cache: a cache of `(batch * len(counts), ...)`.
+            counts: tuple of int. Number of adjacent copies of the rows of each
+                group, see `sequences.repeat_in_groups`.
             length: int. Number of tokens that the new cache holds.
 
         Returns:
-            a cache of `(batch * num_samples, ...)`.
+            a cache of `(batch * sum(counts), ...)`.
         """
 
         def grow_leaf(leaf, axis):
             room = [(0, 0)] * len(leaf.shape)
             room[axis] = (0, length - leaf.shape[axis])
-            return ops.pad(sequences.repeat_rows(leaf, num_samples), room)
+            return ops.pad(sequences.repeat_in_groups(leaf, counts), room)
 
         return keras.tree.map_structure(grow_leaf, cache, self.length_axes)
 

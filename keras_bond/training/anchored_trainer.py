@@ -186,7 +186,8 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
                 [draws["log_probs"] for draws in drawn], axis=1
             )
             if self.num_policy_samples:
-                collated["entropies"] = drawn[0]["entropies"]
+                entropies = drawn[0]["entropies"]
+                collated["entropies"] = entropies[:, : self.num_policy_samples]
             return collated
 
         counts = {
@@ -195,14 +196,13 @@ class AnchoredTrainer(metrics.LogsRewardMetrics, PolicyTrainer):
         }
         drawn = [
             self.run_stage(
-                _stage_name(f"rollout {weights}", training),
-                lambda inputs, weights=weights, count=count: self.rollout.draw(
-                    inputs, weights, count, self._stream(inputs, training)
+                _stage_name(f"rollout {' and '.join(counts)}", training),
+                lambda inputs, counts=counts: self.rollout.draw(
+                    inputs, counts, self._stream(inputs, training)
                 ),
                 inputs,
             )
-            for weights, count in counts.items()
-            if count
+            for counts in self.rollout.plan_draws(inputs, counts)
         ]
         name = _stage_name("collate", training)
         return self.run_stage(name, collate, inputs, *drawn)

@@ -280,7 +280,7 @@ class Completing:
 
     def _draw(self, inputs, num_samples, weights, seed):
         stream = Stream(seed, "generate", inputs["index_in_batch"])
-        draws = self.rollout.draw(inputs, weights, num_samples, stream)
+        draws = self.rollout.draw(inputs, {weights: num_samples}, stream)
         return self.rollout.collate(inputs, draws)
 
     def _fetch(self, arrays):

@@ -131,9 +131,9 @@ class PolicyTrainer(
             self.temperature,
         )
         self.head = rollouts.Head(self.policy, self.temperature)
-        using = self.weight_sets.using
-        self.reader = rollouts.Reader(self.policy, self.head, using)
-        self.rollout = rollouts.Rollout(self.decoder, self.reader, using)
+        sets = self.weight_sets
+        self.reader = rollouts.Reader(self.policy, self.head, sets.using)
+        self.rollout = rollouts.Rollout(self.decoder, self.reader, sets)
 
     @property
     def reward(self):

@@ -13,6 +13,7 @@ from keras import ops
 from keras_bond import backend
 from keras_bond.arguments import check_count
 from keras_bond.arguments import is_number
+from keras_bond.training import adapters
 
 
 class WeightSet(keras.Layer):
@@ -171,6 +172,27 @@ class WeightSets(keras.Layer):
         if name == "policy":
             return contextlib.nullcontext()
         return getattr(self, name).scope(self._policy())
+
+    def can_share_a_pass(self):
+        """Whether `of_rows` is possible, as with LoRA in most cases."""
+        return adapters.only_differ_in_adapters(self._policy())
+
+    def of_rows(self, names):
+        """Returns a callable with which each row has its own weight set.
+
+        The callable takes an int32 tensor `(rows,)`, indices in `names`, and
+        returns a context.
+
+        Args:
+            names: tuple of str, some of `names`.
+        """
+        policy = self._policy()
+        values = {
+            "policy": policy.trainable_variables,
+            **{name: getattr(self, name).values for name in self.others},
+        }
+        sets = [values[name] for name in names]
+        return adapters.AdaptersOfRows(policy, sets).using
 
 
 def _number(layer, name, dtype, value):
