@@ -104,7 +104,7 @@ class Decoder:
             ops.min(prompt_lengths),
             total,
             state,
-            cache,
+            self.cache_builder.split(cache),
         )
         return self._collect(state, (batch_size, num_samples))
 
@@ -144,8 +144,13 @@ class Decoder:
             kept["cache_update_mask"] = position[:, None] > 0
         with using_each(state["weight_set"]):
             logits, cache = network.read_tokens(
-                self.policy, previous, cache, index - 1, **kept
+                self.policy,
+                previous,
+                self.cache_builder.join(cache),
+                index - 1,
+                **kept,
             )
+        cache = self.cache_builder.split(cache)
         logits = ops.cast(logits[:, 0], "float32") / self.temperature
         last = self.max_completion_length - 1
         draws = ops.take_along_axis(

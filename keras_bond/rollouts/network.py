@@ -279,6 +279,7 @@ class CacheBuilder(keras.Operation):
         short, long = (self._layout(length) for length in PROBES)
         self.spec = short
         self.length_axes = keras.tree.map_structure(_length_axis, short, long)
+        self._stacked = _stacked_sizes(short, len(blocks(policy.backbone)))
 
     def _layout(self, length):
         token_ids = keras.KerasTensor((1, length), dtype="int32")
@@ -329,6 +330,37 @@ class CacheBuilder(keras.Operation):
             return ops.pad(sequences.repeat_in_groups(leaf, counts), room)
 
         return keras.tree.map_structure(grow_leaf, cache, self.length_axes)
+
+    def split(self, cache):
+        """Splits a cache that holds all blocks into those of each block.
+
+        Many families take their blocks' keys and values out of one tensor and
+        stack them again, which copies the cache at every token. XLA removes a
+        stack whose parts are taken out again, and a cache that is split between
+        two tokens is not stacked at all. This is what
+        `test_a_token_does_not_stack_the_caches_of_blocks` in
+        tests/distribution/test_devices_agree.py watches.
+        """
+        if self._stacked is None:
+            return cache
+        num_blocks, pair = self._stacked
+        return [
+            [cache[:, block][:, i] for i in range(pair)]
+            for block in range(num_blocks)
+        ]
+
+    def join(self, split):
+        """Returns the cache that `split` has split."""
+        if self._stacked is None:
+            return split
+        return ops.stack([ops.stack(pair, axis=1) for pair in split], axis=1)
+
+
+def _stacked_sizes(spec, num_blocks):
+    """`(blocks, 2)`, if a cache is one tensor `(rows, blocks, 2, ...)`."""
+    shape = getattr(spec, "shape", ())
+    stacks = backend.name != "torch" and shape[1:3] == (num_blocks, 2)
+    return shape[1:3] if stacks else None
 
 
 def _resized(shape, axis, batch_size, length):

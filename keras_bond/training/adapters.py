@@ -20,7 +20,7 @@ def only_differ_in_adapters(policy):
     layers = _adapted_layers(policy)
     found = {id(getattr(x, name)) for x in layers for name in FACTORS}
     trained = {id(variable) for variable in policy.trainable_variables}
-    return bool(trained) and trained == found
+    return trained == found
 
 
 class AdaptersOfRows:

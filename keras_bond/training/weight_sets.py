@@ -175,7 +175,10 @@ class WeightSets(keras.Layer):
 
     def can_share_a_pass(self):
         """Whether `of_rows` is possible, as with LoRA in most cases."""
-        return adapters.only_differ_in_adapters(self._policy())
+        policy = self._policy()
+        trained = {variable.name for variable in policy.trainable_variables}
+        has_adapters = trained == set(adapters.FACTORS)
+        return has_adapters and adapters.only_differ_in_adapters(policy)
 
     def of_rows(self, names):
         """Returns a callable with which each row has its own weight set.

@@ -57,3 +57,15 @@ def test_a_step_compiles_for_chips_that_are_not_there(mesh):
         assert f"| {stage} |" in output
     assert ("all-reduce" in output) == (shape == "2x4")
     assert "fits." in output
+
+
+def test_a_token_copies_no_cache():
+    """In the program for a v5e, an update in place for each block."""
+    output = run("integration/tpu/decode_copies.py", "gemma3")
+    assert "gemma3: 0 copies" in output
+
+
+def test_a_token_does_not_stack_the_caches_of_blocks():
+    """Llama keeps those of all blocks in one tensor, `(24, 2, 2, 64, ...)`."""
+    output = run("integration/tpu/decode_copies.py", "llama3")
+    assert "llama3: " in output and "[24,2,2,64" not in output

@@ -42,13 +42,13 @@ def count(rows, lengths, sizes):
         return {
             **state,
             "ended": index + 1 >= state["lengths"],
-            "sums": state["sums"] + ops.where(left, cache["rows"], 0),
+            "sums": state["sums"] + ops.where(left, cache, 0),
         }, cache
 
     zeros = ops.zeros_like(rows)
     state = {"ended": zeros > 0, "sums": zeros, "lengths": lengths}
     start = ops.convert_to_tensor(0, "int32")
-    return backend.decode_loop(body, start, LENGTH, state, {"rows": rows})
+    return backend.decode_loop(body, start, LENGTH, state, rows)
 
 
 @pytest.mark.parametrize("ends", LENGTHS)
