@@ -127,3 +127,13 @@ def check_shards(name, value, rows):
             "prompts, because the distribution shards each part over that many "
             f"replicas. Received: {name}={value}, parts of {rows} prompts"
         )
+
+
+def pad_and_split(tensor, num_parts):
+    """Reshapes `(tokens, ...)` to `(parts, size, ...)`, zero-padded."""
+    num_tokens = tensor.shape[0]
+    size = -(-num_tokens // num_parts)
+    padding = [(0, 0)] * len(tensor.shape)
+    padding[0] = (0, num_parts * size - num_tokens)
+    padded = ops.pad(tensor, padding) if padding[0][1] else tensor
+    return ops.reshape(padded, (num_parts, size, *tensor.shape[1:]))

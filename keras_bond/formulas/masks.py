@@ -50,3 +50,19 @@ def is_terminated(completion_ids, stop_token_ids):
         bool tensor `(rows,)`.
     """
     return ops.any(is_any_of(completion_ids, stop_token_ids), axis=-1)
+
+
+def used_first(mask):
+    """Orders tokens so that those that count come first.
+
+    Args:
+        mask: bool tensor `(tokens,)`.
+
+    Returns:
+        `(order, places)`: int32 tensors `(tokens,)`, the tokens in their new
+        order, and the place of each token in it.
+    """
+    counts = ops.cast(mask, "int32")
+    kept, masked = ops.cumsum(counts), ops.cumsum(1 - counts)
+    places = ops.where(mask, kept, ops.sum(counts) + masked) - 1
+    return ops.argsort(places), places

@@ -14,7 +14,9 @@ from keras import tree
 from keras_bond import backend
 from keras_bond.backend import devices
 from keras_bond.backend import layer_calls
+from keras_bond.backend import parts as parts_lib
 from keras_bond.formulas import likelihood
+from keras_bond.formulas import masks
 from keras_bond.formulas import sequences
 from keras_bond.rollouts import images
 from keras_bond.rollouts import sizes
@@ -461,13 +463,15 @@ class Head:
         places, num_used = None, None
         if mask is not None and devices.num_replicas() == 1:
             num_parts = max(num_parts, min(MASKED_PARTS, num_tokens))
-            order, places = _masked_last(ops.reshape(mask, (-1,)))
+            order, places = masks.used_first(ops.reshape(mask, (-1,)))
             flat = {
                 name: ops.take(x, order, axis=0) for name, x in flat.items()
             }
             size = -(-num_tokens // num_parts)
             num_used = (ops.sum(ops.cast(mask, "int32")) + size - 1) // size
-        parts = tree.map_structure(lambda x: _into_parts(x, num_parts), flat)
+        parts = tree.map_structure(
+            lambda x: parts_lib.pad_and_split(x, num_parts), flat
+        )
         mapped = backend.map_parts(
             function, parts, self.embedding.variables, num_used
         )
@@ -487,29 +491,3 @@ class Head:
         return (
             max(tokens, width) if self.embedding.trainable_variables else tokens
         )
-
-
-def _masked_last(mask):
-    """Orders tokens so that those that count come first.
-
-    Args:
-        mask: bool tensor `(tokens,)`.
-
-    Returns:
-        `(order, places)`: int32 tensors `(tokens,)`, the tokens in their new
-        order, and the place of each token in it.
-    """
-    counts = ops.cast(mask, "int32")
-    kept, masked = ops.cumsum(counts), ops.cumsum(1 - counts)
-    places = ops.where(mask, kept, ops.sum(counts) + masked) - 1
-    return ops.argsort(places), places
-
-
-def _into_parts(tensor, num_parts):
-    """Reshapes `(tokens, ...)` to `(parts, size, ...)`, zero-padded."""
-    num_tokens = tensor.shape[0]
-    size = -(-num_tokens // num_parts)
-    padding = [(0, 0)] * len(tensor.shape)
-    padding[0] = (0, num_parts * size - num_tokens)
-    padded = ops.pad(tensor, padding) if padding[0][1] else tensor
-    return ops.reshape(padded, (num_parts, size, *tensor.shape[1:]))
