@@ -98,6 +98,7 @@ def test_code_of_the_readme_runs(names):
 
 
 @ONLY_JAX
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
 @pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
 def test_code_of_a_page_runs(page, names):
     run_page(blocks(page), names)
