@@ -10,8 +10,9 @@ from keras_bond.backend import devices
 # first, and how much of the completion length they keep. Lengths that are
 # geometric with a mean of a quarter of it fit, and leave half of the tokens.
 SHARES = ((1 / 4, 1.0), (1 / 4, 1 / 2), (1 / 2, 1 / 4))
-# Fewer rows or shorter completions save less time than compiling takes.
-MIN_ROWS, MIN_LENGTH = 8, 64
+# The network is compiled once per group and once for whole rows, which takes
+# about twice as long: runs with fewer or shorter rows are mostly short, too.
+MIN_ROWS, MIN_LENGTH = 16, 128
 # Where shapes may change: tokens that make another group worth its overhead.
 TOKENS_PER_GROUP, MAX_GROUPS = 512, 8
 
