@@ -10,6 +10,7 @@ from tests.tiny import COMPILED_QUICKLY
 from tests.tiny import PROMPTS
 from tests.tiny import length_reward
 from tests.tiny import make_policy
+from tests.training.given import WALL_TIMES
 
 KINDS = {
     "jbond": (keras_bond.JBond, {}),
@@ -81,7 +82,8 @@ def test_parts_change_no_result(kind):
     assert texts["whole"] == texts["parted"]
     for a, b in zip(whole, parted):
         np.testing.assert_allclose(b, a, atol=1e-5)
-    for name, values in logs.items():
+    for name in logs.keys() - WALL_TIMES:
+        values = logs[name]
         # A ratio of log-ratios that are hardly above their rounding errors.
         close = 1e-2 if name == "bond/rank_correlation" else 1e-5
         assert parted_logs[name] == pytest.approx(values, rel=1e-4, abs=close)
