@@ -16,6 +16,7 @@ from tests.tiny import COMPILED_QUICKLY
 from tests.tiny import PROMPTS
 from tests.tiny import length_reward
 from tests.tiny import make_policy
+from tests.training.given import WALL_TIMES
 
 HELD_OUT = PROMPTS[:4]
 
@@ -96,8 +97,8 @@ def test_watching_changes_nothing(watched):
         values_of(bond.variables), values_of(watched.bond.variables)
     ):
         np.testing.assert_array_equal(a, b)
-    for name, values in history.items():
-        np.testing.assert_array_equal(values, watched.history[name])
+    for name in history.keys() - WALL_TIMES:
+        np.testing.assert_array_equal(history[name], watched.history[name])
 
 
 def test_numbers_are_those_of_the_evaluation(watched):
