@@ -28,7 +28,14 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 # Those that are shown with outputs, and whether of a run at small scale. The
 # Gemma notebooks need presets from Kaggle, or a TPU.
-EXECUTED = {"quickstart": False}
+EXECUTED = {
+    "quickstart": False,
+    "summarization_reward_model": True,
+    "gsm8k_verifiable_rewards": True,
+    "steering_style": True,
+    "migrating_from_trl": True,
+    "export_and_serve": True,
+}
 HEADER = ("Title", "Author", "Date created", "Description", "Accelerator")
 # What Colab is to offer.
 MACHINES = {
