@@ -1,7 +1,10 @@
 """Completions sorted by length, in groups of rows that are truncated."""
 
+import math
+
 import numpy as np
 from keras import ops
+from keras import tree
 
 from keras_bond import backend
 from keras_bond.backend import devices
@@ -46,8 +49,8 @@ def groups_for(mask):
 def _fixed_groups(rows, length):
     groups, left = [], rows
     for share, part in SHARES:
-        taken = min(left, -int(-rows * share // 1))
-        groups.append((taken, -int(-length * part // 1)))
+        taken = min(left, math.ceil(rows * share))
+        groups.append((taken, math.ceil(length * part)))
         left -= taken
     return tuple(groups)
 
@@ -77,21 +80,14 @@ def sort(rows, groups):
     parts, start = [], 0
     for count, length in groups:
         chosen = order[start : start + count]
-        part = _take(rows, chosen)
+        part = tree.map_structure(
+            lambda x, chosen=chosen: ops.take(x, chosen, axis=0), rows
+        )
         for name in ("completion_ids", "mask"):
             part[name] = part[name][:, :length]
         parts.append(part)
         start += count
     return parts, ops.argsort(order)
-
-
-def _take(rows, chosen):
-    return {
-        name: _take(value, chosen)
-        if isinstance(value, dict)
-        else ops.take(value, chosen, axis=0)
-        for name, value in rows.items()
-    }
 
 
 def num_parts(group, rows, length, parts):
