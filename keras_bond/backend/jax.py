@@ -46,6 +46,8 @@ def _map_first(function, tensors, variables, num_used):
     """`map_parts` whose number of parts is known when the program runs.
 
     JAX does not differentiate such a loop, so the gradient has one of its own.
+    `lax.map` of `lax.cond` would be shorter, but holds a copy of the embedding:
+    517 MiB in place of 197 for learning with LoRA and 262,144 entries.
     """
     trained = [v for v in variables if v.trainable]
     frozen = [(v, v.value) for v in variables if not v.trainable]
