@@ -34,7 +34,7 @@ SWEEPS = {
     "completion": ("completion_length", (64, 16, 128, 256)),
     "k": ("anchor_samples", (2, 4, 8)),
     "vocabulary": ("vocabulary", (32_000, 65_536, 131_072, 262_144)),
-    "raggedness": ("stop_share", (0.0, 4 / 64)),
+    "raggedness": ("stop_share", (0.0, 4 / 128)),
 }
 QUICK_SWEEPS = {
     "batch": ("prompts", (2, 4)),
@@ -45,7 +45,7 @@ QUICK_SWEEPS = {
     "raggedness": ("stop_share", (0.0, 4 / 64)),
 }
 # As large as learning has to be to sort the rows by length.
-RAGGED = {"prompts": 8, "completion_length": 64}
+RAGGED = {"prompts": 8, "completion_length": 128}
 QUICK = {"prompts": 2, "prompt_length": 4, "completion_length": 4}
 WARM_UP = 2
 # One step that notes what the stages are called with.

@@ -109,9 +109,14 @@ def rollout(shape, samples):
 
 
 def score_with_anchor(shape):
-    """The anchor's log-probabilities of the policy's samples."""
+    """The anchor's log-probabilities of the policy's samples.
+
+    With LoRA, those of the reference as well.
+    """
     rows = shape.prompts * shape.policy_samples
-    return [forward(shape, rows, shape.length, shape.completion_length)]
+    once = forward(shape, rows, shape.length, shape.completion_length)
+    passes = 2 if shape.lora_rank and shape.reference else 1
+    return passes * [once]
 
 
 def learn(shape):

@@ -63,6 +63,7 @@ def make_bond(shape, channel):
         max_prompt_length=shape.prompt_length,
         max_completion_length=shape.completion_length,
         stop_token_ids=(),
+        reference="auto" if shape.reference else False,
         seed=0,
         channel=channel,
         **arguments,

