@@ -77,7 +77,7 @@ def schedule(rate, steps):
 
     warmup = max(1, steps // 10)
     return keras.optimizers.schedules.CosineDecay(
-        0.0,
+        rate / warmup,
         decay_steps=max(1, steps - warmup),
         alpha=0.1,
         warmup_target=rate,

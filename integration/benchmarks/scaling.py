@@ -37,12 +37,12 @@ SWEEPS = {
     "raggedness": ("stop_share", (0.0, 4 / 128)),
 }
 QUICK_SWEEPS = {
+    **SWEEPS,
     "batch": ("prompts", (2, 4)),
     "prompt": ("prompt_length", (4, 8)),
     "completion": ("completion_length", (4, 8)),
     "k": ("anchor_samples", (2, 3)),
     "vocabulary": ("vocabulary", (256, 512)),
-    "raggedness": ("stop_share", (0.0, 4 / 64)),
 }
 # As large as learning has to be to sort the rows by length.
 RAGGED = {"prompts": 8, "completion_length": 128}

@@ -89,9 +89,10 @@ class Bond(AnchoredTrainer):
         reward_weights: list of float, one for each reward if `reward` is a
             list.
         reference: bool or `"auto"`. Whether to keep the weights of the initial
-            policy, so that `kl_ref`, the KL to the reference policy, is logged.
-            `"auto"` keeps them if at most a tenth of the parameters is
-            trainable, as with LoRA. Defaults to `"auto"`.
+            policy, so that `kl_ref`, the KL to the reference policy, is logged:
+            each step then reads the policy's samples once more. `"auto"` keeps
+            them if at most a tenth of the parameters is trainable, as with
+            LoRA. Defaults to `"auto"`.
         temperature: float. Temperature of the samples and of their
             log-probabilities. Defaults to 1.
         prompt_buckets: tuple of int, increasing, ending with

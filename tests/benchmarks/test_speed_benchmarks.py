@@ -130,7 +130,7 @@ def test_scaling_lets_completions_end(tmp_path, compiles_fast):
     assert scaling.main([*arguments, "--output", str(tmp_path)])
     table = (tmp_path / "table.md").read_text()
     row = table.partition("| ends with")[2].splitlines()[2].split("|")
-    assert (row[1].strip(), row[2].strip()) == ("0.0625", "0.25")
+    assert (row[1].strip(), row[2].strip()) == ("0.03125", "0.25")
     assert all(float(cell) > 0 for cell in row[3:-1])
 
 
