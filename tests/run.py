@@ -38,7 +38,7 @@ PARTS = {
     ("training",): (7, 4, 2),
     ("formulas", "rollouts", "fuzz", "callbacks"): (2, 2.5, 1),
     ("examples",): (0.2, 4.5, 0.2),
-    ("docs", "benchmarks", "integration"): (1.5, 3, 0.5),
+    ("docs", "benchmarks", "integration"): (1.5, 3.5, 0.5),
     ("diagnosis", "planning"): (3, 2, 1),
     ("families",): (2, 2, 1.5),
     ("",): (4, 2.5, 3),

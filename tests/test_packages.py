@@ -6,6 +6,7 @@ import keras
 import pytest
 
 import keras_bond
+from keras_bond.callbacks import checks
 from tests.tiny import make_policy
 
 
@@ -52,6 +53,29 @@ def test_tensorboard_is_looked_for_first(without, tmp_path, as_a_list):
     ):
         with pytest.raises(ImportError, match=message):
             run()
+
+
+def test_the_picture_in_tensorboard_is_looked_for_first(without, tmp_path):
+    held_out = keras_bond.callbacks.HeldOut(["fox", "dog"])
+    without("matplotlib")
+    keras_bond.callbacks.TensorBoard(tmp_path)
+    message = "pip install matplotlib`, .*its extra `tensorboard`"
+    with pytest.raises(ImportError, match=message):
+        keras_bond.callbacks.TensorBoard(tmp_path, held_out)
+
+
+@pytest.mark.parametrize("directory", ["run", "gs://run", "/run"])
+def test_orbax_needs_an_absolute_path(directory):
+    """It loses what it saves otherwise, and Keras ignores the error."""
+    callback = keras.callbacks.OrbaxCheckpoint.__new__(
+        keras.callbacks.OrbaxCheckpoint
+    )
+    callback.directory = directory
+    if directory != "run":
+        assert checks.as_list(callback) == [callback]
+        return
+    with pytest.raises(ValueError, match="must be an absolute path: `os.path"):
+        checks.as_list(callback)
 
 
 def test_safetensors_are_looked_for_first(without, tmp_path):

@@ -1,5 +1,7 @@
 """Checks of the callbacks that a user passes to `fit`."""
 
+import os
+
 import keras
 
 from keras_bond.packages import check_installed
@@ -18,6 +20,8 @@ def as_list(callbacks):
         TypeError: if one of them is not a callback.
         ImportError: if one of them is a `keras.callbacks.TensorBoard`, which
             would miss its packages only after the first step.
+        ValueError: if one of them is a `keras.callbacks.OrbaxCheckpoint` with a
+            relative path, which would fail after the first epoch, or lose it.
     """
     if isinstance(callbacks, keras.callbacks.CallbackList):
         return list(callbacks.callbacks)
@@ -30,4 +34,21 @@ def as_list(callbacks):
             )
         if isinstance(callback, keras.callbacks.TensorBoard):
             check_installed("`TensorBoard`", "tensorboard", TENSORBOARD)
+        if isinstance(callback, keras.callbacks.OrbaxCheckpoint):
+            _check_absolute(callback.directory)
     return callbacks
+
+
+def _check_absolute(directory):
+    """Raises an error if Orbax cannot write a folder.
+
+    Raises:
+        ValueError: for a relative path.
+    """
+    path = os.fspath(directory)
+    # Such as `gs://bucket/run`.
+    if not os.path.isabs(path) and "://" not in path:
+        raise ValueError(
+            "`directory` of `OrbaxCheckpoint` must be an absolute path: "
+            f"`os.path.abspath({path!r})`. Received: directory={path!r}"
+        )

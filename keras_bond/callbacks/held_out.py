@@ -95,7 +95,7 @@ class HeldOut(keras.callbacks.Callback):
             reference that `ns` needs, fewer than two prompts can be scored, or
             a run is resumed with other prompts.
         ImportError: if the picture cannot be drawn, since matplotlib is
-            missing.
+            missing (extra `plots`).
 
     Attributes:
         points: list of dicts, one for each draw: `step` in optimizer updates,

@@ -40,7 +40,8 @@ class TensorBoard(keras.callbacks.Callback):
     Raises:
         TypeError: if `held_out` is not a `HeldOut`, or the model is not a
             `keras_bond` trainer.
-        ImportError: if TensorBoard is not installed.
+        ImportError: without TensorBoard, or without matplotlib, which draws the
+            picture of `held_out` (extra `tensorboard`).
 
     Example:
 
@@ -53,7 +54,10 @@ class TensorBoard(keras.callbacks.Callback):
 
     def __init__(self, log_dir, held_out=None):
         super().__init__()
-        check_installed("`TensorBoard`", "tensorboard", ["tensorboard"])
+        needed = ["tensorboard"]
+        if held_out is not None:
+            needed.append("matplotlib")
+        check_installed("`TensorBoard`", "tensorboard", needed)
         if held_out is not None and not isinstance(held_out, HeldOut):
             raise TypeError(
                 "`held_out` must be a `keras_bond.callbacks.HeldOut`, the one "

@@ -27,7 +27,7 @@ def render_chat(turns, policy, chat_template="auto"):
 
     Raises:
         ImportError: if a template in Jinja is given and Jinja is not
-            installed.
+            installed (extra `chat`).
         TypeError: if `turns` are not turns, a content is not a string, or
             `policy` has no tokenizer.
         ValueError: if the vocabulary does not have the tokens of the format,

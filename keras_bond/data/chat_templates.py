@@ -29,7 +29,8 @@ def read_chat_template(folder):
             `tokenizer_config.json`.
 
     Returns:
-        str, the template in Jinja; `None` if the folder has none.
+        str, the template in Jinja (extra `chat`); `None` if the folder has
+        none.
 
     Raises:
         FileNotFoundError: if there is no such folder.

@@ -107,7 +107,7 @@ def prompts_from(data, prompt=None, template=None, columns=None):
     Example:
 
     ```python
-    import tensorflow_datasets as tfds
+    import tensorflow_datasets as tfds  # extra `tfds`
 
     prompts = keras_bond.data.prompts_from(
         tfds.load("gsm8k", split="train"),

@@ -90,7 +90,7 @@ def plot_run(run):
         `matplotlib.figure.Figure`; `figure.savefig(path)` writes it.
 
     Raises:
-        ImportError: if matplotlib is missing.
+        ImportError: if matplotlib is missing (extra `plots`).
         TypeError: if `run` is neither a history nor a path.
         ValueError: if the file does not hold numbers by epoch, or none of the
             numbers that are drawn was logged.

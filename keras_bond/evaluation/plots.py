@@ -3,6 +3,8 @@
 import io
 import math
 
+from keras_bond.packages import check_installed
+
 
 def plot_best_of_n(frontier, points):
     """Draws reward against KL, and effective N by training step.
@@ -17,7 +19,7 @@ def plot_best_of_n(frontier, points):
         `matplotlib.figure.Figure`; `figure.savefig(path)` writes it.
 
     Raises:
-        ImportError: if matplotlib is missing.
+        ImportError: if matplotlib is missing (extra `plots`).
     """
     figure = new_figure(figsize=(11, 4.2), layout="constrained")
     _draw_frontier(figure.add_subplot(1, 2, 1), frontier, points)
@@ -40,7 +42,7 @@ def plot_weight_front(front):
         `matplotlib.figure.Figure`; `figure.savefig(path)` writes it.
 
     Raises:
-        ImportError: if matplotlib is missing.
+        ImportError: if matplotlib is missing (extra `plots`).
     """
     figure = new_figure(figsize=(11, 4.2), layout="constrained")
     _draw_weights(figure.add_subplot(1, 2, 1), front)
@@ -141,16 +143,10 @@ def new_figure(**arguments):
     A notebook displays it, whatever backend matplotlib has there.
 
     Raises:
-        ImportError: if matplotlib is missing.
+        ImportError: if matplotlib is missing (extra `plots`).
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "Figures need matplotlib: `pip install matplotlib`, or keras_bond "
-            "with its extra `plots`. "
-            f"Received: {error}"
-        ) from error
+    check_installed("A figure", "plots", ["matplotlib"])
+    from matplotlib.figure import Figure
 
     class Displayed(Figure):
         def _repr_png_(self):

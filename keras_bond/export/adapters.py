@@ -63,7 +63,7 @@ def save_adapters(policy, path, *, base_model=None):
         ValueError: if it has no adapters, trains other weights too, or is of
             another family.
         FileExistsError: if there is a file or folder at `path`.
-        ImportError: if safetensors is not installed.
+        ImportError: if safetensors is not installed (extra `hub`).
         OSError: if the disk is too small.
 
     Example:

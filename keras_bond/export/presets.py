@@ -70,7 +70,7 @@ def save_safetensors(policy, path):
             policy is quantized.
         FileExistsError: if there is a file or folder at `path`.
         OSError: if the disk is too small.
-        ImportError: if safetensors is not installed.
+        ImportError: if safetensors is not installed (extra `hub`).
 
     Example:
 

@@ -99,7 +99,7 @@ def export_saved_model(
         TypeError, ValueError: if `policy` cannot be served or an argument is
             out of range, before anything is written; ValueError if the model
             does not pass its checks.
-        ImportError: without TensorFlow or tensorflow-text.
+        ImportError: without TensorFlow or tensorflow-text (extra `export`).
         FileExistsError: if the version exists.
         OSError: if the disk is too small.
         RuntimeError: if a subprocess fails, with the end of its error output.
@@ -170,7 +170,7 @@ def verify_saved_model(path):
 
     Raises:
         ValueError: if the model does not pass.
-        ImportError: without TensorFlow or tensorflow-text.
+        ImportError: without TensorFlow or tensorflow-text (extra `export`).
         RuntimeError: if the process fails, with the end of its error output.
 
     Example:

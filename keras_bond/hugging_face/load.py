@@ -63,7 +63,7 @@ def load_hugging_face(folder, *, dtype=None):
         ValueError: if a file cannot be read, if `dtype` is not known, or if
             KerasHub's model would not compute what the folder says, naming the
             settings, weights or tokens that differ.
-        ImportError: if safetensors is not installed.
+        ImportError: if safetensors is not installed (extra `hub`).
 
     Example:
 

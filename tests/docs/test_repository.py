@@ -5,7 +5,7 @@ import tomllib
 import pytest
 import yaml
 
-from tests.docs.conftest import ROOT
+from tests.docs.extras import ROOT
 
 GITHUB = ROOT / ".github"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

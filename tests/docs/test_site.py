@@ -11,7 +11,7 @@ import pytest
 from keras_bond.training.policy_trainer import PolicyTrainer
 from tests.docs.conftest import GOLDEN
 from tests.docs.conftest import ONLY_JAX
-from tests.docs.conftest import ROOT
+from tests.docs.extras import ROOT
 
 pytestmark = ONLY_JAX
 

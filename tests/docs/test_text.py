@@ -8,14 +8,14 @@ import pytest
 
 import keras_bond
 from keras_bond.training import learning_rates
-from tests.docs.conftest import DOCS
-from tests.docs.conftest import FENCE
+from tests.docs.blocks import DOCS
+from tests.docs.blocks import FENCE
+from tests.docs.blocks import LENGTHS
+from tests.docs.blocks import PAGES
+from tests.docs.blocks import README
+from tests.docs.blocks import ROOT
 from tests.docs.conftest import GOLDEN
-from tests.docs.conftest import LENGTHS
 from tests.docs.conftest import ONLY_JAX
-from tests.docs.conftest import PAGES
-from tests.docs.conftest import README
-from tests.docs.conftest import ROOT
 from tests.tiny import PROMPTS
 from tests.tiny import length_reward
 from tests.tiny import make_policy
