@@ -60,14 +60,19 @@ WITHOUT_KERAS = (
 # What runs on the fastest only because it costs much, and no line of it depends
 # on the backend. Gemma's families run on all.
 ON_ONE_BACKEND = (
+    "callbacks/test_stop_at.py",
     "data/test_given.py",
+    "data/test_selection.py",
     "families/test_every_family.py",
+    "fuzz",
     "hugging_face",
     "integration/test_restaurants.py",
     "rewards/test_cached.py",
     "rewards/test_concurrent.py",
     "rewards/test_ready_rewards.py",
+    "test_packaging.py",
     "training/test_chat.py",
+    "training/test_checks.py",
     "training/test_given_settings.py",
     "training/test_learning_rates.py",
 )

@@ -19,6 +19,11 @@ from keras_bond.diagnosis import testbed
 from tests.numeric import values_of
 from tests.tiny import make_policy
 
+ON_ONE_BACKEND = pytest.mark.skipif(
+    keras.config.backend() != "torch",
+    reason="what is tested does not depend on the backend; others compile",
+)
+
 
 @pytest.fixture(scope="module")
 def bed():
@@ -83,6 +88,7 @@ def test_the_right_gradient_passes(bed, record):
     assert check.passed, check
 
 
+@ON_ONE_BACKEND
 def test_a_dropped_term_shows(bed, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(bed.trainer, "kl_weight", 0.0)
@@ -91,49 +97,49 @@ def test_a_dropped_term_shows(bed, monkeypatch):
     assert_wrong(check, "gradient of the loss", "does not descend the loss")
 
 
-if keras.config.backend() == "torch":
-    # What is tested does not depend on the backend, and the others compile.
+@ON_ONE_BACKEND
+def test_a_large_policy_is_told_from_a_wrong_one():
+    """Its losses round more, and most of its weights hardly matter."""
+    policy = make_policy(
+        vocabulary_size=2048,
+        num_layers=8,
+        hidden_dim=128,
+        intermediate_dim=256,
+        scale=0.5,
+    )
+    # Its vocabulary is larger than the tokenizer's.
+    policy.preprocessor = None
+    bed = testbed.Testbed(policy)
+    record = bed.train_step()
+    for check in diagnose.CHECKS.values():
+        found = check(bed, record)
+        assert found.passed, found
+    embedding, *blocks = record.gradient
+    for gradient in (
+        [2.0 * g for g in record.gradient],
+        [0.0 * embedding, *blocks],
+    ):
+        wrong = record._replace(gradient=gradient)
+        assert checks.check_gradient(bed, wrong).passed is False
 
-    def test_a_large_policy_is_told_from_a_wrong_one():
-        """Its losses round more, and most of its weights hardly matter."""
-        policy = make_policy(
-            vocabulary_size=2048,
-            num_layers=8,
-            hidden_dim=128,
-            intermediate_dim=256,
-            scale=0.5,
-        )
-        # Its vocabulary is larger than the tokenizer's.
-        policy.preprocessor = None
-        bed = testbed.Testbed(policy)
-        record = bed.train_step()
-        for check in diagnose.CHECKS.values():
-            found = check(bed, record)
-            assert found.passed, found
-        embedding, *blocks = record.gradient
-        for gradient in (
-            [2.0 * g for g in record.gradient],
-            [0.0 * embedding, *blocks],
-        ):
-            wrong = record._replace(gradient=gradient)
-            assert checks.check_gradient(bed, wrong).passed is False
 
-    @pytest.mark.parametrize("kind", ["bfloat16", "int8", "large logits"])
-    def test_no_false_alarm_where_little_is_precise(kind):
-        """Rounded numbers, and adapters that start at 0."""
-        dtype = "bfloat16" if kind == "bfloat16" else "float32"
-        policy = fixtures.tiny_policy(dtype)
-        if kind == "large logits":
-            policy.backbone.layer_norm.scale.assign([50.0] * 16)
-        if kind == "int8":
-            with warnings.catch_warnings():
-                # Keras names every layer that has no kernel.
-                warnings.simplefilter("ignore")
-                policy.backbone.quantize("int8")
-        policy.backbone.enable_lora(2)
-        report = keras_bond.doctor(policy, verbose=False)
-        assert len(report.checks) == 4
-        assert report.passed, report
+@ON_ONE_BACKEND
+@pytest.mark.parametrize("kind", ["bfloat16", "int8", "large logits"])
+def test_no_false_alarm_where_little_is_precise(kind):
+    """Rounded numbers, and adapters that start at 0."""
+    dtype = "bfloat16" if kind == "bfloat16" else "float32"
+    policy = fixtures.tiny_policy(dtype)
+    if kind == "large logits":
+        policy.backbone.layer_norm.scale.assign([50.0] * 16)
+    if kind == "int8":
+        with warnings.catch_warnings():
+            # Keras names every layer that has no kernel.
+            warnings.simplefilter("ignore")
+            policy.backbone.quantize("int8")
+    policy.backbone.enable_lora(2)
+    report = keras_bond.doctor(policy, verbose=False)
+    assert len(report.checks) == 4
+    assert report.passed, report
 
 
 def rounded_wave(slope, curvature, noise, seed):
@@ -204,6 +210,7 @@ def test_bfloat16_variables_are_refused_with_the_way_out():
     assert re.search("mixed_bfloat16.*enable_lora", check.detail)
 
 
+@ON_ONE_BACKEND
 def test_a_sampler_off_by_its_temperature_shows(bed, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(bed.trainer.decoder, "temperature", 1.0)
