@@ -22,10 +22,11 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "examples"))
 import demo
 import restaurant_world
 
-HERE = pathlib.Path(__file__).resolve().parent
+RUNS = pathlib.Path(__file__).resolve().parent / "runs"
+SFT_STEPS = 600
+# Tokens of a prompt, and of a completion.
+MAX_LENGTH = 48
 KL_SAMPLES = 8
-
-
 COLUMNS = {**demo.COLUMNS, "perfect": "everything right"}
 PROGRESS = ("sequences", "reward", "win_rate", "kl", "perfect")
 
@@ -37,7 +38,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--backend", choices=backends, default="jax")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", help="folder that holds e2e/")
-    parser.add_argument("--sft-steps", type=int, default=600)
+    parser.add_argument("--sft-steps", type=int, default=SFT_STEPS)
     parser.add_argument("--trainer", choices=demo.TRAINERS, default="jbond")
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--sequences-per-step", type=int, default=144)
@@ -52,7 +53,7 @@ def parse_arguments(argv=None):
     parser.add_argument(
         "--final-samples", type=int, default=demo.SAMPLES, help=help
     )
-    parser.add_argument("--runs", type=pathlib.Path, default=HERE / "runs")
+    parser.add_argument("--runs", type=pathlib.Path, default=RUNS)
     arguments = parser.parse_args(argv)
     demo.set_backend(arguments.backend)
     return arguments
@@ -66,11 +67,7 @@ def main(argv=None):
         policy after training.
     """
     arguments = parse_arguments(argv)
-    try:
-        folder = restaurant_world.find_data(arguments.data)
-    except FileNotFoundError as error:
-        sys.exit(str(error))
-    world = restaurant_world.Restaurants(folder)
+    world = load_world(arguments.data)
     own, shuffled = world.human_rewards()
     print(
         f"Reward of human texts: {own:.3f}; of texts about another restaurant: "
@@ -80,7 +77,16 @@ def main(argv=None):
     return run(make_task(world, preset, arguments), arguments)
 
 
-def teach(world, steps, runs):
+def load_world(folder=None):
+    """The restaurants; ends the program where there are no data."""
+    try:
+        folder = restaurant_world.find_data(folder)
+    except FileNotFoundError as error:
+        sys.exit(str(error))
+    return restaurant_world.Restaurants(folder)
+
+
+def teach(world, steps=SFT_STEPS, runs=RUNS):
     """Teaches a policy with the human texts, unless that was done before.
 
     Returns:
@@ -116,8 +122,8 @@ def make_task(world, preset, arguments):
         world=world,
         reward=world.slot_coverage,
         preset=preset,
-        max_prompt_length=48,
-        max_completion_length=48,
+        max_prompt_length=MAX_LENGTH,
+        max_completion_length=MAX_LENGTH,
         learning_rate=arguments.learning_rate,
         anchor=keras_bond.callbacks.AnchorEMA(arguments.update_rate),
         kl_weight=arguments.kl_weight,

@@ -1,6 +1,9 @@
 """The study of pace: its numbers, its table and its estimator."""
 
+import gzip
+import json
 import pathlib
+import re
 import sys
 
 import numpy as np
@@ -11,6 +14,8 @@ sys.path.append(
 )
 
 import pace
+import pace_settings
+import pace_tasks
 import several_updates
 
 from keras_bond.training import estimators
@@ -38,9 +43,9 @@ def test_error_is_that_of_the_draws():
     assert pace.error(values) == pytest.approx(20_000**-0.5, rel=0.04)
 
 
-@pytest.mark.parametrize("settings", [pace.SETTINGS, pace.REAL_SETTINGS])
-def test_stages_hold_whole_prompts(settings):
-    for name, stages in settings.items():
+@pytest.mark.parametrize("task", pace_settings.BY_TASK)
+def test_stages_hold_whole_prompts(task):
+    for name, stages in pace_settings.BY_TASK[task].items():
         for stage in stages:
             whole = stage.sequences * stage.steps == stage.total
             assert whole and stage.batch_size > 1, name
@@ -61,3 +66,52 @@ def test_the_first_update_is_that_of_the_pooled_estimator():
         expected = getattr(pooled, method)(batch, {}, log_ratios)
         found = getattr(own, method)(batch, {}, log_ratios)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_restaurants_are_taught_once_by_the_examples_own_code(
+    tmp_path, monkeypatch
+):
+    """With lists of facts that stand for the human texts."""
+    folder = tmp_path / "e2e"
+    folder.mkdir()
+    for part, foods in ("train", ("Thai", "Indian")), ("dev", range(64)):
+        with gzip.open(folder / f"e2e_{part}.jsonl.gz", "wt") as file:
+            for food in foods:
+                facts = f"name[Cotto], eatType[pub], near[Place {food}]"
+                row = {"prompt": facts, "references": ["Cotto is a pub."]}
+                file.write(json.dumps(row) + "\n")
+    monkeypatch.setattr(
+        pace_tasks.restaurants, "teach", lambda world: tmp_path / "taught"
+    )
+    task = pace_tasks.load_task("restaurants", data=tmp_path)
+    assert task.preset == tmp_path / "taught"
+    assert len(set(task.held_out)) == 64
+    assert len(task.prompts(5, seed=0)) == 5
+    texts = ["Cotto is a pub near Place 7.", "Cotto is a coffee shop."]
+    prompts = ["name[Cotto], eatType[pub], near[Place 7] =>"] * 2
+    assert (
+        task.reward(prompts, texts)[0] == 1.0 > task.reward(prompts, texts)[1]
+    )
+    # A policy of another size needs no teaching.
+    task = pace_tasks.load_task("restaurants", "other", data=tmp_path)
+    assert task.preset == "other"
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("--settings copy32", "`--settings` are .*; copy 32; .*: copy32"),
+        ("--task real --preset folder", "`--preset` is for the other tasks"),
+    ],
+)
+def test_wrong_arguments_are_named_before_anything_is_trained(
+    arguments, message, capsys
+):
+    with pytest.raises(SystemExit):
+        pace.parse_arguments(arguments.split())
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_missing_restaurants_say_what_to_set(tmp_path):
+    with pytest.raises(SystemExit, match="set KERAS_BOND_DATA to a folder"):
+        pace_tasks.load_task("restaurants", data=tmp_path)
