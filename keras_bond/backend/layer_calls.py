@@ -96,7 +96,11 @@ def untransposed(layer):
         if layer.reverse_dtype is not None:
             inputs = ops.cast(inputs, layer.reverse_dtype)
             kernel = ops.cast(kernel, layer.reverse_dtype)
-        logits = ops.einsum("...d,vd->...v", inputs, kernel)
+        # With an ellipsis, TensorFlow's gradient would be one embedding for each
+        # token before it is summed.
+        tokens = "abc"[: len(inputs.shape) - 1]
+        equation = f"{tokens}d,vd->{tokens}v"
+        logits = ops.einsum(equation, inputs, kernel)
         if layer.logit_soft_cap is None:
             return logits
         return ops.tanh(logits / layer.logit_soft_cap) * layer.logit_soft_cap

@@ -215,3 +215,31 @@ def test_the_head_holds_no_copy_of_the_embedding(monkeypatch):
     program = program.compile().as_text()
     assert f"f32[{vocabulary},{width}]" in program
     assert f"f32[{width},{vocabulary}]" not in program
+
+
+@pytest.mark.skipif(
+    keras.config.backend() != "tensorflow", reason="reads a graph of TensorFlow"
+)
+def test_the_gradient_of_the_head_has_no_embedding_for_each_token():
+    """Pins: `tf.einsum` with an ellipsis, whose gradient sums at the end."""
+    import tensorflow as tf
+
+    policy, tokens, width = make_policy(), 6, 16
+    vocabulary = policy.backbone.vocabulary_size
+    head, embedding = rollouts.Head(policy), policy.trainable_variables[0]
+    assert tuple(embedding.shape) == (vocabulary, width)
+
+    @tf.function
+    def gradient(hidden):
+        with tf.GradientTape() as tape:
+            total = ops.sum(head.logits(hidden) ** 2)
+        return tape.gradient(total, embedding.value)
+
+    graph = gradient.get_concrete_function(tf.ones((tokens, width))).graph
+    sizes = [
+        tensor.shape.num_elements() or 0
+        for operation in graph.get_operations()
+        for tensor in operation.outputs
+        if tensor.shape.rank is not None
+    ]
+    assert max(sizes) == vocabulary * max(tokens, width)
