@@ -96,7 +96,7 @@ def untransposed(layer):
         if layer.reverse_dtype is not None:
             inputs = ops.cast(inputs, layer.reverse_dtype)
             kernel = ops.cast(kernel, layer.reverse_dtype)
-        # With an ellipsis, TensorFlow's gradient would be one embedding for each
+        # With an ellipsis, TensorFlow's gradient would be an embedding for each
         # token before it is summed.
         tokens = "abc"[: len(inputs.shape) - 1]
         equation = f"{tokens}d,vd->{tokens}v"
