@@ -1,16 +1,19 @@
 """Progress bar with reward, KL and win rate."""
 
+import shutil
+import sys
+
 import keras
 
 from keras_bond.arguments import check_list
 from keras_bond.callbacks.checks import as_list
 
-# Shown if they are logged; and shown if they are not 0.
+# Shown if they are logged, the most important first; and if they are not 0.
 SHOWN = (
     "reward",
-    "kl",
     "kl_ref",
     "bond/win_rate",
+    "kl",
     "held_out/effective_n",
     "held_out/gold_reward",
 )
@@ -18,6 +21,9 @@ SHOWN = (
 SHOWN_WITHOUT_REWARD = ("loss", "anchor/reward")
 SHOWN_IF_NOT_ZERO = ("frac_prompts_unscored", "train/skipped_steps")
 VALIDATION = "val_"
+# Columns that Keras's bar takes besides its counters: the bar itself and times
+# such as `12s 345ms/step`; and columns of a number with what separates it.
+BAR, NUMBER = 37, 12
 
 
 class ProgressBar(keras.callbacks.ProgbarLogger):
@@ -25,7 +31,9 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
 
     `fit` and `evaluate` of the trainers add it by default; pass one to choose
     the numbers, or a `keras.callbacks.ProgbarLogger` for all of them.
-    `History`, `TensorBoard` and `CSVLogger` get all of them in any case.
+    `History`, `TensorBoard` and `CSVLogger` get all of them in any case. In a
+    terminal, the bar of a running epoch shows as many of them as fit into a
+    line, because a longer one could not be overwritten.
 
     Args:
         names: list of str, logged names. Those of validation are shown with
@@ -56,10 +64,10 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
         self.names = names
 
     def on_train_batch_end(self, batch, logs=None):
-        super().on_train_batch_end(batch, self._shown(logs))
+        super().on_train_batch_end(batch, self._fitting(logs))
 
     def on_test_batch_end(self, batch, logs=None):
-        super().on_test_batch_end(batch, self._shown(logs))
+        super().on_test_batch_end(batch, self._fitting(logs))
 
     def on_epoch_end(self, epoch, logs=None):
         super().on_epoch_end(epoch, self._shown(logs))
@@ -67,12 +75,34 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
     def on_test_end(self, logs=None):
         super().on_test_end(self._shown(logs))
 
+    def _fitting(self, logs):
+        """What is shown, or as much of it as fits into a line of a terminal."""
+        shown = self._shown(logs)
+        if self.names is not None or not sys.stdout.isatty():
+            return shown
+        room = shutil.get_terminal_size().columns
+        room -= BAR + 2 * len(str(self.target or 0))
+        fitting = {}
+        for name, value in shown.items():
+            width = NUMBER + len(name)
+            if width <= room:
+                fitting[name] = value
+                room -= width
+        return fitting
+
     def _shown(self, logs):
         logs = logs or {}
         names = self.names
         if names is None:
             names = SHOWN if "reward" in logs else SHOWN + SHOWN_WITHOUT_REWARD
-        return {k: v for k, v in logs.items() if self._is_shown(k, v, names)}
+
+        def place(name):
+            if name in SHOWN_IF_NOT_ZERO:
+                return -1
+            return names.index(name) if name in names else len(names)
+
+        shown = [k for k, v in logs.items() if self._is_shown(k, v, names)]
+        return {name: logs[name] for name in sorted(shown, key=place)}
 
     def _is_shown(self, name, value, names):
         name = name.removeprefix(VALIDATION)

@@ -1,5 +1,8 @@
 """What the progress bar shows."""
 
+import re
+import sys
+
 import keras
 import pytest
 
@@ -40,6 +43,34 @@ def test_skipped_steps_are_shown_once_there_are_some(capsys):
     bar.on_epoch_begin(0)
     bar.on_train_batch_end(0, {"reward": 1.0, "train/skipped_steps": 2})
     assert "train/skipped_steps: 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "columns, expected",
+    [
+        (80, ["reward", "kl_ref"]),
+        (100, ["reward", "kl_ref", "kl"]),
+        (120, ["reward", "kl_ref", "bond/win_rate", "kl"]),
+    ],
+)
+def test_a_line_fits_into_the_terminal(columns, expected, capsys, monkeypatch):
+    """Pins: a line for each step, cut off before the reward."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    logs = {"bond/win_rate": 0.6, "kl": 0.1, "kl_ref": 0.5, "reward": 0.8}
+    bar = ProgressBar()
+    bar.set_params({"verbose": 1, "epochs": 1, "steps": 100})
+    bar.on_epoch_begin(0)
+    bar.progbar._start -= 12.0
+    for batch in range(3):
+        bar.on_train_batch_end(batch, logs)
+    written = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+    line = re.split(r"[\r\n\x08]+", written.rstrip())[-1]
+    assert len(line) < columns
+    assert re.findall(r"- ([\w/]+):", line) == expected
+    bar.on_epoch_end(0, logs)
+    written = capsys.readouterr().out
+    assert all(name in written for name in logs)
 
 
 def test_one_name_is_no_list():
