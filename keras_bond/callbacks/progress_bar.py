@@ -78,7 +78,8 @@ class ProgressBar(keras.callbacks.ProgbarLogger):
     def _fitting(self, logs):
         """What is shown, or as much of it as fits into a line of a terminal."""
         shown = self._shown(logs)
-        if self.names is not None or not sys.stdout.isatty():
+        in_terminal = hasattr(sys.stdout, "isatty") and sys.stdout.isatty()
+        if self.names is not None or not in_terminal:
             return shown
         room = shutil.get_terminal_size().columns
         room -= BAR + 2 * len(str(self.target or 0))
