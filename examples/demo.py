@@ -197,8 +197,12 @@ def build(task, seed, epochs):
     import keras
     import keras_hub
 
+    from keras_bond.packages import silenced
+
     preset = HERE / "presets" / task.preset
-    policy = keras_hub.models.CausalLM.from_preset(str(preset))
+    # SentencePiece says that it normalizes nothing.
+    with silenced():
+        policy = keras_hub.models.CausalLM.from_preset(str(preset))
     bond = task.trainer.make(
         policy,
         task.reward,

@@ -1,5 +1,6 @@
 """Packages: optional ones, and one that is noisy."""
 
+import contextlib
 import importlib.util
 import os
 
@@ -35,10 +36,20 @@ def import_quietly(name):
         name: str. `"keras_hub"`, which imports TensorFlow.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with silenced():
+        importlib.import_module(name)
+
+
+@contextlib.contextmanager
+def silenced():
+    """Returns a context in which nothing is written to the error stream.
+
+    Compiled code, such as SentencePiece, writes to it as well.
+    """
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
-        importlib.import_module(name)
+        yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)

@@ -1,11 +1,13 @@
 """Optional packages that are missing are named before anything is drawn."""
 
 import importlib.util
+import os
 
 import keras
 import pytest
 
 import keras_bond
+from keras_bond import packages
 from keras_bond.callbacks import checks
 from tests.tiny import make_policy
 
@@ -93,3 +95,10 @@ def test_safetensors_are_looked_for_first(without, tmp_path):
         with pytest.raises(ImportError, match=f"`{name}` .*install safetens"):
             run()
     assert not list(tmp_path.iterdir())
+
+
+def test_compiled_code_is_silenced_too_and_only_inside(capfd):
+    with packages.silenced():
+        os.write(2, b"inside")
+    os.write(2, b"after")
+    assert capfd.readouterr().err == "after"
