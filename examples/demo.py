@@ -192,19 +192,25 @@ def run(task, arguments):
     return rows
 
 
-def build(task, seed, epochs):
-    """Loads the SFT policy and compiles the task's trainer around it."""
-    import keras
+def load_preset(preset):
+    """The policy of a folder in `presets`, or of any other folder."""
     import keras_hub
 
     from keras_bond.packages import silenced
 
-    preset = HERE / "presets" / task.preset
     # SentencePiece says that it normalizes nothing.
     with silenced():
-        policy = keras_hub.models.CausalLM.from_preset(str(preset))
+        return keras_hub.models.CausalLM.from_preset(
+            str(HERE / "presets" / preset)
+        )
+
+
+def build(task, seed, epochs):
+    """Loads the SFT policy and compiles the task's trainer around it."""
+    import keras
+
     bond = task.trainer.make(
-        policy,
+        load_preset(task.preset),
         task.reward,
         max_prompt_length=task.max_prompt_length,
         max_completion_length=task.max_completion_length,

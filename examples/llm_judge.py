@@ -136,15 +136,13 @@ def run(judge, steps, path=None):
     """
     import data_to_text
     import keras
-    import keras_hub
     import numpy as np
 
     import keras_bond
     from keras_bond.evaluation import comparison
 
-    preset = demo.HERE / "presets" / "data_to_text"
     bond = keras_bond.Bond(
-        keras_hub.models.CausalLM.from_preset(str(preset)),
+        demo.load_preset("data_to_text"),
         make_reward(judge, path),
         max_prompt_length=32,
         max_completion_length=50,

@@ -44,14 +44,6 @@ def parse_arguments():
     return arguments
 
 
-def load_policy():
-    """The supervised policy that the other examples start from too."""
-    import keras_hub
-
-    preset = demo.HERE / "presets" / "data_to_text"
-    return keras_hub.models.CausalLM.from_preset(str(preset))
-
-
 def make_bond(reward, steps, seed):
     """A J-BOND trainer around the supervised policy."""
     import keras
@@ -59,7 +51,7 @@ def make_bond(reward, steps, seed):
     import keras_bond
 
     bond = keras_bond.JBond(
-        load_policy(),
+        demo.load_preset("data_to_text"),
         reward,
         max_prompt_length=32,
         max_completion_length=50,
@@ -114,7 +106,9 @@ def train_reward_model(pairs, epochs):
     import keras_bond
 
     model = keras_bond.RewardModel(
-        load_policy(), max_length=96, center_rewards_coefficient=0.01
+        demo.load_preset("data_to_text"),
+        max_length=96,
+        center_rewards_coefficient=0.01,
     )
     steps = epochs * (len(pairs) // PAIRS_A_STEP)
     model.compile(keras.optimizers.Adam(schedule(2e-3, steps)))

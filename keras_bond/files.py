@@ -21,6 +21,11 @@ SPARE_BYTES = 2**20
 BLOCK_BYTES = 2**16
 
 
+def is_remote(path):
+    """Whether a path names a bucket, such as `gs://bucket/run`."""
+    return "://" in str(path)
+
+
 @contextlib.contextmanager
 def atomic_file(path):
     """Writes a file in a temporary folder, and moves it when it is complete.

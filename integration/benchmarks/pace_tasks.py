@@ -47,10 +47,7 @@ class Example(Task):
         self.held_out = world.held_out_prompts(64, seed=1)
 
     def load_policy(self, seed):
-        import keras_hub
-
-        path = demo.HERE / "presets" / self.preset
-        return keras_hub.models.CausalLM.from_preset(str(path))
+        return demo.load_preset(self.preset)
 
     def prompts(self, count, seed):
         return self.world.make_examples(count, seed=100 + seed)["prompts"]

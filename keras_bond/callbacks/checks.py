@@ -4,6 +4,7 @@ import os
 
 import keras
 
+from keras_bond import files
 from keras_bond.packages import check_installed
 
 TENSORBOARD = ["tensorflow", "tensorboard"]
@@ -46,8 +47,7 @@ def _check_absolute(directory):
         ValueError: for a relative path.
     """
     path = os.fspath(directory)
-    # Such as `gs://bucket/run`.
-    if not os.path.isabs(path) and "://" not in path:
+    if not os.path.isabs(path) and not files.is_remote(path):
         raise ValueError(
             "`directory` of `OrbaxCheckpoint` must be an absolute path: "
             f"`os.path.abspath({path!r})`. Received: directory={path!r}"

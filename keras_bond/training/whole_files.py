@@ -118,7 +118,7 @@ class WholeFiles:
             if not is_writer:
                 yield None
                 return
-            if not _is_remote(filepath):
+            if not files.is_remote(filepath):
                 files.check_free_space(filepath, self._num_bytes())
             with atomic_path(filepath, overwrite) as path:
                 yield path
@@ -220,7 +220,7 @@ def atomic_path(filepath, overwrite):
     """
     path = pathlib.Path(filepath)
     is_one_file = path.name.endswith((".weights.h5", ".keras"))
-    if not is_one_file or _is_remote(filepath):
+    if not is_one_file or files.is_remote(filepath):
         yield filepath
     elif path.exists() and not overwrite:
         yield filepath
@@ -246,7 +246,3 @@ def _item_bytes(dtype):
     """Bytes of a number; those of less than a byte and `bool` take one."""
     bits = re.search(r"\d+", dtype)
     return max(int(bits.group()) // 8, 1) if bits else 1
-
-
-def _is_remote(filepath):
-    return "://" in str(filepath)

@@ -31,6 +31,22 @@ PYTHON = re.compile(r"^```python\n(.*?)^```", FENCE)
 CODE = re.compile(r"^```.*?^```", FENCE)
 HEADING = re.compile(r"^#+ ", re.MULTILINE)
 LENGTHS = {"max_prompt_length": 32, "max_completion_length": 5}
+# Blocks that contain one of these are not run here, and why.
+NOT_RUN = {
+    "export_saved_model": "tests/export runs it in fresh processes",
+    "save_adapters": "tests/hugging_face runs it",
+    "transformers.": "Transformers is not installed here",
+    "import LLM": "vLLM needs a GPU",
+    "import grpc": "tests/export/test_serving_page.py asks a server",
+    "keras_bond.doctor(": "tests/diagnosis runs it",
+    "distribution.initialize": "integration/two_processes.py runs it",
+    "verify_saved_model": "tests/export runs it",
+    "import wandb": "it is not installed here",
+    "import mlflow": "it is not installed here",
+    "import keras_tuner": "it is not installed here",
+    "import parse": "math-verify is not installed here",
+    "upload_preset": "it needs an account",
+}
 # The tiny policies read letters, so that a chat prompt is long. LoRA of a lower
 # rank has few enough parameters for a reference to be kept.
 SMALLER = {

@@ -23,14 +23,10 @@ from packaging.utils import canonicalize_name
 from tests.docs import extras
 
 BACKEND = "jax"
+# Blocks that `test_code.py` leaves out, and whose extra is tested here.
+RUN_HERE = {"export_saved_model", "save_adapters", "verify_saved_model"}
 # Blocks that contain one of these are for another environment.
-ELSEWHERE = (
-    "transformers.",
-    "upload_preset",
-    "import LLM",
-    "import grpc",
-    "import mlflow",
-    "import wandb",
+LEFT_OUT = (
     # Reads what `export_saved_model` writes, see `import_only`.
     "report = keras_bond.export.verify_saved_model",
     # Continues another block.
@@ -165,6 +161,7 @@ class Environments:
         from tests.docs import blocks
 
         self.blocks = blocks
+        self.left_out = {*LEFT_OUT, *blocks.NOT_RUN} - RUN_HERE
         processes._run = import_only
         blocks.replace_presets(setattr)
         # JAX has compiled this one's programs for the tests of all blocks.
@@ -181,7 +178,7 @@ class Environments:
     def try_block(self, block):
         """Returns a dict of what happened; `None` if it needs no extra."""
         wanted = sorted(extras.named(block.text) & set(self.optional))
-        if not wanted or any(sign in block.code for sign in ELSEWHERE):
+        if not wanted or any(sign in block.code for sign in self.left_out):
             return None
         packages = [extras.names_of(self.extras[extra]) for extra in wanted]
         self.installed.allow(self.bare.difference(*packages))

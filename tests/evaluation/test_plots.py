@@ -97,5 +97,7 @@ def test_what_cannot_be_drawn_is_named(log):
 def test_matplotlib_is_asked_for_by_name(log, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for draw in (lambda: plot_run(log), lambda: plot_best_of_n([], [])):
-        with pytest.raises(ImportError, match="matplotlib`, .*`plots`"):
+        with pytest.raises(
+            ImportError, match="pip install matplotlib`, .*`plots`"
+        ):
             draw()
