@@ -61,20 +61,36 @@ def weights_bytes(shape):
     return NUMBER * (blocks + shape.embedding_weights)
 
 
-def forward(shape, rows, length, head_positions):
-    """One parallel pass over whole rows.
+def forward(shape, rows, length, head_positions, context=None):
+    """One parallel pass over rows.
 
     Args:
         shape: a `speed_shapes.Shape`.
         rows: int.
         length: int. Tokens a row.
         head_positions: int. Tokens a row whose logits are wanted.
+        context: int. Tokens that each token attends to. Defaults to `length`.
     """
-    context = 4 * shape.heads * shape.head_dim * length
+    context = 4 * shape.heads * shape.head_dim * (context or length)
     block = 2 * shape.layer_weights + context
     head = 2 * shape.embedding_weights
     flops = rows * (length * shape.layers * block + head_positions * head)
     return Cost(flops, weights_bytes(shape))
+
+
+def read(shape, samples):
+    """One parallel pass over prompts and their completions.
+
+    A prompt is the beginning of all of its completions' rows, and counts once.
+
+    Args:
+        shape: a `speed_shapes.Shape`.
+        samples: int. Completions a prompt.
+    """
+    rows, length = shape.prompts * samples, shape.completion_length
+    prompts = forward(shape, shape.prompts, shape.prompt_length, 0)
+    completions = forward(shape, rows, length, length, shape.length)
+    return Cost(prompts.flops + completions.flops, completions.bytes)
 
 
 def decode(shape, rows):
@@ -113,8 +129,7 @@ def score_with_anchor(shape):
 
     With LoRA, those of the reference as well.
     """
-    rows = shape.prompts * shape.policy_samples
-    once = forward(shape, rows, shape.length, shape.completion_length)
+    once = read(shape, shape.policy_samples)
     passes = 2 if shape.lora_rank and shape.reference else 1
     return passes * [once]
 
@@ -126,8 +141,7 @@ def learn(shape):
     weights and by the activations; with LoRA the weights are frozen and want
     no gradient. A gradient is written once.
     """
-    rows = shape.prompts * shape.learned_samples
-    once = forward(shape, rows, shape.length, shape.completion_length)
+    once = read(shape, shape.learned_samples)
     passes = 2 if shape.lora_rank else 3
     numbers = ADAM_TRAFFIC + ANCHOR_TRAFFIC + 1
     traffic = NUMBER * numbers * shape.trained_parameters

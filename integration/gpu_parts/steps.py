@@ -159,7 +159,7 @@ def take_steps(bond, shape):
 def decoding_bytes(bond, shape, loops):
     """What the loops of a step must read: weights and cache, at each token."""
     from keras_bond.rollouts import sizes
-    from keras_bond.rollouts.network import CacheBuilder
+    from keras_bond.rollouts.decoder import CacheBuilder
 
     weights = sizes.num_bytes(bond.policy.variables)
     # The cache is half full in the middle of the completions.
@@ -171,7 +171,8 @@ def decoding_bytes(bond, shape, loops):
 def learning_flops(bond, shape):
     """Operations of forward and backward pass; frozen weights need no gradient.
 
-    Attention counts over the whole row; what is computed twice counts once.
+    Attention counts over the whole row; what is computed twice counts once,
+    and so does a prompt, which is read once for all of its samples.
     """
     kernels = sum(
         int(np.prod(v.shape))
@@ -181,8 +182,9 @@ def learning_flops(bond, shape):
     )
     attention = 2 * shape.layers * 4 * shape.head_dim * 2 * shape.length
     head = shape.vocabulary * shape.width
-    tokens = 2 * shape.length * (kernels + attention) + shape.length * head
-    return 2 * 2 * shape.rows * tokens
+    per_token = kernels + attention
+    products = (shape.prompts + shape.rows) * per_token + shape.rows * head
+    return 2 * 2 * shape.length * products
 
 
 def run_graph(quick):

@@ -8,10 +8,13 @@ from keras import tree
 
 from keras_bond import backend
 
+# In place of an attribute that only the class of a layer has.
+CLASS_HAS = object()
+
 
 @contextlib.contextmanager
 def replaced(replacements):
-    """Returns a context in which methods of layers are replaced.
+    """Returns a context in which attributes of layers are replaced.
 
     This relies on `keras.Layer.__call__` (keras/src/layers/layer.py) running
     `self.call(...)`, which Python looks up on the instance before the class.
@@ -19,18 +22,21 @@ def replaced(replacements):
     tests/rollouts/test_decoder.py fails if a replaced `call` is not used.
 
     Args:
-        replacements: dict that maps `(layer, name of the method)` to a
-            callable.
+        replacements: dict that maps `(layer, name of the attribute)` to its
+            value, of a method to a callable.
     """
-    for (layer, name), method in replacements.items():
-        # `keras.Layer.__setattr__` would track the callable as part of the
-        # layer.
-        object.__setattr__(layer, name, method)
+    own = [vars(layer).get(name, CLASS_HAS) for layer, name in replacements]
+    # `keras.Layer.__setattr__` would track a callable as part of the layer.
+    for (layer, name), value in replacements.items():
+        object.__setattr__(layer, name, value)
     try:
         yield
     finally:
-        for layer, name in replacements:
-            object.__delattr__(layer, name)
+        for (layer, name), value in zip(replacements, own):
+            if value is CLASS_HAS:
+                object.__delattr__(layer, name)
+            else:
+                object.__setattr__(layer, name, value)
 
 
 def rematerialized(layers):

@@ -13,6 +13,19 @@ from keras_bond.backend.step import Step
 from keras_bond.backend.step import global_norm
 
 
+def _gradient_of_slice_update(op, upstream):
+    """Gradient of `keras.ops.slice_update`, for which TensorFlow has none."""
+    _, update, start = op.inputs
+    of_update = tf.slice(upstream, start, tf.shape(update))
+    of_input = ops.slice_update(upstream, start, tf.zeros_like(update))
+    return of_input, of_update, None
+
+
+# A future TensorFlow may have its own.
+with contextlib.suppress(KeyError):
+    tf.RegisterGradient("XlaDynamicUpdateSlice")(_gradient_of_slice_update)
+
+
 def rematerialize(function, variables):
     """Makes the backward pass recompute a function instead of storing it.
 

@@ -143,7 +143,7 @@ class Testbed:
         """
 
         def read(batch):
-            hidden = self.trainer.reader.hidden(batch)
+            hidden = self.trainer.reader.hidden(batch, share_prompts=False)
             logits = self.trainer.head.logits(hidden[:, 0, 0])
             log_probs = self.trainer.reader.log_probs(batch, hidden)
             return log_probs, ops.cast(logits, "float32") / TEMPERATURE

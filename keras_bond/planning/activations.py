@@ -81,29 +81,41 @@ class Network:
         """
         return self.compiler != "XLA on a CPU"
 
-    def passing_bytes(self, rows, length):
-        """Activations of a pass without a gradient: those of one block."""
-        return self._block(PASSING, rows, length)
+    def passing_bytes(self, reads):
+        """Activations of a pass without a gradient: those of one block.
 
-    def kept_bytes(self, rows, length, rematerialize):
+        Args:
+            reads: list of `(rows, tokens, context)`: what is read in parallel,
+                and how many tokens of a row attention sees.
+        """
+        return self._block(PASSING, reads)
+
+    def kept_bytes(self, reads, rematerialize):
         """What the forward pass keeps for the gradient."""
-        block = self.scale * self._block(KEPT[self.compiler], rows, length)
+        block = self.scale * self._block(KEPT[self.compiler], reads)
         if rematerialize:
             # The inputs of every block.
-            block = rows * length * self.width * self.itemsize
+            tokens = sum(rows * length for rows, length, _ in reads)
+            block = tokens * self.width * self.itemsize
         return math.ceil(self.num_layers * block)
 
-    def working_bytes(self, rows, length, rematerialize):
+    def working_bytes(self, reads, rematerialize):
         """What the backward pass adds to that, for one block at a time."""
-        block = self.scale * self._block(KEPT[self.compiler], rows, length)
+        largest = max(self._block(KEPT[self.compiler], [x]) for x in reads)
+        block = self.scale * largest
         return math.ceil((WORKING_SHARE + (1 if rematerialize else 0)) * block)
 
-    def _block(self, arrays, rows, length):
+    def _block(self, arrays, reads):
         """Norms and softmax are computed in float32 whatever the dtype."""
         widths, kernels, scores = arrays
         per_token = (
             4 * widths * self.width
             + self.itemsize * kernels * self.kernel_values
-            + (4 + self.itemsize) / 2 * scores * self.num_heads * length
         )
-        return math.ceil(rows * length * per_token)
+        per_pair = (4 + self.itemsize) / 2 * scores * self.num_heads
+        return math.ceil(
+            sum(
+                rows * length * (per_token + per_pair * context)
+                for rows, length, context in reads
+            )
+        )

@@ -42,17 +42,38 @@ class Shapes:
         )
         drawn = max(sum(counts.values()) for counts in draws)
         batch = _Targets(bond).compute_output_spec(learning_batch(bond, 2))
-        learned = settings.learning_prompts * batch["completion_ids"].shape[1]
-        rows = (prompts * drawn, prompts * p, learned)
+        learned = batch["completion_ids"].shape[1]
+        self.reader = bond.reader
+        self.prompts = dict(zip(PASSES, (prompts,) * 2))
+        self.prompts["learning"] = settings.learning_prompts
+        self.samples = dict(zip(PASSES, (drawn, p, learned)))
+        self.rows = {k: n * self.samples[k] for k, n in self.prompts.items()}
         self.prompt_rows = prompts * max(len(counts) for counts in draws)
-        self.rows = dict(zip(PASSES, rows))
         self.prompt_length = bond.max_prompt_length
         self.completion_length = bond.max_completion_length
         self.length = self.prompt_length + self.completion_length
 
+    def shares_prompts(self, name):
+        """Whether a parallel pass reads a prompt once for its completions."""
+        return self.reader.shares_prompts(
+            self.prompts[name], self.samples[name], self.prompt_length
+        )
+
+    def reads(self, name):
+        """`(rows, tokens, context)` of all that a parallel pass reads."""
+        rows, length = self.rows[name], self.prompt_length
+        if not self.shares_prompts(name):
+            return [(rows, self.length, self.length)]
+        completions = (rows, self.completion_length, self.length)
+        return [(self.prompts[name], length, length), completions]
+
     def describe(self, name):
         """`"16 rows x 512 tokens"`, the most that a pass handles at a time."""
-        return f"{self.rows[name]:,} rows x {self.length:,} tokens"
+        rows, length = f"{self.rows[name]:,} rows", self.length
+        if name != "decoding" and self.shares_prompts(name):
+            prompts = f"{self.prompts[name]:,} rows x {self.prompt_length:,}"
+            return f"{prompts} and {rows} x {self.completion_length:,} tokens"
+        return f"{rows} x {length:,} tokens"
 
 
 class _Targets(keras.Operation):
@@ -187,7 +208,7 @@ def _rollout(bond, shapes, network):
     prefilled = cache.num_bytes(prompts, length)
     then = f"{prompts:,} rows x {length:,} tokens, then copied"
     grown = cache.num_bytes(rows["decoding"], shapes.length)
-    read = network.passing_bytes(rows["log-probs"], shapes.length)
+    read = network.passing_bytes(shapes.reads("log-probs"))
     block = f"1 block, {shapes.describe('log-probs')}"
     return [
         Entry("prompt cache", prefilled, ("decoding",), then),
@@ -200,7 +221,7 @@ def _rollout(bond, shapes, network):
 
 def _learning(bond, settings, shapes, network):
     """What the pass with a gradient makes."""
-    rows, length = shapes.rows["learning"], shapes.length
+    reads = shapes.reads("learning")
     again = settings.rematerialize and network.rematerializes
     tokens = _at_once(bond, shapes, "learning")
     logits = _logits(bond, tokens, "learning", 2, ", and gradient")
@@ -213,8 +234,13 @@ def _learning(bond, settings, shapes, network):
         gradients += sizes.num_bytes(embedding)
         text = "one per value, two for a trained embedding"
     # The backward pass is through the head before it enters the blocks.
-    working = network.working_bytes(rows, length, again) - logits.bytes
-    kept = network.kept_bytes(rows, length, again)
+    working = network.working_bytes(reads, again) - logits.bytes
+    kept = network.kept_bytes(reads, again)
+    if shapes.shares_prompts("learning"):
+        # The prompts' keys and values, once for each completion.
+        kept += bond.decoder.cache_builder.num_bytes(
+            shapes.rows["learning"], shapes.prompt_length
+        )
     blocks = f"{network.num_layers} {'inputs of ' if again else ''}blocks"
     return [
         Entry("gradients", gradients, ("learning",), text),

@@ -1,12 +1,12 @@
 """Sampling of completions, and their log-probabilities."""
 
 from keras_bond.rollouts.decoder import Decoder
-from keras_bond.rollouts.decoder import Rollout
 from keras_bond.rollouts.network import Head
-from keras_bond.rollouts.random_numbers import uniform
 from keras_bond.rollouts.reader import Reader
 from keras_bond.rollouts.reader import completion_hidden
 from keras_bond.rollouts.reader import completion_log_probs
+from keras_bond.rollouts.rollout import Rollout
+from keras_bond.rollouts.rollout import uniform
 
 __all__ = [
     "Decoder",

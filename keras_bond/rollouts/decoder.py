@@ -1,21 +1,24 @@
-"""Token-by-token sampling from the full distribution of a policy."""
+"""Token-by-token sampling with a key-value cache."""
 
 import contextlib
 import functools
+import inspect
 import math
 
+import keras
 import numpy as np
 from keras import ops
 from keras import tree
 
 from keras_bond import backend
-from keras_bond.data.given import GIVEN_IDS
 from keras_bond.formulas import likelihood
 from keras_bond.formulas import masks
 from keras_bond.formulas import sequences
-from keras_bond.rollouts import images as images_lib
 from keras_bond.rollouts import network
-from keras_bond.rollouts.network import CacheBuilder
+from keras_bond.rollouts import sizes
+
+# Two lengths; the axis of a cache that differs between them is the token axis.
+PROBES = (8, 16)
 
 
 class Decoder:
@@ -114,7 +117,7 @@ class Decoder:
             lambda x: sequences.repeat_rows(x, num_sets), inputs
         )
         cache = self.cache_builder.empty(*inputs["token_ids"].shape)
-        return network.read_prompts(self.policy, inputs, cache)
+        return network.read_hidden(self.policy, inputs, cache)[1]
 
     def _start(self, prompt_ids, prompt_lengths, uniforms):
         rows = prompt_ids.shape[0]
@@ -143,7 +146,7 @@ class Decoder:
         if keeps_prompts:
             kept["cache_update_mask"] = position[:, None] > 0
         with using_each(state["weight_set"]):
-            logits, cache = network.read_tokens(
+            logits, _, cache = network.read_tokens(
                 self.policy,
                 previous,
                 self.cache_builder.join(cache),
@@ -199,138 +202,154 @@ class Decoder:
         }
 
 
-class Rollout:
-    """Draws completions for training, evaluation and generation.
+class CacheBuilder(keras.Operation):
+    """Creates empty key-value caches for a policy and enlarges filled ones.
 
-    All draws are determined by the seed, the mode, and the numbers of prompt,
-    sample and position, see `random_numbers.Stream`. Samples of the anchor may
-    also be given with the prompts, which are then only read.
+    KerasHub's decoders share `call_with_cache`, but the layout of the cache
+    differs. The layout is inferred once, symbolically, without computing
+    anything.
 
     Args:
-        decoder: a `keras_bond.rollouts.Decoder`.
-        reader: a `keras_bond.rollouts.Reader` of the same policy.
-        weight_sets: a `keras_bond.training.weight_sets.WeightSets`.
+        policy: a `keras_hub.models.CausalLM`.
+
+    Raises:
+        ValueError: if the first axis of a cache is not the batch axis, or if
+            there is not exactly one token axis.
     """
 
-    def __init__(self, decoder, reader, weight_sets):
-        self.decoder = decoder
-        self.reader = reader
-        self.weight_sets = weight_sets
-
-    def embed_images(self, inputs, run_stage):
-        """Runs the vision encoder, if a batch of prompts has images.
-
-        It is frozen and the same in all weight sets. It therefore runs once
-        for each batch, whose samples and passes share what it returns.
-
-        Args:
-            inputs: dict of tensors, see `PromptEncoder.to_batch`.
-            run_stage: callable of a name, a function and tensors.
-
-        Returns:
-            `inputs` without pixels, and with a dict of tensors as `images`:
-            `image_embeddings` `(batch, images, image_tokens, width)` and
-            `vision_indices` int32 `(batch, images * image_tokens)`.
-        """
-        pixels = {k: inputs[k] for k in images_lib.PIXELS if k in inputs}
-        if not pixels:
-            return inputs
-        embeddings = run_stage(
-            "embed images",
-            lambda pixels: images_lib.embed(self.decoder.policy, pixels),
-            pixels,
+    def __init__(self, policy):
+        super().__init__()
+        self.policy = policy
+        short, long = (self._layout(length) for length in PROBES)
+        self.spec = short
+        self.length_axes = tree.map_structure(_length_axis, short, long)
+        self._stacked = _stacked_sizes(
+            short, len(network.blocks(policy.backbone))
         )
-        images = {
-            images_lib.EMBEDDINGS: embeddings,
-            images_lib.INDICES: inputs[images_lib.INDICES],
-        }
-        taken = {*pixels, images_lib.INDICES}
-        rest = {k: v for k, v in inputs.items() if k not in taken}
-        return {**rest, "images": images}
 
-    def plan_draws(self, inputs, counts):
-        """Splits samples of several weight sets into stages.
+    def _layout(self, length):
+        token_ids = keras.KerasTensor((1, length), dtype="int32")
+        return self.compute_output_spec(token_ids)
 
-        With LoRA all samples are drawn in one stage, in which the frozen
-        weights are read and multiplied once for all of them.
+    def call(self, token_ids):
+        build = self.policy._build_cache
+        num_extras = len(inspect.signature(build).parameters) - 1
+        return build(token_ids, *[None] * num_extras)[1]
+
+    def empty(self, batch_size, length):
+        """Returns a cache of zeros for `batch_size` rows of `length` tokens."""
+        return tree.map_structure(
+            lambda leaf, axis: ops.zeros(
+                _resized(leaf.shape, axis, batch_size, length), leaf.dtype
+            ),
+            self.spec,
+            self.length_axes,
+        )
+
+    def num_bytes(self, batch_size, length):
+        """Returns the bytes of a cache of `batch_size` rows by `length`."""
+        leaves = zip(tree.flatten(self.spec), tree.flatten(self.length_axes))
+        return sum(
+            math.prod(_resized(leaf.shape, axis, batch_size, length))
+            * sizes.itemsize(leaf.dtype)
+            for leaf, axis in leaves
+        )
+
+    def grow(self, cache, counts, length):
+        """Repeats every row and makes room for more tokens.
 
         Args:
-            inputs: see `draw`.
-            counts: dict that maps the name of a weight set to an int, its
-                samples per prompt.
+            cache: a cache of `(batch * len(counts), ...)`.
+            counts: tuple of int. Number of adjacent copies of the rows of each
+                group, see `sequences.repeat_in_groups`.
+            length: int. Number of tokens that the new cache holds.
 
         Returns:
-            list of dicts such as `counts`, one for each call of `draw`.
+            a cache of `(batch * sum(counts), ...)`.
         """
-        counts = {name: count for name, count in counts.items() if count}
-        shares = GIVEN_IDS not in inputs and self.weight_sets.can_share_a_pass()
-        if shares or not counts:
-            return [counts] if counts else []
-        return [{name: count} for name, count in counts.items()]
 
-    def draw(self, inputs, counts, stream):
-        """Draws completions of each prompt from one or several weight sets.
+        def grow_leaf(leaf, axis):
+            leaf = sequences.repeat_in_groups(leaf, counts)
+            return _with_room(leaf, axis, length)
+
+        return tree.map_structure(grow_leaf, cache, self.length_axes)
+
+    def grow_block(self, cache, length):
+        """Makes room for more tokens in what a block is given of a cache.
 
         Args:
-            inputs: dict of int32 tensors `prompt_ids` `(batch,
-                prompt_length)` and `prompt_lengths` `(batch,)`; maybe
-                `images`, see `embed_images`, and `given_ids` `(batch, k,
-                max_completion_length)`, samples of the anchor.
-            counts: dict that maps the name of a weight set to an int, its
-                completions per prompt, if they are drawn. Several sets must
-                be able to share a pass, see `plan_draws`.
-            stream: a `random_numbers.Stream`.
-
-        Returns:
-            dict of tensors over `(batch, sum of the counts)`, see `Decoder`;
-            over `(batch, k)` and without entropies of completions that are
-            given.
+            cache: tensor or structure of tensors `(rows, ...)`.
+            length: int. See `grow`.
         """
-        names = tuple(counts)
-        if names == ("anchor",) and GIVEN_IDS in inputs:
-            stops = self.decoder.stop_token_ids
-            return self.reader.read_given(
-                inputs, inputs[GIVEN_IDS], stops, "anchor"
-            )
-        length = self.decoder.max_completion_length
-        uniforms = [
-            stream.uniforms(name, count, length)
-            for name, count in counts.items()
+        axis = tree.flatten(self.length_axes)[0]
+        rank = len(tree.flatten(self.spec)[0].shape)
+
+        def grow_leaf(leaf):
+            # One tensor for all blocks has an axis for them before this one.
+            own_axis = axis - (rank - len(leaf.shape))
+            return _with_room(leaf, own_axis, length)
+
+        return tree.map_structure(grow_leaf, cache)
+
+    def split(self, cache):
+        """Splits a cache that holds all blocks into those of each block.
+
+        Many families take their blocks' keys and values out of one tensor and
+        stack them again, which copies the cache at every token. XLA removes a
+        stack whose parts are taken out again, and a cache that is split between
+        two tokens is not stacked at all. This is what
+        `test_a_token_does_not_stack_the_caches_of_blocks` in
+        tests/distribution/test_devices_agree.py watches.
+        """
+        if self._stacked is None:
+            return cache
+        num_blocks, pair = self._stacked
+        return [
+            [cache[:, block][:, i] for i in range(pair)]
+            for block in range(num_blocks)
         ]
-        draw = functools.partial(
-            self.decoder,
-            inputs["prompt_ids"],
-            inputs["prompt_lengths"],
-            ops.concatenate(uniforms, axis=1),
-            inputs.get("images"),
-        )
-        if len(names) > 1:
-            using_each = self.weight_sets.of_rows(names)
-            return draw(tuple(counts.values()), using_each)
-        with self.weight_sets.using(names[0]):
-            return draw()
 
-    def collate(self, inputs, *drawn):
-        """Concatenates the samples of each prompt and adds masks.
+    def join(self, split):
+        """Returns the cache that `split` has split."""
+        if self._stacked is None:
+            return split
+        return ops.stack([ops.stack(pair, axis=1) for pair in split], axis=1)
 
-        Args:
-            inputs: see `draw`.
-            *drawn: dicts of tensors that `draw` returned for each weight set.
 
-        Returns:
-            dict of tensors over `(batch, samples)`: `completion_ids`, `mask`,
-            `terminated`, `token_ids` and `padding_mask`, see
-            `sequences.collate`.
-        """
-        completion_ids = ops.concatenate(
-            [draws["completion_ids"] for draws in drawn], axis=1
-        )
-        return sequences.collate(
-            inputs["prompt_ids"],
-            inputs["prompt_lengths"],
-            completion_ids,
-            self.decoder.stop_token_ids,
-        )
+def _stacked_sizes(spec, num_blocks):
+    """`(blocks, 2)`, if a cache is one tensor `(rows, blocks, 2, ...)`."""
+    shape = getattr(spec, "shape", ())
+    stacks = backend.name != "torch" and shape[1:3] == (num_blocks, 2)
+    return shape[1:3] if stacks else None
+
+
+def _resized(shape, axis, batch_size, length):
+    shape = [batch_size, *shape[1:]]
+    shape[axis] = length
+    return tuple(shape)
+
+
+def _with_room(leaf, axis, length):
+    room = [(0, 0)] * len(leaf.shape)
+    room[axis] = (0, length - leaf.shape[axis])
+    return ops.pad(leaf, room)
+
+
+def _length_axis(short, long):
+    differing = [
+        axis
+        for axis, sizes in enumerate(zip(short.shape, long.shape))
+        if sizes != (sizes[0], sizes[0])
+    ]
+    sizes = [(short.shape[axis], long.shape[axis]) for axis in differing]
+    if short.shape[0] == 1 and sizes == [PROBES]:
+        return differing[0]
+    raise ValueError(
+        "The key-value cache of `policy` must have the batch as its first "
+        "axis and one axis for the tokens, as KerasHub's decoders do. "
+        f"Received: a cache of shape {short.shape} for 1 row of {PROBES[0]} "
+        f"tokens, and {long.shape} for {PROBES[1]}"
+    )
 
 
 # The largest float32 below 1.

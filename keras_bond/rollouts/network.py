@@ -1,10 +1,9 @@
-"""Interface to KerasHub language models: inputs, head, embedding, cache.
+"""Interface to KerasHub language models: inputs, blocks, head, embedding.
 
 No other module depends on which inputs a family of networks has, how it
-computes logits, which layers it is made of, or how it lays out a cache.
+computes logits, or which layers it is made of.
 """
 
-import inspect
 import math
 
 import keras
@@ -17,9 +16,7 @@ from keras_bond.backend import layer_calls
 from keras_bond.backend import parts as parts_lib
 from keras_bond.formulas import likelihood
 from keras_bond.formulas import masks
-from keras_bond.formulas import sequences
 from keras_bond.rollouts import images
-from keras_bond.rollouts import sizes
 
 # Inputs that every network has.
 TEXT_INPUTS = ("token_ids", "padding_mask")
@@ -46,8 +43,13 @@ INTERLEAVERS = ("interleave_embeddings", "audio_interleave_embeddings")
 # Its blocks take the index of a token in `**kwargs`, in which Keras does not
 # allow tensors next to an int.
 NEEDS_TENSOR_INDEX = "SmolLM3CausalLM"
-# Two lengths; the axis of a cache that differs between them is the token axis.
-PROBES = (8, 16)
+# Methods of blocks that compute which tokens attend to which, and what blocks
+# call their part of a cache.
+MASK_METHODS = ("_compute_self_attention_mask", "_compute_attention_mask")
+CACHES = ("self_attention_cache", "attention_cache", "cache")
+# With learned positions, and those whose attention cannot read several tokens
+# after those of a cache.
+NEEDS_WHOLE_ROWS = ("GPT2CausalLM", "OPTCausalLM", "Gemma3nCausalLM")
 # Maximum number of logits held at once: 64 MiB in float32.
 MOST_LOGITS = 2**24
 # Parts that tokens are divided into, at least, to skip those masked out.
@@ -206,18 +208,17 @@ def _only_text(image_embeddings, text_embeddings, vision_indices):
     return text_embeddings
 
 
-def read_prompts(policy, inputs, cache):
-    """Fills a cache with prompts, without computing logits.
+def read_hidden(policy, inputs, cache, index=0):
+    """Does what `read_tokens` does, without computing logits.
 
     Args:
         policy: a `keras_hub.models.CausalLM`.
-        inputs: dict of tensors: `token_ids` int32 `(rows, length)`, padded on
-            the right; of prompts with images also those that are named in
-            `images.py`.
-        cache: what `CacheBuilder.empty(rows, length)` returned.
+        inputs: dict of tensors: `token_ids` int32 `(rows, tokens)`; of prompts
+            with images also those that are named in `images.py`.
+        cache, index: see `read_tokens`.
 
     Returns:
-        the filled cache.
+        `(hidden, cache)`: float tensor `(rows, tokens, width)`, and the cache.
     """
     # XLA removes unused logits by itself, but PyTorch would compute all of
     # them.
@@ -236,7 +237,7 @@ def read_prompts(policy, inputs, cache):
         arguments = images.cache_arguments(policy.backbone, inputs)
         calls |= images.attention_calls(blocks(policy.backbone))
     with layer_calls.replaced(calls):
-        return read_tokens(policy, token_ids, cache, 0, **arguments)[1]
+        return read_tokens(policy, token_ids, cache, index, **arguments)[1:]
 
 
 def read_tokens(policy, token_ids, cache, index, **arguments):
@@ -250,142 +251,69 @@ def read_tokens(policy, token_ids, cache, index, **arguments):
         **arguments: of `call_with_cache`, for prompts with images.
 
     Returns:
-        `(logits, cache)`: tensor `(rows, tokens, vocabulary)`, and the cache.
+        `(logits, hidden, cache)`: tensors `(rows, tokens, vocabulary)` and
+        `(rows, tokens, width)`, and the cache.
     """
     if is_a(policy, NEEDS_TENSOR_INDEX):
         index = ops.convert_to_tensor(index, "int32")
-    logits, _, cache = policy.call_with_cache(
-        token_ids, cache, index, **arguments
-    )
-    return logits, cache
+    return policy.call_with_cache(token_ids, cache, index, **arguments)
 
 
-class CacheBuilder(keras.Operation):
-    """Creates empty key-value caches for a policy and enlarges filled ones.
-
-    KerasHub's decoders share `call_with_cache`, but the layout of the cache
-    differs. The layout is inferred once, symbolically, without computing
-    anything.
+def can_read_after_prompts(policy):
+    """Whether `hiding_padding` is possible and changes nothing but speed.
 
     Args:
         policy: a `keras_hub.models.CausalLM`.
-
-    Raises:
-        ValueError: if the first axis of a cache is not the batch axis, or if
-            there is not exactly one token axis.
     """
-
-    def __init__(self, policy):
-        super().__init__()
-        self.policy = policy
-        short, long = (self._layout(length) for length in PROBES)
-        self.spec = short
-        self.length_axes = keras.tree.map_structure(_length_axis, short, long)
-        self._stacked = _stacked_sizes(short, len(blocks(policy.backbone)))
-
-    def _layout(self, length):
-        token_ids = keras.KerasTensor((1, length), dtype="int32")
-        return self.compute_output_spec(token_ids)
-
-    def call(self, token_ids):
-        build = self.policy._build_cache
-        num_extras = len(inspect.signature(build).parameters) - 1
-        return build(token_ids, *[None] * num_extras)[1]
-
-    def empty(self, batch_size, length):
-        """Returns a cache of zeros for `batch_size` rows of `length` tokens."""
-        return keras.tree.map_structure(
-            lambda leaf, axis: ops.zeros(
-                _resized(leaf.shape, axis, batch_size, length), leaf.dtype
-            ),
-            self.spec,
-            self.length_axes,
-        )
-
-    def num_bytes(self, batch_size, length):
-        """Returns the bytes of a cache of `batch_size` rows by `length`."""
-        leaves = zip(
-            keras.tree.flatten(self.spec), keras.tree.flatten(self.length_axes)
-        )
-        return sum(
-            math.prod(_resized(leaf.shape, axis, batch_size, length))
-            * sizes.itemsize(leaf.dtype)
-            for leaf, axis in leaves
-        )
-
-    def grow(self, cache, counts, length):
-        """Repeats every row and makes room for more tokens.
-
-        Args:
-            cache: a cache of `(batch * len(counts), ...)`.
-            counts: tuple of int. Number of adjacent copies of the rows of each
-                group, see `sequences.repeat_in_groups`.
-            length: int. Number of tokens that the new cache holds.
-
-        Returns:
-            a cache of `(batch * sum(counts), ...)`.
-        """
-
-        def grow_leaf(leaf, axis):
-            room = [(0, 0)] * len(leaf.shape)
-            room[axis] = (0, length - leaf.shape[axis])
-            return ops.pad(sequences.repeat_in_groups(leaf, counts), room)
-
-        return keras.tree.map_structure(grow_leaf, cache, self.length_axes)
-
-    def split(self, cache):
-        """Splits a cache that holds all blocks into those of each block.
-
-        Many families take their blocks' keys and values out of one tensor and
-        stack them again, which copies the cache at every token. XLA removes a
-        stack whose parts are taken out again, and a cache that is split between
-        two tokens is not stacked at all. This is what
-        `test_a_token_does_not_stack_the_caches_of_blocks` in
-        tests/distribution/test_devices_agree.py watches.
-        """
-        if self._stacked is None:
-            return cache
-        num_blocks, pair = self._stacked
-        return [
-            [cache[:, block][:, i] for i in range(pair)]
-            for block in range(num_blocks)
-        ]
-
-    def join(self, split):
-        """Returns the cache that `split` has split."""
-        if self._stacked is None:
-            return split
-        return ops.stack([ops.stack(pair, axis=1) for pair in split], axis=1)
-
-
-def _stacked_sizes(spec, num_blocks):
-    """`(blocks, 2)`, if a cache is one tensor `(rows, blocks, 2, ...)`."""
-    shape = getattr(spec, "shape", ())
-    stacks = backend.name != "torch" and shape[1:3] == (num_blocks, 2)
-    return shape[1:3] if stacks else None
-
-
-def _resized(shape, axis, batch_size, length):
-    shape = [batch_size, *shape[1:]]
-    shape[axis] = length
-    return tuple(shape)
-
-
-def _length_axis(short, long):
-    differing = [
-        axis
-        for axis, sizes in enumerate(zip(short.shape, long.shape))
-        if sizes != (sizes[0], sizes[0])
-    ]
-    sizes = [(short.shape[axis], long.shape[axis]) for axis in differing]
-    if short.shape[0] == 1 and sizes == [PROBES]:
-        return differing[0]
-    raise ValueError(
-        "The key-value cache of `policy` must have the batch as its first "
-        "axis and one axis for the tokens, as KerasHub's decoders do. "
-        f"Received: a cache of shape {short.shape} for 1 row of {PROBES[0]} "
-        f"tokens, and {long.shape} for {PROBES[1]}"
+    return not is_a(policy, *NEEDS_WHOLE_ROWS) and all(
+        _mask_method(block) for block in blocks(policy.backbone)
     )
+
+
+def hiding_padding(backbone, starts, grow=lambda cache: cache):
+    """Returns a context in which attention ignores the first tokens of rows.
+
+    Args:
+        backbone: a `keras_hub.models.Backbone`.
+        starts: int32 tensor `(rows,)`. Place of the first token of each row
+            that is not padding.
+        grow: callable that makes room in the part of a cache that a block is
+            given.
+    """
+    return layer_calls.replaced(
+        {
+            (block, "call"): _hiding_call(block, starts, grow)
+            for block in blocks(backbone)
+        }
+    )
+
+
+def _mask_method(block):
+    return next((name for name in MASK_METHODS if hasattr(block, name)), None)
+
+
+def _hiding_call(block, starts, grow):
+    call, name = block.call, _mask_method(block)
+    compute_mask = getattr(block, name)
+
+    def without_padding(*args, **kwargs):
+        mask = compute_mask(*args, **kwargs)
+        num_queries, num_keys = mask.shape[-2:]
+        is_padding = ops.arange(num_keys, dtype="int32") < starts[:, None]
+        # The queries are the last tokens of the cache. Those that are padding
+        # see other padding: a token that sees nothing may become NaN.
+        queries = is_padding[:, num_keys - num_queries :, None]
+        seen = ops.logical_or(ops.logical_not(is_padding[:, None]), queries)
+        return ops.logical_and(ops.cast(mask, "bool"), seen)
+
+    # All of this is inside the call, so that it also is when the backward pass
+    # recomputes a block, which then keeps the cache without room.
+    def hiding_call(*args, **kwargs):
+        grown = {k: grow(kwargs[k]) for k in CACHES if k in kwargs}
+        with layer_calls.replaced({(block, name): without_padding}):
+            return call(*args, **{**kwargs, **grown})
+
+    return hiding_call
 
 
 class Head:

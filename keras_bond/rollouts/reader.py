@@ -1,8 +1,17 @@
-"""Log-probabilities and exact KLs of given completions, in one forward pass."""
+"""Log-probabilities and exact KLs of given completions, all tokens in parallel.
+
+A prompt is the beginning of the rows of all of its completions. It is read once
+for all of them, with gradients: it fills a key-value cache, which is repeated
+for the completions, and these continue it. The idea is that of Prefix Grouper
+(Liu et al., 2025, arXiv 2506.05433). A cache has one index for all rows, so
+the padding of prompts comes first here. It shifts the positions of whole rows,
+which changes nothing where only distances between tokens count.
+"""
 
 import contextlib
 
 from keras import ops
+from keras import tree
 
 from keras_bond import backend
 from keras_bond.backend import layer_calls
@@ -15,26 +24,30 @@ from keras_bond.formulas import sequences
 from keras_bond.rollouts import network
 from keras_bond.rollouts.network import Head
 
+# The network is compiled once for prompts and once for completions, which is
+# not worth while for fewer tokens of a batch, if they need not be read.
+MIN_TOKENS_SAVED = 256
+
 
 class Reader:
     """Computes log-probabilities and KLs of given completions.
-
-    All tokens are processed in parallel.
 
     Args:
         policy: a `keras_hub.models.CausalLM`.
         head: the `keras_bond.rollouts.Head` of the policy.
         using: callable that takes the name of a weight set and returns a
             context in which the policy runs with it.
+        cache_builder: the `keras_bond.rollouts.CacheBuilder` of the policy.
 
     Attributes:
         groups: the groups of rows in `truncated`, `None` outside of it.
     """
 
-    def __init__(self, policy, head, using):
+    def __init__(self, policy, head, using, cache_builder):
         self.policy = policy
         self.head = head
         self.using = using
+        self.cache_builder = cache_builder
         self.groups = None
 
     def truncated(self, mask, function):
@@ -83,18 +96,12 @@ class Reader:
         """
         if self.groups is None:
             return self.log_probs(inputs, self.hidden(inputs, rematerialize))
-        rows = _rows(inputs)
+        rows = self._rows(inputs, rematerialize)
         size = rows["prompt_ids"].shape[1] + rows["mask"].shape[1]
         parts, places = ragged.sort(rows, self.groups)
-
-        def read(part):
-            return completion_hidden(
-                self.policy, **part, rematerialize=rematerialize
-            )
-
         hidden = [
             _in_parts(
-                read,
+                lambda part: self._hidden(part, rematerialize),
                 part,
                 ragged.num_parts(
                     (group[0], part["prompt_ids"].shape[1] + group[1]),
@@ -122,7 +129,7 @@ class Reader:
         log_probs = ops.take(ops.concatenate(log_probs), places, axis=0)
         return ops.reshape(log_probs, inputs["mask"].shape[:2])
 
-    def hidden(self, inputs, rematerialize=False):
+    def hidden(self, inputs, rematerialize=False, share_prompts=True):
         """Computes the hidden states that predict each completion token.
 
         Args:
@@ -132,15 +139,97 @@ class Reader:
                 completion_length)`; maybe `images`, see
                 `Rollout.embed_images`.
             rematerialize: bool. See `completion_hidden`.
+            share_prompts: bool. Whether a prompt may be read once for all of
+                its completions, see `shared_prompts.py`.
 
         Returns:
             float tensor `(batch, samples, completion_length, width)`.
         """
-        hidden = completion_hidden(
-            self.policy, **_rows(inputs), rematerialize=rematerialize
-        )
+        rows = self._rows(inputs, rematerialize, share_prompts)
+        hidden = self._hidden(rows, rematerialize)
         leading = inputs["mask"].shape
         return ops.reshape(hidden, (*leading, hidden.shape[-1]))
+
+    def _rows(self, inputs, rematerialize, share_prompts=True):
+        """Arguments of `_hidden`: one row per sample."""
+        rows = _rows(inputs)
+        share_prompts = share_prompts and "images" not in inputs
+        batch_size, num_samples, _ = inputs["mask"].shape
+        length = inputs["prompt_ids"].shape[1]
+        if share_prompts and self.shares_prompts(
+            batch_size, num_samples, length
+        ):
+            cache = self._read_prompts(
+                inputs["prompt_ids"], inputs["prompt_lengths"], rematerialize
+            )
+            rows["cache"] = tree.map_structure(
+                lambda x: sequences.repeat_rows(x, num_samples), cache
+            )
+        return rows
+
+    def shares_prompts(self, batch_size, num_samples, prompt_length):
+        """Whether prompts without images are read once for all completions.
+
+        Args:
+            batch_size: int.
+            num_samples: int. Completions of a prompt.
+            prompt_length: int.
+        """
+        # Keras warns of attention to a single token.
+        length = prompt_length - 1 if prompt_length > 2 else 0
+        saved = batch_size * (num_samples - 1) * length
+        can_read = network.can_read_after_prompts(self.policy)
+        return saved >= MIN_TOKENS_SAVED and can_read
+
+    def _read_prompts(self, prompt_ids, prompt_lengths, rematerialize):
+        """Fills a cache with all tokens of prompts but the last.
+
+        The last token is read with each completion, whose first token it
+        predicts.
+        """
+        batch_size, size = prompt_ids.shape
+        starts = size - prompt_lengths
+        places = ops.arange(size - 1, dtype="int32") - starts[:, None]
+        token_ids = ops.take_along_axis(
+            prompt_ids, ops.maximum(places, 0), axis=1
+        )
+        cache = self.cache_builder.empty(batch_size, size - 1)
+        with self._continuing(starts, rematerialize):
+            return network.read_hidden(
+                self.policy, {"token_ids": token_ids}, cache
+            )[1]
+
+    def _hidden(self, rows, rematerialize):
+        if "cache" not in rows:
+            return completion_hidden(
+                self.policy, **rows, rematerialize=rematerialize
+            )
+        lengths, completion_ids = rows["prompt_lengths"], rows["completion_ids"]
+        size = rows["prompt_ids"].shape[1]
+        last = ops.take_along_axis(
+            rows["prompt_ids"], lengths[:, None] - 1, axis=1
+        )
+        token_ids = ops.concatenate([last, completion_ids[:, :-1]], axis=1)
+        total = size - 1 + completion_ids.shape[1]
+
+        def grow(cache):
+            return self.cache_builder.grow_block(cache, total)
+
+        with self._continuing(size - lengths, rematerialize, grow):
+            return network.read_hidden(
+                self.policy, {"token_ids": token_ids}, rows["cache"], size - 1
+            )[0]
+
+    @contextlib.contextmanager
+    def _continuing(self, starts, rematerialize, *grow):
+        backbone = self.policy.backbone
+        blocks = network.blocks(backbone) if rematerialize else []
+        with (
+            layer_calls.flattened(backbone),
+            network.hiding_padding(backbone, starts, *grow),
+            layer_calls.rematerialized(blocks),
+        ):
+            yield
 
     def log_probs(self, inputs, hidden):
         """Computes `log π(y|x)` of the completions with the current head.

@@ -27,7 +27,7 @@ from keras_bond.formulas import averages
 from keras_bond.rewards import scores as scores_lib
 from keras_bond.rewards.samples import DRAWN
 from keras_bond.rewards.samples import Samples
-from keras_bond.rollouts.random_numbers import Stream
+from keras_bond.rollouts.rollout import Stream
 from keras_bond.training import checks
 from keras_bond.training import metrics
 from keras_bond.training import sampling_check

@@ -13,7 +13,7 @@ from keras_bond.data import prompts as prompts_lib
 from keras_bond.data.images import IMAGES
 from keras_bond.rewards.samples import DRAWN
 from keras_bond.rewards.samples import Samples
-from keras_bond.rollouts.random_numbers import Stream
+from keras_bond.rollouts.rollout import Stream
 from keras_bond.training import checks
 from keras_bond.training import standardize
 

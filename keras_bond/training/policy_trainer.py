@@ -132,7 +132,9 @@ class PolicyTrainer(
         )
         self.head = rollouts.Head(self.policy, self.temperature)
         sets = self.weight_sets
-        self.reader = rollouts.Reader(self.policy, self.head, sets.using)
+        self.reader = rollouts.Reader(
+            self.policy, self.head, sets.using, self.decoder.cache_builder
+        )
         self.rollout = rollouts.Rollout(self.decoder, self.reader, sets)
 
     @property

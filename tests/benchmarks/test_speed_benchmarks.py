@@ -248,6 +248,23 @@ def test_decoding_costs_what_one_pass_does_and_reads_weights_each_time():
         assert token.bytes - dense.bytes == 4 * 6 * cache * context
 
 
+def test_a_prompt_is_read_once_for_its_samples():
+    """The products of whole rows, less those of prompts read again."""
+    shape = SMALL.with_mode("full")
+    whole = speed_costs.forward(
+        shape, 3 * shape.prompts, shape.length, shape.completion_length
+    )
+    again = speed_costs.forward(
+        shape, 2 * shape.prompts, shape.prompt_length, 0, shape.length
+    )
+    # The prompts themselves attend to no completion.
+    attention = 4 * shape.heads * shape.head_dim * shape.completion_length
+    attention *= shape.layers * shape.prompts * shape.prompt_length
+    expected = whole.flops - again.flops - attention
+    np.testing.assert_allclose(speed_costs.read(shape, 3).flops, expected)
+    assert speed_costs.read(shape, 3).bytes == whole.bytes
+
+
 def test_lora_learns_with_two_thirds_of_the_products():
     full, lora = (
         speed_costs.learn(SMALL.with_mode(mode))[0] for mode in ("full", "lora")

@@ -87,6 +87,24 @@ def differences(policy):
     return ops.convert_to_numpy(drawn["log_probs"][:, 0] - parallel)
 
 
+def shared_hidden(policy, samples=2):
+    """Hidden states of completions: of whole rows, and after shared prompts."""
+    generator = np.random.default_rng(1)
+    completions = generator.integers(5, 60, (4, samples, LENGTH))
+    inputs = {
+        "prompt_ids": token_ids(),
+        "prompt_lengths": LENGTHS,
+        "completion_ids": completions.astype("int32"),
+        "mask": np.ones(completions.shape, "bool"),
+    }
+    inputs = {k: ops.convert_to_tensor(v) for k, v in inputs.items()}
+    reader = trainer(policy).reader
+    return [
+        ops.convert_to_numpy(reader.hidden(inputs, share_prompts=share))
+        for share in (False, True)
+    ]
+
+
 def greedy(policy):
     """The most likely completions: drawn here, and by KerasHub."""
     drawn = draw(policy, 1e-4, stops=())["completion_ids"][:, 0]

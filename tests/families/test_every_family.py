@@ -7,6 +7,8 @@ import keras_hub
 import numpy as np
 import pytest
 
+from keras_bond.rollouts import network
+from keras_bond.rollouts import reader
 from keras_bond.rollouts import supported
 from tests.families import steps
 from tests.networks import FAMILIES
@@ -14,6 +16,9 @@ from tests.networks import GEMMA
 from tests.networks import HEADS
 from tests.networks import make_network
 from tests.numeric import values_of
+
+# Those whose prompts are read with each of their completions.
+READ_WHOLE = {"GPT-2", "OPT", "Gemma 3n", "Gemma 3n, vision and audio"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -23,6 +28,31 @@ def test_what_is_drawn_is_what_is_learned_from(family):
     np.testing.assert_allclose(steps.differences(policy), 0.0, atol=1e-4)
     drawn, expected = steps.greedy(policy)
     np.testing.assert_array_equal(drawn, expected)
+
+
+@pytest.mark.parametrize("family", sorted({*FAMILIES} - READ_WHOLE))
+def test_prompts_are_read_once_for_all_completions(family, monkeypatch):
+    """As whole rows, also where a window slides; 1e-5 of the largest state."""
+    monkeypatch.setattr(reader, "MIN_TOKENS_SAVED", 1)
+    policy = make_network(family)
+    assert network.can_read_after_prompts(policy)
+    whole, shared = steps.shared_hidden(policy)
+    atol = 1e-5 * np.abs(whole).max()
+    np.testing.assert_allclose(shared, whole, atol=atol)
+
+
+@pytest.mark.parametrize("family", sorted(READ_WHOLE))
+def test_a_family_that_needs_whole_rows_has_a_reason(family, monkeypatch):
+    """Otherwise it is wrong, or KerasHub raises an error."""
+    policy = make_network(family)
+    assert not network.can_read_after_prompts(policy)
+    monkeypatch.setattr(reader, "MIN_TOKENS_SAVED", 1)
+    monkeypatch.setattr(network, "NEEDS_WHOLE_ROWS", ())
+    try:
+        whole, shared = steps.shared_hidden(policy)
+    except (RuntimeError, ValueError):
+        return
+    assert np.abs(whole - shared).max() > 0.1
 
 
 @pytest.mark.parametrize("family", FAMILIES)

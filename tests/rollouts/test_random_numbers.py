@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_bond.rollouts import random_numbers
+from keras_bond.rollouts import rollout
 from keras_bond.rollouts import uniform
 
 ROWS = np.arange(8, dtype="int32")
@@ -21,7 +21,7 @@ def threefry(key, counter):
         words = np.array(words, "uint32").view("int32")
         return tuple(ops.convert_to_tensor(word) for word in words)
 
-    words = random_numbers.threefry2x32(signed(key), signed(counter))
+    words = rollout.threefry2x32(signed(key), signed(counter))
     words = [ops.convert_to_numpy(word) for word in words]
     return np.array(words).astype("int32").view("uint32")
 
@@ -95,7 +95,7 @@ def test_no_two_streams_are_the_same():
     streams = [
         draw(seed, purpose, ROWS[:4], 4, 9)
         for seed in (0, 1, 12345, 2**31 - 1)
-        for purpose in random_numbers.PURPOSES
+        for purpose in rollout.PURPOSES
     ]
     numbers = np.concatenate([stream.ravel() for stream in streams])
     assert len(numbers) - len(np.unique(numbers)) < 5
@@ -103,10 +103,10 @@ def test_no_two_streams_are_the_same():
 
 def test_the_last_sample_and_position_have_numbers_of_their_own():
     """Pins: a counter that overflows and meets another sample's."""
-    samples = random_numbers.MAX_SAMPLES
+    samples = rollout.MAX_SAMPLES
     ends = draw(rows=ROWS[:1], num_samples=samples, num_positions=2)
     assert len(np.unique(ends)) > 2 * samples - 5
-    assert samples * random_numbers.MAX_POSITIONS == 2**31
+    assert samples * rollout.MAX_POSITIONS == 2**31
 
 
 def test_numbers_fill_the_half_open_unit_interval_evenly():

@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 import keras_bond
-from keras_bond.rollouts.random_numbers import Stream
+from keras_bond.rollouts.rollout import Stream
 from keras_bond.training import adapters
 from tests.tiny import length_reward
 from tests.tiny import make_policy
