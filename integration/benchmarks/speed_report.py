@@ -248,7 +248,9 @@ def sweep_table(sweep):
 def ragged_table(sweep):
     """Phases where completions end early, over those where none does."""
     full, *others = sweep.contenders
-    names = ("rollout policy", "rollout anchor", "score_with_anchor", "learn")
+    # With LoRA policy and anchor are drawn from together.
+    timed = ("rollout", "score_with_anchor", "learn")
+    names = [n for n in ORDER if n in full.phases and n.startswith(timed)]
     rows = []
     for c in others:
         tokens = c.shape.generated_tokens / full.shape.generated_tokens

@@ -140,7 +140,7 @@ class Reader:
                 `Rollout.embed_images`.
             rematerialize: bool. See `completion_hidden`.
             share_prompts: bool. Whether a prompt may be read once for all of
-                its completions, see `shared_prompts.py`.
+                its completions.
 
         Returns:
             float tensor `(batch, samples, completion_length, width)`.
@@ -152,13 +152,11 @@ class Reader:
 
     def _rows(self, inputs, rematerialize, share_prompts=True):
         """Arguments of `_hidden`: one row per sample."""
-        rows = _rows(inputs)
-        share_prompts = share_prompts and "images" not in inputs
+        rows = _repeated(inputs)
         batch_size, num_samples, _ = inputs["mask"].shape
-        length = inputs["prompt_ids"].shape[1]
-        if share_prompts and self.shares_prompts(
-            batch_size, num_samples, length
-        ):
+        sizes = batch_size, num_samples, inputs["prompt_ids"].shape[1]
+        share_prompts = share_prompts and "images" not in inputs
+        if share_prompts and self.shares_prompts(*sizes):
             cache = self._read_prompts(
                 inputs["prompt_ids"], inputs["prompt_lengths"], rematerialize
             )
@@ -169,6 +167,8 @@ class Reader:
 
     def shares_prompts(self, batch_size, num_samples, prompt_length):
         """Whether prompts without images are read once for all completions.
+
+        It depends on shapes and on the family only.
 
         Args:
             batch_size: int.
@@ -336,7 +336,7 @@ class Reader:
         return likelihood.sequence_log_probs(kls, inputs["mask"])
 
 
-def _rows(inputs):
+def _repeated(inputs):
     """Arguments of `completion_hidden`: each prompt once per sample."""
     batch_size, num_samples, length = inputs["completion_ids"].shape
 

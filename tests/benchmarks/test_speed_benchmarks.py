@@ -126,7 +126,7 @@ def test_scaling_writes_tables_and_a_picture(tmp_path, compiles_fast):
 
 def test_scaling_lets_completions_end(tmp_path, compiles_fast):
     """Truncated and whole rows are compiled before the second step."""
-    arguments = ["--quick", "--sweeps", "raggedness"]
+    arguments = ["--quick", "--sweeps", "raggedness", "--modes", "lora"]
     assert scaling.main([*arguments, "--output", str(tmp_path)])
     table = (tmp_path / "table.md").read_text()
     row = table.partition("| ends with")[2].splitlines()[2].split("|")
