@@ -188,7 +188,7 @@ class Reader:
         predicts.
         """
         batch_size, size = prompt_ids.shape
-        starts = size - prompt_lengths
+        starts = size - ops.convert_to_tensor(prompt_lengths)
         places = ops.arange(size - 1, dtype="int32") - starts[:, None]
         token_ids = ops.take_along_axis(
             prompt_ids, ops.maximum(places, 0), axis=1

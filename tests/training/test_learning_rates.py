@@ -38,7 +38,7 @@ def trainers():
         policy = make_policy(num_layers=1)
         if rank:
             policy.backbone.enable_lora(rank)
-        made.append(keras_bond.Bond(policy, length_reward, **LENGTHS))
+        made.append(keras_bond.Bond(policy, length_reward, seed=0, **LENGTHS))
     return dict(zip(("all weights", "LoRA adapters"), made))
 
 
