@@ -44,6 +44,8 @@ class Shapes:
         batch = _Targets(bond).compute_output_spec(learning_batch(bond, 2))
         learned = batch["completion_ids"].shape[1]
         self.reader = bond.reader
+        # Rows with images are read whole, and any prompt may have some.
+        self.may_have_images = bond.encoder.image_reader is not None
         self.prompts = dict(zip(PASSES, (prompts,) * 2))
         self.prompts["learning"] = settings.learning_prompts
         self.samples = dict(zip(PASSES, (drawn, p, learned)))
@@ -55,7 +57,7 @@ class Shapes:
 
     def shares_prompts(self, name):
         """Whether a parallel pass reads a prompt once for its completions."""
-        return self.reader.shares_prompts(
+        return not self.may_have_images and self.reader.shares_prompts(
             self.prompts[name], self.samples[name], self.prompt_length
         )
 

@@ -37,8 +37,8 @@ class Rollout:
     """Draws completions for training, evaluation and generation.
 
     All draws are determined by the seed, the mode, and the numbers of prompt,
-    sample and position, see `Stream`. Samples of the anchor may
-    also be given with the prompts, which are then only read.
+    sample and position, see `Stream`. Samples of the anchor may also be given
+    with the prompts, which are then only read.
 
     Args:
         decoder: a `keras_bond.rollouts.Decoder`.

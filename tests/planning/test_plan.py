@@ -125,6 +125,10 @@ def test_rows_of_each_pass(trainer, arguments, drawn, learned):
     assert kept == f"2 blocks, {learned} tokens"
     builder = bond.decoder.cache_builder
     assert entry(plan, "prompt cache").bytes == builder.num_bytes(4, 12)
+    # Any prompt of a policy that sees may have images, and is then read whole.
+    bond.encoder.image_reader = object()
+    kept = entry(keras_bond.plan(bond, 8, PLENTY), "activations").explanation
+    assert kept.endswith(" rows x 17 tokens") and " and " not in kept
     assert entry(plan, "cache").bytes == builder.num_bytes(4 * drawn, 17)
 
 
