@@ -270,7 +270,7 @@ def can_read_after_prompts(policy):
     )
 
 
-def hiding_padding(backbone, starts, grow=lambda cache: cache):
+def hiding_padding(backbone, starts, grow):
     """Returns a context in which attention ignores the first tokens of rows.
 
     Args:

@@ -9,6 +9,7 @@ which changes nothing where only distances between tokens count.
 """
 
 import contextlib
+import functools
 
 from keras import ops
 from keras import tree
@@ -37,7 +38,7 @@ class Reader:
         head: the `keras_bond.rollouts.Head` of the policy.
         using: callable that takes the name of a weight set and returns a
             context in which the policy runs with it.
-        cache_builder: the `keras_bond.rollouts.CacheBuilder` of the policy.
+        cache_builder: the `cache_builder` of the policy's `Decoder`.
 
     Attributes:
         groups: the groups of rows in `truncated`, `None` outside of it.
@@ -178,8 +179,9 @@ class Reader:
         # Keras warns of attention to a single token.
         length = prompt_length - 1 if prompt_length > 2 else 0
         saved = batch_size * (num_samples - 1) * length
-        can_read = network.can_read_after_prompts(self.policy)
-        return saved >= MIN_TOKENS_SAVED and can_read
+        return saved >= MIN_TOKENS_SAVED and network.can_read_after_prompts(
+            self.policy
+        )
 
     def _read_prompts(self, prompt_ids, prompt_lengths, rematerialize):
         """Fills a cache with all tokens of prompts but the last.
@@ -194,10 +196,7 @@ class Reader:
             prompt_ids, ops.maximum(places, 0), axis=1
         )
         cache = self.cache_builder.empty(batch_size, size - 1)
-        with self._continuing(starts, rematerialize):
-            return network.read_hidden(
-                self.policy, {"token_ids": token_ids}, cache
-            )[1]
+        return self._read_after(token_ids, starts, cache, 0, rematerialize)[1]
 
     def _hidden(self, rows, rematerialize):
         if "cache" not in rows:
@@ -210,26 +209,29 @@ class Reader:
             rows["prompt_ids"], lengths[:, None] - 1, axis=1
         )
         token_ids = ops.concatenate([last, completion_ids[:, :-1]], axis=1)
-        total = size - 1 + completion_ids.shape[1]
+        return self._read_after(
+            token_ids, size - lengths, rows["cache"], size - 1, rematerialize
+        )[0]
 
-        def grow(cache):
-            return self.cache_builder.grow_block(cache, total)
+    def _read_after(self, token_ids, starts, cache, index, rematerialize):
+        """Does what `network.read_hidden` does, without seeing padding.
 
-        with self._continuing(size - lengths, rematerialize, grow):
-            return network.read_hidden(
-                self.policy, {"token_ids": token_ids}, rows["cache"], size - 1
-            )[0]
-
-    @contextlib.contextmanager
-    def _continuing(self, starts, rematerialize, *grow):
+        Args:
+            token_ids, cache, index: see `network.read_tokens`. The cache needs
+                no room for these tokens.
+            starts: see `network.hiding_padding`.
+            rematerialize: bool. See `completion_hidden`.
+        """
         backbone = self.policy.backbone
-        blocks = network.blocks(backbone) if rematerialize else []
+        length = index + token_ids.shape[1]
+        grow = functools.partial(self.cache_builder.grow_block, length=length)
         with (
-            layer_calls.flattened(backbone),
-            network.hiding_padding(backbone, starts, *grow),
-            layer_calls.rematerialized(blocks),
+            network.hiding_padding(backbone, starts, grow),
+            _in_parallel(backbone, rematerialize),
         ):
-            yield
+            return network.read_hidden(
+                self.policy, {"token_ids": token_ids}, cache, index
+            )
 
     def log_probs(self, inputs, hidden):
         """Computes `log π(y|x)` of the completions with the current head.
@@ -369,6 +371,14 @@ def _flat(tensors):
     )
 
 
+@contextlib.contextmanager
+def _in_parallel(backbone, rematerialize):
+    """Returns a context for passes over many tokens, perhaps with gradients."""
+    blocks = network.blocks(backbone) if rematerialize else []
+    with layer_calls.flattened(backbone), layer_calls.rematerialized(blocks):
+        yield
+
+
 def completion_hidden(
     policy,
     prompt_ids,
@@ -402,10 +412,8 @@ def completion_hidden(
         "padding_mask": positions[None, :] < lengths[:, None],
         **(images or {}),
     }
-    backbone = policy.backbone
-    blocks = network.blocks(backbone) if rematerialize else []
-    with layer_calls.flattened(backbone), layer_calls.rematerialized(blocks):
-        hidden = network.hidden_states(backbone, inputs)
+    with _in_parallel(policy.backbone, rematerialize):
+        hidden = network.hidden_states(policy.backbone, inputs)
     return sequences.completion_window(
         hidden, prompt_lengths, completion_ids.shape[1], shift=-1
     )

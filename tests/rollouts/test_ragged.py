@@ -9,6 +9,8 @@ import keras_bond
 from keras_bond.backend import ragged
 from tests.numeric import values_of
 from tests.numeric import variable_gradients
+from tests.rollouts.completions import make_batch
+from tests.rollouts.completions import make_bond
 from tests.tiny import COMPILED_QUICKLY
 from tests.tiny import PROMPTS
 from tests.tiny import length_reward
@@ -25,29 +27,11 @@ def sorts_always(monkeypatch):
 
 
 def mask_of(lengths):
-    mask = np.arange(LENGTH) < np.array(lengths)[:, None]
-    return ops.convert_to_tensor(mask.reshape(4, 2, LENGTH))
+    return np.arange(LENGTH) < np.reshape(lengths, (4, 2, 1))
 
 
-def batch_of(lengths):
-    generator = np.random.default_rng(0)
-    arrays = {
-        "prompt_ids": generator.integers(5, 40, (4, 4)).astype("int32"),
-        "prompt_lengths": np.array([4, 1, 3, 2], "int32"),
-        "completion_ids": generator.integers(5, 40, (4, 2, LENGTH)),
-    }
-    arrays["completion_ids"] = arrays["completion_ids"].astype("int32")
-    tensors = {k: ops.convert_to_tensor(v) for k, v in arrays.items()}
-    return {**tensors, "mask": mask_of(lengths)}
-
-
-def bond_of(policy):
-    return keras_bond.Bond(
-        policy,
-        lambda prompts, completions: [0.0] * len(prompts),
-        max_prompt_length=4,
-        max_completion_length=LENGTH,
-    )
+def tensor_of(lengths):
+    return ops.convert_to_tensor(mask_of(lengths))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +46,8 @@ def test_groups_change_neither_values_nor_gradients(
     gradient that a group loses.
     """
     policy = make_policy(scale=3.0)
-    bond, batch = bond_of(policy), batch_of(lengths)
+    bond = make_bond(policy, 4, LENGTH)
+    batch = make_batch([4, 1, 3, 2], 4, mask_of(lengths))
     weights = np.random.default_rng(1).normal(size=(4, 2)).astype("float32")
     seen = []
 
@@ -87,9 +72,9 @@ def test_groups_change_neither_values_nor_gradients(
 
 def test_groups_are_used_where_they_fit(sorts_always):
     """One long row is enough to need whole rows where shapes are fixed."""
-    fits = ragged.groups_for(mask_of([6, 5, 3, 3, 2, 2, 1, 1]))[1]
+    fits = ragged.groups_for(tensor_of([6, 5, 3, 3, 2, 2, 1, 1]))[1]
     assert bool(fits)
-    groups, fits = ragged.groups_for(mask_of([6, 6, 4, 3, 2, 2, 1, 1]))
+    groups, fits = ragged.groups_for(tensor_of([6, 6, 4, 3, 2, 2, 1, 1]))
     if keras.config.backend() == "torch":
         assert bool(fits)
         assert groups == ((2, 6), (2, 4), (2, 2), (2, 1))
@@ -130,13 +115,13 @@ def test_training_on_groups_changes_no_weight(monkeypatch):
 
 def test_small_batches_are_not_sorted():
     if keras.config.backend() != "torch":
-        assert ragged.groups_for(mask_of([1] * 8)) == (None, False)
+        assert ragged.groups_for(tensor_of([1] * 8)) == (None, False)
 
 
 def test_rows_on_several_devices_are_not_sorted(sorts_always, monkeypatch):
     """Sorting would send rows from one device to another."""
     monkeypatch.setattr(ragged.devices, "num_replicas", lambda: 2)
-    assert ragged.groups_for(mask_of([1] * 8)) == (None, False)
+    assert ragged.groups_for(tensor_of([1] * 8)) == (None, False)
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from keras import ops
 
-import keras_bond
+from keras_bond.backend import layer_calls
 from keras_bond.rollouts import network
 from keras_bond.rollouts import reader
 from tests.numeric import variable_gradients
+from tests.rollouts.completions import make_batch
+from tests.rollouts.completions import make_bond
 from tests.tiny import make_policy
 
 PROMPTS, SAMPLES, LENGTH = 4, 3, 6
@@ -20,27 +22,12 @@ def shares_always(monkeypatch):
 
 
 def batch_of(ends):
-    """Tensors of a batch whose completions have the lengths `ends`."""
-    generator = np.random.default_rng(0)
-    shape = (PROMPTS, SAMPLES, LENGTH)
     mask = np.arange(LENGTH) < np.reshape(ends, (PROMPTS, SAMPLES, 1))
-    arrays = {
-        # What pads a prompt are tokens too, which nothing may see.
-        "prompt_ids": generator.integers(5, 40, (PROMPTS, 5)).astype("int32"),
-        "prompt_lengths": LENGTHS,
-        "completion_ids": generator.integers(5, 40, shape).astype("int32"),
-        "mask": mask,
-    }
-    return {k: ops.convert_to_tensor(v) for k, v in arrays.items()}
+    return make_batch(LENGTHS, 5, mask)
 
 
 def bond_of(policy):
-    return keras_bond.Bond(
-        policy,
-        lambda prompts, completions: [0.0] * len(prompts),
-        max_prompt_length=5,
-        max_completion_length=LENGTH,
-    )
+    return make_bond(policy, 5, LENGTH)
 
 
 @pytest.mark.parametrize("lora, parts", [(False, None), (True, 1), (False, 4)])
@@ -123,8 +110,6 @@ def test_prompts_are_read_whole_where_sharing_saves_little(monkeypatch):
 
 def test_a_replaced_attribute_comes_back():
     """Blocks are replaced twice: masked, and recomputed."""
-    from keras_bond.backend import layer_calls
-
     policy = make_policy()
     block = network.blocks(policy.backbone)[0]
     block.size, before = 1, block.call
