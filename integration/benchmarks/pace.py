@@ -210,7 +210,7 @@ def measure(bond, task, pool):
     rewards, kls = draw(bond, task, seed=1)
     beaten, tied = comparison.count_beaten(rewards, pool)
     wins = (beaten + 0.5 * tied) / pool.shape[1]
-    best = best_of_n_frontier(pool, list(range(1, 33)))
+    best = best_of_n_frontier(pool, list(range(1, min(33, pool.shape[1]))))
     # Near N = 1 the win rate grows as the root of the KL.
     least = np.interp(
         wins.mean(),

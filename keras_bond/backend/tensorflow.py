@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras import ops
 from keras import tree
 from tensorflow.python.client import device_lib
+from tensorflow.python.framework import ops as framework
 
 from keras_bond.backend.host import host_memory
 from keras_bond.backend.step import Step
@@ -24,6 +25,28 @@ def _gradient_of_slice_update(op, upstream):
 # A future TensorFlow may have its own.
 with contextlib.suppress(KeyError):
     tf.RegisterGradient("XlaDynamicUpdateSlice")(_gradient_of_slice_update)
+
+
+def compiled(function, jit_compile=True):
+    """Compiles a function whose gradients, if any, are taken within it.
+
+    A graph with a `tf.custom_gradient` registers the gradient, and with it the
+    graph and every variable that it reads, for the life of the process. The
+    gradient is not looked up again after tracing: it is removed, so that a
+    trainer that is no longer used leaves the memory.
+    """
+
+    def traced(*tensors):
+        registered = framework.gradient_registry._registry
+        known = set(registered)
+        try:
+            return function(*tensors)
+        finally:
+            for name in set(registered) - known:
+                if name.startswith("CustomGradient"):
+                    del registered[name]
+
+    return tf.function(traced, jit_compile=jit_compile, autograph=False)
 
 
 def rematerialize(function, variables):
@@ -178,7 +201,7 @@ def compile_forward(function, variables, static_argnums=()):
     `tf.function` traces by value anyway.
     """
     del variables, static_argnums
-    return tf.function(function, jit_compile=True, autograph=False)
+    return compiled(function)
 
 
 def device_memory():
@@ -244,11 +267,7 @@ class StagedTrainer(Step):
         if name not in self.stages:
             if self.compiles_stages:
                 self.announce(name)
-                function = tf.function(
-                    function,
-                    jit_compile=self.jit_compiles_stages,
-                    autograph=False,
-                )
+                function = compiled(function, self.jit_compiles_stages)
             self.stages[name] = function
         return self.stages[name]
 

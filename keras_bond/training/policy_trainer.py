@@ -1,5 +1,6 @@
 """Base class of the trainers: a Keras model whose training data are prompts."""
 
+import functools
 import math
 
 import keras
@@ -348,7 +349,9 @@ class PolicyTrainer(
         """
         checks.check_compiled(self)
         self.check_ready()
-        order_seed = self._order_seed if shuffle else None
+        # On TensorFlow Keras never lets go of `train`, which holds no trainer.
+        seed_order = functools.partial(self.progress.order_seed, self.seed)
+        order_seed = seed_order if shuffle else None
         train = self._to_batches(
             x, y, batch_size, order_seed, steps=steps_per_epoch
         )
@@ -458,9 +461,6 @@ class PolicyTrainer(
             train.left_of_epoch = self.progress.left_of_epoch
         resume = progress.Resume(self.progress, train, callbacks)
         return [*callbacks, resume]
-
-    def _order_seed(self):
-        return (self.seed, self.progress.order_seed())
 
     def _to_batches(self, x, y, batch_size, order_seed=None, **options):
         if y is not None:

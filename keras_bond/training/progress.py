@@ -102,9 +102,9 @@ class Progress(keras.Layer):
             return None
         return _int(self.epoch) + self._is_over(batches)
 
-    def order_seed(self):
-        """Number of prompts seen before the epoch, which seeds its order."""
-        return _int(self.epoch_start)
+    def order_seed(self, seed):
+        """Seeds the order of the epoch, by the prompts seen before it."""
+        return seed, _int(self.epoch_start)
 
     def left_of_epoch(self, prompts_per_epoch):
         """Number of prompts left in the current epoch."""

@@ -43,6 +43,20 @@ def test_error_is_that_of_the_draws():
     assert pace.error(values) == pytest.approx(20_000**-0.5, rel=0.04)
 
 
+@pytest.mark.parametrize("pool_size", (24, 400))
+def test_best_of_2_itself_wastes_nothing(monkeypatch, pool_size):
+    """With small pools too, as those of the real model."""
+    rng = np.random.default_rng(0)
+    best = rng.uniform(size=(200, 64, 2)).max(axis=-1)
+    kls = np.full(best.shape, np.log(2.0) - 0.5)
+    monkeypatch.setattr(pace, "draw", lambda *arguments, **options: (best, kls))
+    pool = rng.uniform(size=(200, pool_size))
+    numbers = pace.measure(None, None, pool)
+    assert numbers["win_rate"] == pytest.approx(2 / 3, abs=0.02)
+    assert numbers["waste"] == pytest.approx(1.0, abs=0.1)
+    assert numbers["effective_n"] == pytest.approx(2.0, abs=0.1)
+
+
 @pytest.mark.parametrize("task", pace_settings.BY_TASK)
 def test_stages_hold_whole_prompts(task):
     for name, stages in pace_settings.BY_TASK[task].items():

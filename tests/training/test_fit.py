@@ -1,5 +1,8 @@
 """`fit`, `evaluate`, `predict`: what a user does, and what goes wrong."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -96,6 +99,22 @@ def test_a_run_logs_every_documented_number_and_trains(trained):
     assert bond.generate(PROMPTS[:3], weights="reference") != []
     assert bond.predict(PROMPTS[:3], verbose=0).shape == (3,)
     assert isinstance(bond.policy.generate("fox", max_length=10), str)
+
+
+def test_a_trainer_that_is_gone_leaves_the_memory():
+    """It, and TensorFlow's graphs of it, which hold its variables."""
+    num_graphs = count_graphs()
+    bond = make_bond()
+    fit(bond, validation_data=OneBatch())
+    seen = weakref.ref(bond)
+    del bond
+    assert count_graphs() == num_graphs
+    assert seen() is None
+
+
+def count_graphs():
+    gc.collect()
+    return sum(type(o).__name__ == "FuncGraph" for o in gc.get_objects())
 
 
 def test_the_same_seed_gives_the_same_run(trained):
