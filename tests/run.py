@@ -1,9 +1,9 @@
 """Runs the tests: `python tests/run.py [--quick] [pytest arguments]`.
 
-Without arguments it runs everything on all three backends, in about half an
-hour on two cores. With `--quick` it runs what needs no training, on one
-backend, in under 3 minutes: that of `KERAS_BACKEND`, or the fastest that is
-installed. Further arguments go to pytest, such as `-x` or `-k anchor`.
+Without arguments it runs everything on all three backends, in 45 minutes on two
+cores. With `--quick` it runs what needs no training, on one backend, in under 3
+minutes: that of `KERAS_BACKEND`, or the fastest that is installed. Further
+arguments go to pytest, such as `-x` or `-k anchor`.
 
 Keras has one backend per process, and a process keeps what it has compiled: so
 the tests run in parts, each in a process of its own, two at a time. They share
@@ -63,14 +63,17 @@ ON_ONE_BACKEND = (
     "callbacks/test_stop_at.py",
     "data/test_given.py",
     "data/test_selection.py",
+    "evaluation/test_weight_front.py",
     "families/test_every_family.py",
     "fuzz",
     "hugging_face",
     "integration/test_restaurants.py",
+    "planning/test_plan.py",
     "rewards/test_cached.py",
     "rewards/test_concurrent.py",
     "rewards/test_ready_rewards.py",
     "test_packaging.py",
+    "training/test_binary_rewards.py",
     "training/test_chat.py",
     "training/test_checks.py",
     "training/test_given_settings.py",
