@@ -119,6 +119,7 @@ REAL_SETTINGS = {
         copies(8, **{**REAL, "steps": 26, "last": 1.0}),
         fixed(4, k=4, **{**REAL, "steps": 24}),
     ),
+    "fixed 4, twice the steps": (fixed(4, k=4, **{**REAL, "steps": 100}),),
     "copy 16, four times the steps": (copies(16, **{**SLOW, "steps": 200}),),
     "fixed 4, four times the steps": (fixed(4, k=4, **{**SLOW, "steps": 200}),),
 }
