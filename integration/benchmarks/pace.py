@@ -2,14 +2,15 @@
 
     python integration/benchmarks/pace.py
         [--task facts|problems|restaurants|real] [--settings NAME ...]
-        [--seeds 0] [--backend jax] [--output FOLDER] [--preset FOLDER]
-        [--data FOLDER] [--report]
+        [--seeds 0] [--weights 1] [--backend jax] [--output FOLDER]
+        [--preset FOLDER] [--data FOLDER] [--report]
 
 Trains the policy of a task (`pace_tasks.py`) with each of the settings
 (`pace_settings.py`) by the product's own `fit` and measures it with fresh
 samples for held-out prompts. What counts is the KL to the initial policy over
 that of Best-of-N at the same win rate, called waste, and how many sequences and
-CPU seconds the policy has cost. A row for each run is added to results.csv;
+CPU seconds the policy has cost. `--weights 1 1.5` also measures the policy with
+its weights extrapolated by 1.5. A row for each is added to results.csv;
 `--report` only writes the table.
 """
 
@@ -48,6 +49,7 @@ def parse_arguments(argv=None):
     parser.add_argument("--task", choices=BY_TASK, default="facts")
     parser.add_argument("--settings", nargs="+")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--weights", nargs="+", type=float, default=[1.0])
     parser.add_argument("--backend", default="jax")
     parser.add_argument("--output", type=pathlib.Path, default=OUTPUT)
     add = parser.add_argument
@@ -62,6 +64,9 @@ def parse_arguments(argv=None):
         if name not in known:
             choices = "; ".join(known)
             parser.error(f"`--settings` are {choices}. Received: {name}")
+    for weight in arguments.weights:
+        if not 0.0 <= weight <= 4.0:
+            parser.error(f"`--weights` are from 0 to 4. Received: {weight:g}")
     return arguments
 
 
@@ -93,15 +98,17 @@ def study(arguments, path):
             pool = load_pool(
                 bond, task, path.with_name(f"{arguments.task}.npy")
             )
-            row = {
-                "task": arguments.task,
-                "setting": name,
-                "seed": seed,
-                **cost,
-                **measure(bond, task, pool),
-            }
-            add_row(path, row)
-            progress("  ".join(f"{k} {row[k]:.4g}" for k in FIELDS[3:]))
+            for weight in arguments.weights:
+                bond.interpolate(weight)
+                row = {
+                    "task": arguments.task,
+                    "setting": name + f", weights x {weight:g}" * (weight != 1),
+                    "seed": seed,
+                    **cost,
+                    **measure(bond, task, pool),
+                }
+                add_row(path, row)
+                progress("  ".join(f"{k} {row[k]:.4g}" for k in FIELDS[3:]))
 
 
 def train(policy, task, stages, seed):

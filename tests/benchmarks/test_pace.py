@@ -5,6 +5,7 @@ import json
 import pathlib
 import re
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -111,11 +112,34 @@ def test_restaurants_are_taught_once_by_the_examples_own_code(
     assert task.preset == "other"
 
 
+def test_each_weight_has_a_row(monkeypatch, tmp_path):
+    bond = types.SimpleNamespace()
+    bond.interpolate = lambda weight: setattr(bond, "weight", weight)
+    task = types.SimpleNamespace(load_policy=lambda seed: None)
+    cost = {"sequences": 96, "cpu_seconds": 1.0}
+
+    def measure(bond, task, pool):
+        return {**dict.fromkeys(pace.FIELDS[5:], 1.0), "kl": bond.weight}
+
+    monkeypatch.setattr(pace_tasks, "load_task", lambda *arguments: task)
+    monkeypatch.setattr(pace, "train", lambda *arguments: (cost, bond))
+    monkeypatch.setattr(pace, "load_pool", lambda *arguments: None)
+    monkeypatch.setattr(pace, "measure", measure)
+    words = ["--settings", "copy 32", "--weights", "1", "1.5"]
+    path = tmp_path / "results.csv"
+    pace.study(pace.parse_arguments(words), path)
+    *_, trained, extrapolated = pace.report(path).splitlines()
+    assert "| copy 32 | 1 |" in trained and "| 1.000 |" in trained
+    assert "| copy 32, weights x 1.5 |" in extrapolated
+    assert "| 1.500 |" in extrapolated
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
         ("--settings copy32", "`--settings` are .*; copy 32; .*: copy32"),
         ("--task real --preset folder", "`--preset` is for the other tasks"),
+        ("--weights 1 5", "`--weights` are from 0 to 4. Received: 5"),
     ],
 )
 def test_wrong_arguments_are_named_before_anything_is_trained(
