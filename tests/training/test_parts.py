@@ -34,7 +34,7 @@ KINDS = {
 def train(kind, lora=False, reward=length_reward, x=PROMPTS, **arguments):
     """Weights and logs of a short run; plain SGD, so that errors show."""
     trainer, settings = KINDS[kind]
-    num_layers = 1 if kind == "learned" else 2
+    num_layers = 2 if kind == "jbond" else 1
     policy = make_policy(num_layers=num_layers, scale=2.0)
     if lora:
         keras.utils.set_random_seed(0)
@@ -53,7 +53,7 @@ def train(kind, lora=False, reward=length_reward, x=PROMPTS, **arguments):
     return values_of(bond.policy.trainable_variables), history
 
 
-@pytest.mark.parametrize("kind", ["pooled", "learned"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_parts_change_no_result(kind):
     """Same completions, and weights within 1e-5 of those of whole batches.
 
