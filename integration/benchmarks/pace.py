@@ -100,9 +100,10 @@ def study(arguments, path):
             )
             for weight in arguments.weights:
                 bond.interpolate(weight)
+                extrapolated = f"{name}, weights x {weight:g}"
                 row = {
                     "task": arguments.task,
-                    "setting": name + f", weights x {weight:g}" * (weight != 1),
+                    "setting": name if weight == 1 else extrapolated,
                     "seed": seed,
                     **cost,
                     **measure(bond, task, pool),

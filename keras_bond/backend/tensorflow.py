@@ -27,7 +27,7 @@ with contextlib.suppress(KeyError):
     tf.RegisterGradient("XlaDynamicUpdateSlice")(_gradient_of_slice_update)
 
 
-def compiled(function, jit_compile=True):
+def _compiled(function, jit_compile=True):
     """Compiles a function whose gradients, if any, are taken within it.
 
     A graph with a `tf.custom_gradient` registers the gradient, and with it the
@@ -201,7 +201,7 @@ def compile_forward(function, variables, static_argnums=()):
     `tf.function` traces by value anyway.
     """
     del variables, static_argnums
-    return compiled(function)
+    return _compiled(function)
 
 
 def device_memory():
@@ -267,7 +267,7 @@ class StagedTrainer(Step):
         if name not in self.stages:
             if self.compiles_stages:
                 self.announce(name)
-                function = compiled(function, self.jit_compiles_stages)
+                function = _compiled(function, self.jit_compiles_stages)
             self.stages[name] = function
         return self.stages[name]
 

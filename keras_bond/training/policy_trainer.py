@@ -349,7 +349,7 @@ class PolicyTrainer(
         """
         checks.check_compiled(self)
         self.check_ready()
-        # On TensorFlow Keras never lets go of `train`, which holds no trainer.
+        # On TensorFlow Keras never frees `train`, so it must hold no trainer.
         seed_order = functools.partial(self.progress.order_seed, self.seed)
         order_seed = seed_order if shuffle else None
         train = self._to_batches(
