@@ -26,6 +26,7 @@ from reports import markdown
 from reports import progress
 
 OUTPUT = pace_tasks.restaurants.RUNS / "pace"
+RESULTS = "results.csv"
 WARM_UP = 10
 FIELDS = (
     "task",
@@ -67,13 +68,19 @@ def parse_arguments(argv=None):
     for weight in arguments.weights:
         if not 0.0 <= weight <= 4.0:
             parser.error(f"`--weights` are from 0 to 4. Received: {weight:g}")
+    results = arguments.output / RESULTS
+    if arguments.report and not results.exists():
+        parser.error(
+            "`--report` shows the runs of an earlier study: name its folder as "
+            f"`--output`. Received: no file {results}"
+        )
     return arguments
 
 
 def main(argv=None):
     arguments = parse_arguments(argv)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    path = arguments.output / "results.csv"
+    path = arguments.output / RESULTS
     if not arguments.report:
         pace_tasks.demo.set_backend(arguments.backend)
         study(arguments, path)

@@ -140,6 +140,7 @@ def test_each_weight_has_a_row(monkeypatch, tmp_path):
         ("--settings copy32", "`--settings` are .*; copy 32; .*: copy32"),
         ("--task real --preset folder", "`--preset` is for the other tasks"),
         ("--weights 1 5", "`--weights` are from 0 to 4. Received: 5"),
+        ("--report --output no-runs", "Received: no file no-runs.results.csv"),
     ],
 )
 def test_wrong_arguments_are_named_before_anything_is_trained(
