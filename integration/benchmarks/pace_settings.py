@@ -122,9 +122,6 @@ REAL_SETTINGS = {
     "fixed 4, twice the steps": (fixed(4, k=4, **{**REAL, "steps": 100}),),
     "copy 16, four times the steps": (copies(16, **{**SLOW, "steps": 200}),),
     "fixed 4, four times the steps": (fixed(4, k=4, **{**SLOW, "steps": 200}),),
-    "fixed 4, eight times the steps": (
-        fixed(4, k=4, **{**SLOW, "steps": 400}),
-    ),
 }
 RESTAURANT_SETTINGS = {
     # Anchor, rate and KL term of `restaurants.py`.
