@@ -45,7 +45,9 @@ def main(argv=None):
     path = arguments.output / "gradients.npz"
     if not path.exists():
         pace_tasks.demo.set_backend("jax")
-        np.savez(path, **measure(arguments))
+        partial = path.with_name("partial.npz")
+        np.savez(partial, **measure(arguments))
+        partial.replace(path)
     with np.load(path) as file:
         table = compare(dict(file))
     print(table)
@@ -149,11 +151,11 @@ def compare(measured):
     square = (flat**2).mean(axis=0)
     steps = {
         "SGD": gradient,
-        "Adam, 40 steps": adam(seen, ranks),
+        "Adam, step by step": adam(seen, ranks),
         "Fisher, its diagonal": gradient / (square + 1e-2 * square.mean()),
         "Fisher of each factor": solve(fishers(flat, blocks), blocks, gradient),
-        "the same, summed up in 40 steps": online(seen, ranks, blocks),
-        "the same, of the steps' gradients": online(seen, ranks, blocks, True),
+        "the same, step by step": online(seen, ranks, blocks),
+        "the same, of the steps alone": online(seen, ranks, blocks, True),
     }
     rows = []
     for name, step in steps.items():

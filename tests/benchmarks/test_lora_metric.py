@@ -54,7 +54,7 @@ def test_correlations_are_those_of_the_metrics():
     assert found["SGD"] == pytest.approx(0.5**0.5, abs=0.04)
     assert found["Fisher, its diagonal"] == pytest.approx(0.5**0.5, abs=0.04)
     assert found["Fisher of each factor"] == pytest.approx(solved, abs=0.006)
-    online = found["the same, summed up in 40 steps"]
+    online = found["the same, step by step"]
     assert online == pytest.approx(solved, abs=0.006)
     assert float(rows[0][2]) == pytest.approx(0.75 / found["SGD"] ** 2, abs=0.1)
 
