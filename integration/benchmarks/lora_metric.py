@@ -26,6 +26,8 @@ OUTPUT = pace_tasks.restaurants.RUNS / "lora_metric"
 AT_ONCE = 4
 # Added to a Fisher matrix, as a share of its mean eigenvalue.
 DAMPING = 0.1
+# Of a normal distribution, within one standard error of the mean.
+ONE_SIGMA = 0.683
 # Of the Fisher matrix that grows: prompts and samples for each of them.
 STEP = (3, 8)
 
@@ -43,8 +45,8 @@ def main(argv=None):
     arguments = parse_arguments(argv)
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / "gradients.npz"
+    pace_tasks.demo.set_backend("jax")
     if not path.exists():
-        pace_tasks.demo.set_backend("jax")
         partial = path.with_name("partial.npz")
         np.savez(partial, **measure(arguments))
         partial.replace(path)
@@ -176,8 +178,11 @@ def cosine_of_halves(gradients, ranks):
 
 def centered_ranks(rewards):
     """Share of the other samples that each one beats, minus a half."""
-    beaten = np.sign(rewards[:, :, None] - rewards[:, None, :]).sum(axis=2)
-    return beaten / (2 * (rewards.shape[1] - 1))
+    from keras_bond.evaluation import comparison
+
+    beaten, tied = comparison.count_beaten(rewards, rewards)
+    # Each sample ties with itself.
+    return (beaten + 0.5 * (tied - 1)) / (rewards.shape[1] - 1) - 0.5
 
 
 def centered(values):
@@ -190,18 +195,19 @@ def correlation(log_ratios, ranks):
 
     Ranks among n samples multiply it by √(n/(n+1)), which is undone.
     """
+    from keras_bond.evaluation.bootstrap import bootstrap
+
     log_ratios = centered(log_ratios)
-    products = (log_ratios * ranks).sum(axis=1)
-    squares = (log_ratios**2).sum(axis=1), (ranks**2).sum(axis=1)
-    n, k = ranks.shape
+    terms = [log_ratios * ranks, log_ratios**2, ranks**2]
+    n = ranks.shape[1]
 
-    def of(chosen):
-        a, b = (values[chosen].sum(axis=-1) for values in squares)
-        return products[chosen].sum(axis=-1) / np.sqrt(a * b)
+    def of_means(product, square, rank_square):
+        scale = np.sqrt((n + 1) / n)
+        return (scale * product / np.sqrt(square * rank_square),)
 
-    drawn = np.random.default_rng(0).integers(0, n, (1000, n))
-    scale = np.sqrt((k + 1) / k)
-    return scale * of(np.arange(n)), scale * of(drawn).std()
+    sums = np.stack([term.sum(axis=1) for term in terms], axis=1)
+    (found,) = bootstrap(of_means, sums, ONE_SIGMA, 1000, seed=0)
+    return found.value, (found.high - found.low) / 2
 
 
 def fishers(rows, blocks):
