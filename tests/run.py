@@ -5,6 +5,10 @@ cores. With `--quick` it runs what needs no training, on one backend, in under 3
 minutes: that of `KERAS_BACKEND`, or the fastest that is installed. Further
 arguments go to pytest, such as `-x` or `-k anchor`.
 
+A test that no line of a backend can break, or that costs much and tests what
+others test on each backend, has the mark `one_backend`: it runs on the fastest
+only.
+
 Keras has one backend per process, and a process keeps what it has compiled: so
 the tests run in parts, each in a process of its own, two at a time. They share
 what JAX has compiled. Each part prints its last line when it is done, and
@@ -47,35 +51,6 @@ QUICK_PARTS = {
     ("rewards", "evaluation", "data"): (1, 1, 1),
     ("rollouts", "planning", "formulas", "test_*.py"): (1, 1, 1),
 }
-# What neither calls Keras nor asks for its backend runs on the fastest only.
-WITHOUT_KERAS = (
-    "data/test_chat.py",
-    "data/test_chat_templates.py",
-    "evaluation/test_bootstrap.py",
-    "evaluation/test_effective_n.py",
-    "docs/test_repository.py",
-    "export/test_graph_byte_pair.py",
-    "test_words.py",
-)
-# What runs on the fastest only because it costs much, and no line of it depends
-# on the backend. Gemma's families run on all.
-ON_ONE_BACKEND = (
-    "callbacks/test_stop_at.py",
-    "data/test_given.py",
-    "data/test_selection.py",
-    "families/test_every_family.py",
-    "fuzz",
-    "hugging_face",
-    "integration/test_restaurants.py",
-    "rewards/test_cached.py",
-    "rewards/test_concurrent.py",
-    "rewards/test_ready_rewards.py",
-    "test_packaging.py",
-    "training/test_chat.py",
-    "training/test_checks.py",
-    "training/test_given_settings.py",
-    "training/test_learning_rates.py",
-)
 PASSED, NOTHING_SELECTED = 0, 5
 
 
@@ -87,12 +62,10 @@ def files(pattern):
 
 
 def jobs(parts, backends):
-    """Name, files and backend of each process, the longest one first.
+    """Name, backend and selection of tests of each process, the longest first.
 
     A file is in one part only.
     """
-    patterns = (*WITHOUT_KERAS, *ON_ONE_BACKEND)
-    once = {path for pattern in patterns for path in files(pattern)}
     fastest = min(backends, key=FASTEST_FIRST.index)
     seen, found = set(), []
     for patterns, minutes in parts.items():
@@ -100,19 +73,18 @@ def jobs(parts, backends):
         seen |= paths
         name = ", ".join(filter(None, patterns)) or "rest"
         for backend in backends:
-            chosen = paths if backend == fastest else paths - once
-            if chosen:
-                length = minutes[BACKENDS.index(backend)]
-                found.append((length, (name, sorted(chosen), backend)))
+            length = minutes[BACKENDS.index(backend)]
+            marks = () if backend == fastest else ("-m", "not one_backend")
+            found.append((length, (name, backend, [*marks, *sorted(paths)])))
     return [job for _, job in sorted(found, key=lambda one: -one[0])]
 
 
 def run(job, arguments):
     """Runs pytest on one part and backend; returns its exit status."""
-    name, paths, backend = job
+    name, backend, selection = job
     started = time.time()
     process = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *paths, *arguments],
+        [sys.executable, "-m", "pytest", "-q", *selection, *arguments],
         cwd=TESTS.parent,
         env={**os.environ, "KERAS_BACKEND": backend},
         stdout=subprocess.PIPE,

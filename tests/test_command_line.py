@@ -61,13 +61,10 @@ def test_tensorflow_sees_no_accelerator_of_another_backend(tmp_path, imported):
     assert process.returncode == 0, process.stderr[-2000:]
 
 
-ONLY_TORCH = pytest.mark.skipif(
-    keras.config.backend() != "torch", reason="the same on every backend"
-)
 HEAVY = ("keras", "keras_hub", "numpy", "tensorflow", "jax", "torch")
 
 
-@ONLY_TORCH
+@pytest.mark.one_backend
 @pytest.mark.parametrize("arguments", [["--help"], [], ["doctor", "--help"]])
 def test_help_imports_nothing_heavy(arguments):
     process = run(["-X", "importtime", "-m", "keras_bond", *arguments])
@@ -77,13 +74,13 @@ def test_help_imports_nothing_heavy(arguments):
     assert not set(imported) & set(HEAVY)
 
 
-@ONLY_TORCH
+@pytest.mark.one_backend
 def test_other_commands_get_the_whole_package():
     code = "import keras_bond; assert keras_bond.Bond"
     assert run(["-c", code, "-m", "keras_bond"]).returncode == 0
 
 
-@ONLY_TORCH
+@pytest.mark.one_backend
 def test_the_command_offers_the_precisions_of_the_doctor(capsys, monkeypatch):
     assert command_line.DTYPES == DTYPES
     report = types.SimpleNamespace(passed=False)
@@ -108,7 +105,10 @@ import tensorflow
 """
 
 
-@ONLY_TORCH
+@pytest.mark.skipif(
+    keras.config.backend() == "tensorflow", reason="it logs where it is used"
+)
+@pytest.mark.one_backend
 @pytest.mark.parametrize("who", ["examples", "command"])
 def test_nothing_is_logged_at_the_start(who):
     process = run(["-c", QUIET, str(ROOT / "examples"), who])

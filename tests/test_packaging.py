@@ -15,6 +15,8 @@ import pytest
 import keras_bond
 from tests.tiny import vocabulary
 
+pytestmark = pytest.mark.one_backend
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FRAMEWORKS = ("jax", "tensorflow", "torch")
 

@@ -11,6 +11,8 @@ import re
 
 import pytest
 
+pytestmark = pytest.mark.one_backend
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PLACES = (
     "keras_bond/**/*.py",

@@ -10,7 +10,7 @@ log-probability with respect to the second factors of the adapters (the others
 have no gradient at the start), and takes the first step of BOND in several
 metrics. Printed is the correlation of ranks and log-ratios for prompts that the
 step has not seen: Best-of-N has 0.8, and KL / least KL is 1 / corr² (see
-docs/estimators.md). JAX, 25 CPU minutes; the gradients are kept in FOLDER.
+docs/estimators.md). JAX, 15 CPU minutes; the gradients are kept in FOLDER.
 """
 
 import argparse

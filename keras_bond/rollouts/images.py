@@ -52,6 +52,41 @@ def as_encoded(backbone, embeddings):
     return ops.reshape(embeddings, (-1, *embeddings.shape[2:]))
 
 
+def interleave(image_embeddings, text_embeddings, vision_indices):
+    """Puts embeddings of images in the places of their tokens.
+
+    It takes the place of KerasHub's layers, which add a column of offsets to
+    `vision_indices` by `ops.add`. On TensorFlow that is a row where the indices
+    are as many as the rows (`add` in keras/src/backend/tensorflow/numpy.py
+    takes it for a bias), and the embeddings get to other places.
+
+    Args:
+        image_embeddings: float tensor `(rows, images, image_tokens, width)`, or
+            `(rows * images, image_tokens, width)`. Of images with fewer tokens,
+            those at the end are not used.
+        text_embeddings: float tensor `(rows, length, width)`.
+        vision_indices: int32 tensor `(rows, images * tokens)`: positions,
+            then 0.
+
+    Returns:
+        float tensor `(rows, length, width)`.
+    """
+    rows, length, width = text_embeddings.shape
+    by_row = ops.reshape(
+        image_embeddings, (rows, -1, *image_embeddings.shape[-2:])
+    )
+    tokens = vision_indices.shape[1] // by_row.shape[1]
+    flat = ops.reshape(by_row[:, :, :tokens], (rows, -1, width))
+    is_here = vision_indices[:, :, None] == ops.arange(length, dtype="int32")
+    sources = ops.argmax(ops.cast(is_here, "int32"), axis=1)
+    found = ops.take_along_axis(flat, sources[:, :, None], axis=1)
+    return ops.where(
+        mask(vision_indices, length)[:, :, None],
+        ops.cast(found, text_embeddings.dtype),
+        text_embeddings,
+    )
+
+
 def mask(indices, length):
     """Where the image tokens are.
 

@@ -119,7 +119,18 @@ def freeze_encoders(backbone):
             idle += [getattr(block.attention, name, None) for name in names]
     for layer in idle:
         if layer is not None:
-            layer.trainable = False
+            freeze(layer)
+
+
+def freeze(layer):
+    """Sets `trainable = False` on a layer and on all that it consists of.
+
+    One that was loaded can have it while its parts have not. On TensorFlow
+    nothing would be set then: an attribute that has its value already is not
+    set again (`AutoTrackable.__setattr__`).
+    """
+    layer.trainable = True
+    layer.trainable = False
 
 
 def input_specs(backbone):
@@ -196,10 +207,9 @@ def _without_encoders(backbone):
 def _with_images(backbone, inputs):
     """Calls of layers with which embeddings that are there are used."""
     embeddings = images.as_encoded(backbone, inputs[images.EMBEDDINGS])
-    interleave = backbone.interleave_embeddings
     return {
         (backbone.vision_encoder, "call"): lambda *args, **kwargs: embeddings,
-        (interleave, "call"): interleave.call,
+        (backbone.interleave_embeddings, "call"): images.interleave,
     }
 
 
@@ -236,6 +246,8 @@ def read_hidden(policy, inputs, cache, index=0):
     if images.EMBEDDINGS in inputs:
         arguments = images.cache_arguments(policy.backbone, inputs)
         calls |= images.attention_calls(blocks(policy.backbone))
+        interleave = policy.backbone.interleave_embeddings
+        calls[interleave, "call"] = images.interleave
     with layer_calls.replaced(calls):
         return read_tokens(policy, token_ids, cache, index, **arguments)[1:]
 

@@ -164,7 +164,7 @@ def get(estimator, policy, seed):
             f'estimator="learned". Received: {len(shared)} shared variables, '
             f"the first of them {shared[0]!r}"
         )
-    estimator.trainable = False
+    network.freeze(estimator)
     return estimator
 
 

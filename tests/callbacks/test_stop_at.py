@@ -8,6 +8,8 @@ import keras_bond
 from keras_bond import callbacks
 from tests import tiny
 
+pytestmark = pytest.mark.one_backend
+
 
 class Model:
     stop_training = False

@@ -8,9 +8,7 @@ from tests.tiny import PROMPTS
 from tests.tiny import length_reward
 from tests.tiny import make_policy
 
-pytestmark = pytest.mark.skipif(
-    keras.config.backend() != "torch", reason="it calls no backend"
-)
+pytestmark = pytest.mark.one_backend
 
 
 def fit(folder, bond=None, epochs=2):

@@ -20,6 +20,8 @@ from tests.chats import qwen
 from tests.chats import smollm2
 from tests.chats import turns
 
+pytestmark = pytest.mark.one_backend
+
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request):

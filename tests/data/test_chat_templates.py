@@ -23,6 +23,8 @@ from tests.hugging_face.folders import write_tokenizer
 from tests.tiny import chat_vocabulary
 from tests.tiny import make_policy
 
+pytestmark = pytest.mark.one_backend
+
 
 def test_a_template_is_a_text_a_file_a_folder_or_a_function(tmp_path):
     """And the folder of a Hugging Face model names it in several ways."""

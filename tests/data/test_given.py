@@ -12,6 +12,8 @@ from keras_bond.data.tokenizer import TextTokenizer
 from tests.tiny import chat_vocabulary
 from tests.tiny import make_policy
 
+pytestmark = pytest.mark.one_backend
+
 STOP, END_OF_TURN, LENGTH = 1, 5, 6
 TEXTS = ["fox", "the dog", "a b c", "lazy"]
 COMPLETIONS = [["fox", "a b"], ["the", ""], ["dog", "the fox"], ["b", "a"]]

@@ -13,6 +13,8 @@ from tests.tiny import PROMPTS
 from tests.tiny import length_reward
 from tests.tiny import make_policy
 
+pytestmark = pytest.mark.one_backend
+
 NAN = np.nan
 # By prompt: always wrong, always right, mixed, one scored, none, one missing.
 REWARDS = np.array(

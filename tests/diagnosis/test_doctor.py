@@ -19,11 +19,6 @@ from keras_bond.diagnosis import testbed
 from tests.numeric import values_of
 from tests.tiny import make_policy
 
-ON_ONE_BACKEND = pytest.mark.skipif(
-    keras.config.backend() != "torch",
-    reason="what is tested does not depend on the backend; others compile",
-)
-
 
 @pytest.fixture(scope="module")
 def bed():
@@ -88,7 +83,7 @@ def test_the_right_gradient_passes(bed, record):
     assert check.passed, check
 
 
-@ON_ONE_BACKEND
+@pytest.mark.one_backend
 def test_a_dropped_term_shows(bed, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(bed.trainer, "kl_weight", 0.0)
@@ -97,7 +92,7 @@ def test_a_dropped_term_shows(bed, monkeypatch):
     assert_wrong(check, "gradient of the loss", "does not descend the loss")
 
 
-@ON_ONE_BACKEND
+@pytest.mark.one_backend
 def test_a_large_policy_is_told_from_a_wrong_one():
     """Its losses round more, and most of its weights hardly matter."""
     policy = make_policy(
@@ -123,7 +118,7 @@ def test_a_large_policy_is_told_from_a_wrong_one():
         assert checks.check_gradient(bed, wrong).passed is False
 
 
-@ON_ONE_BACKEND
+@pytest.mark.one_backend
 @pytest.mark.parametrize("kind", ["bfloat16", "int8", "large logits"])
 def test_no_false_alarm_where_little_is_precise(kind):
     """Rounded numbers, and adapters that start at 0."""
@@ -210,7 +205,7 @@ def test_bfloat16_variables_are_refused_with_the_way_out():
     assert re.search("mixed_bfloat16.*enable_lora", check.detail)
 
 
-@ON_ONE_BACKEND
+@pytest.mark.one_backend
 def test_a_sampler_off_by_its_temperature_shows(bed, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(bed.trainer.decoder, "temperature", 1.0)

@@ -7,6 +7,8 @@ import yaml
 
 from tests.docs.extras import ROOT
 
+pytestmark = pytest.mark.one_backend
+
 GITHUB = ROOT / ".github"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 

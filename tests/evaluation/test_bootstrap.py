@@ -8,6 +8,8 @@ import pytest
 from keras_bond.evaluation.bootstrap import Estimate
 from keras_bond.evaluation.bootstrap import bootstrap
 
+pytestmark = pytest.mark.one_backend
+
 
 def mean(*values):
     return values

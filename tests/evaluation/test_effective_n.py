@@ -14,6 +14,8 @@ from keras_bond.evaluation.log_quantile import expected_harmonic
 from keras_bond.evaluation.log_quantile import mean_harmonic
 from keras_bond.evaluation.log_quantile import n_from_harmonic
 
+pytestmark = pytest.mark.one_backend
+
 LEVELS = np.array([0.0, 1.0, 2.0])
 INITIAL = np.array([0.5, 0.3, 0.2])
 

@@ -148,6 +148,7 @@ def test_the_policy_is_as_before_also_after_an_exception(weight):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.one_backend
 def test_prompts_without_a_score_do_not_count(bond):
     """They change nothing but the number of prompts."""
     whole = weight_front(bond, WORLD.prompts(5), [0.5], 4)

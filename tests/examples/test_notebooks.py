@@ -150,7 +150,9 @@ def run(file, folder):
     }
     # A notebook that wants many devices makes them itself. They run for longer
     # than they are compiled, so some optimization pays.
-    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=1"
+    environment["XLA_FLAGS"] = (
+        "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
+    )
     text = generator().to_notebook(file.read_text("utf-8"))
     notebook = generator().execute(text, file, folder, environment, WRITE)
     outputs = [o for c in notebook["cells"] for o in c.get("outputs", ())]

@@ -220,10 +220,7 @@ def test_adapters_have_another_name_in_some_families(family):
     assert names in ({"q_proj", "v_proj"}, {"query", "value"})
 
 
-@pytest.mark.skipif(
-    keras.config.backend() != "torch",
-    reason="training is tested elsewhere on every backend",
-)
+@pytest.mark.one_backend
 def test_a_quick_run_measures_trains_and_saves(tmp_path, capsys):
     backend = keras.config.backend()
     arguments = ["--quick", "--backend", backend, "--output", str(tmp_path)]

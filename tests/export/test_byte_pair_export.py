@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import keras
 import pytest
 
 import keras_bond
@@ -11,9 +10,7 @@ from tests.hugging_face.folders import TEXT
 from tests.hugging_face.folders import write_folder
 
 # Each is traced in a process of its own, on TensorFlow whatever the backend.
-pytestmark = pytest.mark.skipif(
-    keras.config.backend() != "torch", reason="one backend is enough"
-)
+pytestmark = pytest.mark.one_backend
 LENGTHS = {"max_prompt_length": 32, "max_new_tokens": 6}
 
 

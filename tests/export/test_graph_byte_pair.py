@@ -13,6 +13,8 @@ from keras_bond.export.byte_pair import graph_spec
 from keras_bond.export.serving.byte_pair import GraphBytePair
 from tests.hugging_face.folders import make_tokenizer
 
+pytestmark = pytest.mark.one_backend
+
 LLAMA_3 = (
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}"
     "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"

@@ -17,6 +17,8 @@ from tests.networks import HEADS
 from tests.networks import make_network
 from tests.numeric import values_of
 
+pytestmark = pytest.mark.one_backend
+
 # Those whose prompts are read with each of their completions.
 READ_WHOLE = {"GPT-2", "OPT", "Gemma 3n", "Gemma 3n, vision and audio"}
 

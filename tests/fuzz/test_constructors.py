@@ -18,6 +18,8 @@ from tests.fuzz.outcomes import result_or_named_error
 from tests.tiny import length_reward
 from tests.tiny import make_policy
 
+pytestmark = pytest.mark.one_backend
+
 GOOD = {"max_prompt_length": 12, "max_completion_length": 5}
 SHARED = {
     "max_prompt_length": strategies.integers(1, 20),

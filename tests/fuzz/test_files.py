@@ -23,6 +23,8 @@ from tests.numeric import values_of
 from tests.tiny import length_reward
 from tests.tiny import make_policy
 
+pytestmark = pytest.mark.one_backend
+
 RAN = []
 
 

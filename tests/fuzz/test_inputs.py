@@ -20,6 +20,8 @@ from tests.tiny import PROMPTS
 from tests.tiny import length_reward
 from tests.tiny import make_policy
 
+pytestmark = pytest.mark.one_backend
+
 TEXTS = strategies.one_of(
     strategies.sampled_from(PROMPTS),
     strategies.text(max_size=8),

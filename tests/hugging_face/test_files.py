@@ -9,6 +9,8 @@ import keras_bond
 from keras_bond.hugging_face import load
 from tests.hugging_face.folders import write_folder
 
+pytestmark = pytest.mark.one_backend
+
 INDEX = "model.safetensors.index.json"
 
 

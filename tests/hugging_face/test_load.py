@@ -18,6 +18,8 @@ from tests.hugging_face.folders import TEXT
 from tests.hugging_face.folders import logits
 from tests.hugging_face.folders import write_folder
 
+pytestmark = pytest.mark.one_backend
+
 LLAMA_3 = {
     "rope_type": "llama3",
     "rope_theta": 100.0,

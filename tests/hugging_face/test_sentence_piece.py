@@ -16,6 +16,8 @@ from tests.tiny import chat_vocabulary
 from tests.tiny import length_reward
 from tests.tiny import make_policy
 
+pytestmark = pytest.mark.one_backend
+
 TEMPLATE = "{% for m in messages %}{{ m.content }}<end_of_turn>{% endfor %}"
 CHAT = [{"role": "user", "content": "a fox"}]
 

@@ -20,6 +20,8 @@ from tests.hugging_face.test_load import logits_of
 from tests.tiny import COMPILED_QUICKLY
 from tests.tiny import length_reward
 
+pytestmark = pytest.mark.one_backend
+
 TEMPLATE = "{% for turn in messages %}{{ turn['content'] }}{% endfor %}"
 
 

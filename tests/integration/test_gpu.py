@@ -5,12 +5,9 @@ import pathlib
 import subprocess
 import sys
 
-import keras
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    keras.config.backend() != "torch", reason="the parts choose their backends"
-)
+pytestmark = pytest.mark.one_backend
 SCRIPT = pathlib.Path(__file__).parents[2] / "integration" / "gpu.py"
 
 

@@ -5,7 +5,6 @@ import json
 import pathlib
 import sys
 
-import keras
 import numpy as np
 import pytest
 
@@ -60,10 +59,7 @@ def write_transcripts(folder):
             lines.write(json.dumps(pair) + "\n")
 
 
-@pytest.mark.skipif(
-    keras.config.backend() != "torch",
-    reason="training is tested elsewhere on every backend",
-)
+@pytest.mark.one_backend
 def test_a_quick_run_trains_two_judges_and_a_policy(tmp_path, capsys):
     write_transcripts(tmp_path)
     output = tmp_path / "run"

@@ -20,6 +20,8 @@ import restaurant_world
 import restaurants
 from restaurants import demo
 
+pytestmark = pytest.mark.one_backend
+
 FACTS = {
     "name": "Cotto",
     "eatType": "coffee shop",

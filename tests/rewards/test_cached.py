@@ -26,6 +26,8 @@ from tests.tiny import PROMPTS
 from tests.tiny import length_reward
 from tests.tiny import make_policy
 
+pytestmark = pytest.mark.one_backend
+
 
 class Counting:
     def __init__(self):

@@ -28,6 +28,8 @@ from tests.tiny import PROMPTS
 from tests.tiny import length_reward
 from tests.tiny import make_policy
 
+pytestmark = pytest.mark.one_backend
+
 # Longer than anything here takes; only a failing test waits for it.
 BOUND = 60
 

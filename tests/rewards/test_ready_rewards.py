@@ -17,6 +17,8 @@ from tests.tiny import chat_vocabulary
 from tests.tiny import length_reward
 from tests.tiny import make_policy
 
+pytestmark = pytest.mark.one_backend
+
 keras.saving.register_keras_serializable(package="tests")(length_reward)
 
 

@@ -208,6 +208,7 @@ getattr(bond, name)(path)
 """
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     "name, file", [("save", "x.keras"), ("save_weights", "x.weights.h5")]
 )
@@ -225,6 +226,7 @@ def test_a_kill_in_a_save_leaves_the_old_file(tmp_path, name, file):
     assert [p.name for p in tmp_path.iterdir()] == [file]
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     "name, file", [("save", "x.keras"), ("save_weights", "x.weights.h5")]
 )

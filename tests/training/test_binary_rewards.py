@@ -31,7 +31,12 @@ def right_answers(start, share=0.06):
 
 @pytest.mark.parametrize(
     ("kind", "sequences", "least", "most"),
-    [(keras_bond.Bond, 8, 0.6, 1.0), (keras_bond.JBond, 3, 0.3, 0.6)],
+    [
+        (keras_bond.Bond, 8, 0.6, 1.0),
+        pytest.param(
+            keras_bond.JBond, 3, 0.3, 0.6, marks=pytest.mark.one_backend
+        ),
+    ],
 )
 def test_one_in_twenty_is_enough_to_learn_from(kind, sequences, least, most):
     """At equal generated sequences. Reached here, from 0.05: 0.73 and 0.44."""

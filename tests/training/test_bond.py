@@ -111,6 +111,7 @@ def log_softmax(logits):
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
+@pytest.mark.one_backend
 def test_a_transformed_reward_trains_bit_for_bit_the_same(tmp_path):
     """Through a whole `fit`: rewards are only ever ranked."""
     bond = make()

@@ -11,6 +11,8 @@ from tests.tiny import COMPILED_QUICKLY
 from tests.tiny import chat_vocabulary
 from tests.tiny import make_policy
 
+pytestmark = pytest.mark.one_backend
+
 TEMPLATE = (
     "{% for m in messages %}{{ m.role + ': ' + m.content }}<end_of_turn>"
     "{% endfor %}{{ 'assistant: ' if add_generation_prompt }}"

@@ -122,7 +122,10 @@ def test_the_table_finds_every_completion():
     )
 
 
-@pytest.mark.parametrize(("n", "steps"), [(2, 125), (8, 275)])
+@pytest.mark.parametrize(
+    ("n", "steps"),
+    [(2, 125), pytest.param(8, 275, marks=pytest.mark.one_backend)],
+)
 def test_exact_quantiles_lead_to_the_exact_distribution(n, steps):
     """At the optimum no sample moves the policy, so only rounding is left.
 
@@ -147,7 +150,10 @@ def test_exact_quantiles_lead_to_the_exact_distribution(n, steps):
         np.testing.assert_allclose(distribution_of(policy), start, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["control_variate", "pooled"])
+@pytest.mark.parametrize(
+    "name",
+    ["pooled", pytest.param("control_variate", marks=pytest.mark.one_backend)],
+)
 def test_counted_quantiles_come_close_to_the_distribution(name):
     """16 anchor samples tell a quantile to 0.1 only, and leave some noise."""
     policy, rewards = make_policy(), make_rewards()

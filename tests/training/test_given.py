@@ -1,6 +1,5 @@
 """Training on completions that the data give, on every backend."""
 
-import keras
 import numpy as np
 import pytest
 
@@ -49,10 +48,7 @@ def test_a_step_on_given_completions_is_that_of_drawing_them():
             keras_bond.BoNBoN,
             {"num_policy_samples": 0, "best_of_n": 2},
             {"sft_loss", "contrast_loss"},
-            marks=pytest.mark.skipif(
-                keras.config.backend() != "torch",
-                reason="no line of it depends on the backend",
-            ),
+            marks=pytest.mark.one_backend,
         ),
     ],
 )

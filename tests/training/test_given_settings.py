@@ -21,6 +21,8 @@ from tests.training.given import fit
 from tests.training.given import given_by
 from tests.training.given import make
 
+pytestmark = pytest.mark.one_backend
+
 SETTINGS = {
     "pooled": (keras_bond.Bond, {"num_anchor_samples": 3}),
     "control variate": (

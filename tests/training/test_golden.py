@@ -116,13 +116,17 @@ def run(name):
     }
 
 
-@pytest.mark.parametrize("name", ["jbond", "pooled"])
+@pytest.mark.parametrize(
+    "name",
+    ["jbond", pytest.param("pooled", marks=pytest.mark.one_backend)],
+)
 def test_runs_are_those_of_before(name):
     found = run(name)
     assert_golden(name, found)
     assert len(found) == 7
 
 
+@pytest.mark.one_backend
 def test_a_training_is_that_of_before():
     """Evaluation and generation know no estimator; they run with `pooled`."""
     *_, found = train("control_variate")

@@ -16,6 +16,8 @@ from tests.tiny import PROMPTS
 from tests.tiny import length_reward
 from tests.tiny import make_policy
 
+pytestmark = pytest.mark.one_backend
+
 LENGTHS = {"max_prompt_length": 12, "max_completion_length": 3}
 SAID = "nothing was learned yet: raise the learning rate"
 

@@ -13,9 +13,6 @@ from tests.tiny import length_reward
 from tests.tiny import make_policy
 
 MODES = ("int8", "int4")
-ONLY_TORCH = pytest.mark.skipif(
-    keras.config.backend() != "torch", reason="no line depends on the backend"
-)
 # Keras says so of layers that have no kernel.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have a `quantize` method",
@@ -52,7 +49,10 @@ def fit(bond):
     return bond.fit(prompts, batch_size=2, callbacks=[rule], verbose=0).history
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode",
+    ["int8", pytest.param("int4", marks=pytest.mark.one_backend)],
+)
 def test_only_the_adapters_learn(mode):
     bond = make_bond(mode)
     assert {v.dtype for v in bond.policy.trainable_variables} == {"float32"}
@@ -73,7 +73,7 @@ def test_only_the_adapters_learn(mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@ONLY_TORCH
+@pytest.mark.one_backend
 def test_the_plan_knows_their_bytes(mode):
     bond = make_bond(mode)
     plan = keras_bond.plan(bond, batch_size=2)
@@ -87,7 +87,7 @@ def test_the_plan_knows_their_bytes(mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@ONLY_TORCH
+@pytest.mark.one_backend
 def test_they_are_saved_and_loaded(mode, tmp_path):
     bond = make_bond(mode)
     fit(bond)
@@ -109,7 +109,7 @@ def test_they_are_saved_and_loaded(mode, tmp_path):
     fit(loaded)
 
 
-@ONLY_TORCH
+@pytest.mark.one_backend
 def test_they_are_exported_with_other_kernels(tmp_path):
     """int4 kernels would round most of a step away."""
     bond = make_bond("int4")

@@ -174,6 +174,7 @@ def test_endless_prompts_go_on_where_they_were(tmp_path):
     assert_same(first, values_of(lasting(whole)))
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize("cut_after", [8])
 def test_a_kill_between_the_weights_and_their_epoch(tmp_path, whole, cut_after):
     """The weights are of a later step than what the other file says."""
@@ -211,6 +212,7 @@ def test_checkpoint_of_the_middle_of_an_epoch(whole, checkpoint):
     assert_same(second, whole.after[2])
 
 
+@pytest.mark.one_backend
 def test_only_loaded_weights_go_on(tmp_path):
     """A run that was stopped starts a new epoch, as Keras does."""
     seen = []

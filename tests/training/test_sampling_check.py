@@ -68,9 +68,7 @@ class TokenSum(keras.Layer):
         return keras.ops.sum(inputs["token_ids"], axis=-1)
 
 
-@pytest.mark.skipif(
-    keras.config.backend() != "torch", reason="a fault of KerasHub's own code"
-)
+@pytest.mark.one_backend
 def test_a_network_that_samples_from_another_distribution_is_refused(
     monkeypatch,
 ):
