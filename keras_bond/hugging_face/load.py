@@ -135,7 +135,7 @@ def _sentence_piece_tokenizer(folder, config):
     from keras_bond.hugging_face import sentence_piece
 
     with files.naming(path, f"{path.name} must be a SentencePiece model"):
-        tokenizer = sentence_piece.load(folder, template)
+        tokenizer = sentence_piece.load(folder, config["model_type"], template)
     _check_ids(tokenizer, folder)
     return tokenizer
 

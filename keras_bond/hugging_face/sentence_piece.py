@@ -54,27 +54,31 @@ class MixtralTokenizer(ChatTemplate, keras_hub.models.MixtralTokenizer):
     """That of Mixtral."""
 
 
+# By `model_type`. Of several tokenizers of a backbone, as Mistral's is one that
+# reads SentencePiece and one that does not, KerasHub takes any (`find_subclass`
+# in keras_hub/src/utils/preset_utils.py looks into a set).
 CLASSES = {
-    kind.__name__: kind
-    for kind in (
-        GemmaTokenizer,
-        Gemma3Tokenizer,
-        MistralTokenizer,
-        MixtralTokenizer,
-    )
+    "gemma": GemmaTokenizer,
+    "gemma2": GemmaTokenizer,
+    "gemma3": Gemma3Tokenizer,
+    "gemma3_text": Gemma3Tokenizer,
+    "mistral": MistralTokenizer,
+    "mixtral": MixtralTokenizer,
 }
 
 
-def load(folder, chat_template):
+def load(folder, family, chat_template):
     """Returns KerasHub's tokenizer of a folder, with a chat template.
 
     Args:
         folder: str or path. Folder with `config.json` and `tokenizer.model`.
+        family: str. `model_type` of `config.json`, one of `CLASSES`.
         chat_template: str. Jinja template, or `None`.
     """
-    tokenizer = keras_hub.models.Tokenizer.from_preset(str(folder))
-    kind = CLASSES.get(type(tokenizer).__name__)
-    if chat_template is None or kind is None:
+    kind = CLASSES[family]
+    of_keras_hub = getattr(keras_hub.models, kind.__name__)
+    tokenizer = of_keras_hub.from_preset(str(folder))
+    if chat_template is None:
         return tokenizer
     config = {**tokenizer.get_config(), "chat_template": chat_template}
     copy = kind.from_config(config)
