@@ -1,6 +1,6 @@
 """Runs the tests: `python tests/run.py [--quick] [pytest arguments]`.
 
-Without arguments it runs everything on all three backends, in 45 minutes on two
+Without arguments it runs everything on all three backends, in 40 minutes on two
 cores. With `--quick` it runs what needs no training, on one backend, in under 3
 minutes: that of `KERAS_BACKEND`, or the fastest that is installed. Further
 arguments go to pytest, such as `-x` or `-k anchor`.
@@ -34,18 +34,18 @@ TESTS = pathlib.Path(__file__).resolve().parent
 # same time. A file belongs to the first entry that matches; what matches none
 # is added to the last part.
 PARTS = {
-    ("training/test_bond.py", "training/test_[go]*.py"): (4, 3, 1),
-    ("training/test_fit.py", "training/test_parts.py"): (4, 2, 1),
-    ("training/test_anchor*.py", "training/test_resume.py"): (4, 1.5, 1),
-    ("export", "distribution"): (2, 3.5, 2.5),
-    ("training/test_exact*.py", "training/test_binary*.py"): (2, 1, 1.5),
-    ("training",): (7, 4, 2),
-    ("formulas", "rollouts", "fuzz", "callbacks"): (2, 2.5, 1),
-    ("examples",): (0.2, 4.5, 0.2),
-    ("docs", "benchmarks", "integration"): (1.5, 3.5, 0.5),
-    ("diagnosis", "planning"): (3, 2, 1),
-    ("families",): (2, 2, 1.5),
-    ("",): (4, 2.5, 3),
+    ("training/test_bond.py", "training/test_[go]*.py"): (3.5, 2, 1),
+    ("training/test_fit.py", "training/test_parts.py"): (3, 1.5, 1),
+    ("training/test_anchor*.py", "training/test_resume.py"): (3, 1, 1),
+    ("export", "distribution"): (2, 4, 2),
+    ("training/test_exact*.py", "training/test_binary*.py"): (1, 0.7, 2),
+    ("training",): (7, 4.5, 3.5),
+    ("formulas", "rollouts", "fuzz", "callbacks"): (3, 2.5, 1),
+    ("examples",): (0.3, 7, 0.3),
+    ("docs", "benchmarks", "integration"): (0.7, 5.5, 0.5),
+    ("diagnosis", "planning"): (2.5, 1.5, 1),
+    ("families",): (1.5, 1, 1.5),
+    ("",): (1, 0.7, 3),
 }
 QUICK_PARTS = {
     ("rewards", "evaluation", "data"): (1, 1, 1),
