@@ -10,8 +10,8 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Eight devices where there is one processor; without a distribution JAX uses
 # the first. Models this small are compiled for longer than they run: without
-# optimization, and without XLA's newer emitters of fusions, in a third of the
-# time.
+# optimization, and without XLA's newer emitters of fusions, in less than half
+# of the time.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_force_host_platform_device_count=8 "

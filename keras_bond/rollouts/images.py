@@ -77,11 +77,11 @@ def interleave(image_embeddings, text_embeddings, vision_indices):
     )
     tokens = vision_indices.shape[1] // by_row.shape[1]
     flat = ops.reshape(by_row[:, :, :tokens], (rows, -1, width))
-    is_here = vision_indices[:, :, None] == ops.arange(length, dtype="int32")
+    is_here = _is_here(vision_indices, length)
     sources = ops.argmax(ops.cast(is_here, "int32"), axis=1)
     found = ops.take_along_axis(flat, sources[:, :, None], axis=1)
     return ops.where(
-        mask(vision_indices, length)[:, :, None],
+        ops.any(is_here, axis=1)[:, :, None],
         ops.cast(found, text_embeddings.dtype),
         text_embeddings,
     )
@@ -97,9 +97,14 @@ def mask(indices, length):
     Returns:
         bool tensor `(rows, length)`. False at position 0, where no image is.
     """
+    return ops.any(_is_here(indices, length), axis=1)
+
+
+def _is_here(indices, length):
+    """Which image token is where: bool `(rows, image_tokens, length)`."""
     positions = ops.arange(length, dtype="int32")
-    found = ops.any(indices[:, :, None] == positions, axis=1)
-    return ops.logical_and(found, positions > 0)
+    is_here = indices[:, :, None] == positions
+    return ops.logical_and(is_here, positions > 0)
 
 
 def cache_arguments(backbone, inputs):
